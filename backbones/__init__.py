@@ -1,0 +1,1 @@
+"""The frozen side: load a backbone, cut it into blocks, run it."""

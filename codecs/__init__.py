@@ -1,0 +1,1 @@
+"""How an update travels: dense or quantized, with an honest count of bytes."""

@@ -1,0 +1,1 @@
+"""The vocabulary: types of a round, layouts, seeds, configuration, registry, errors."""

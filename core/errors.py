@@ -1,0 +1,85 @@
+"""Everything fedloom raises on purpose.
+
+FedloomError                a user can act on it; the command line prints one line and exits with 2
+├── ConfigError             a setting is missing, unknown or out of range
+│   └── UnknownNameError    a name that no built-in, entry point or module answers to
+├── DataError               a data file is missing, malformed or does not fit the task
+├── ModelError              a backbone cannot be found, read, cut or held in memory
+├── LayoutError             tensors that should fit together do not
+├── CodecError              a payload that its codec cannot have written
+├── UpdateRefusedError      one client's update is unusable; the round goes on without it
+├── StrategyError           a strategy broke its contract
+└── RunError                a run directory or checkpoint cannot be used
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CodecError",
+    "ConfigError",
+    "DataError",
+    "FedloomError",
+    "LayoutError",
+    "ModelError",
+    "RunError",
+    "StrategyError",
+    "UnknownNameError",
+    "UpdateRefusedError",
+    "nearest",
+    "require",
+]
+
+
+class FedloomError(Exception):
+    """A mistake that its message explains in one line: what, where, and what to do."""
+
+
+class ConfigError(FedloomError):
+    """A setting is missing, unknown or out of range."""
+
+
+class UnknownNameError(ConfigError):
+    """No built-in, entry point or module answers to a name."""
+
+
+class DataError(FedloomError):
+    """A data file is missing, malformed or does not fit the task."""
+
+
+class ModelError(FedloomError):
+    """A backbone cannot be found, read, cut or held in memory."""
+
+
+class LayoutError(FedloomError):
+    """Tensors that should fit together do not."""
+
+
+class CodecError(FedloomError):
+    """A payload that its codec cannot have written."""
+
+
+class UpdateRefusedError(FedloomError):
+    """One client's update is unusable: NaN, infinite, of another layout or round."""
+
+
+class StrategyError(FedloomError):
+    """A strategy broke its contract; the message names the hook and the round."""
+
+
+class RunError(FedloomError):
+    """A run directory or checkpoint cannot be used."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``known: a, b, c; did you mean 'b'?`` for an unknown `name`."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"known: {', '.join(names) or 'none'}{hint}"
+
+
+def require(condition: bool, field: str, value: object, allowed: str) -> None:
+    """Raise `ConfigError` naming the field, its value and what is allowed, unless `condition`."""
+    if not condition:
+        raise ConfigError(f"{field} = {value!r}: {allowed}")

@@ -1,0 +1,138 @@
+"""Names to objects: a built-in name, an entry point, or ``package.module:Name``.
+
+Each of the extension points is a group. A third party adds to one by an entry point of the group
+``fedloom.<group>`` or by writing ``module:Name`` in a configuration; a module may be a file in the
+current folder.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias, Union
+
+from fedloom.core.errors import ConfigError, UnknownNameError, nearest
+
+__all__ = ["BUILT_IN", "GROUPS", "Component", "create", "find", "names"]
+
+Option: TypeAlias = Union[str, int, float, bool, tuple["Option", ...]]  # noqa: UP007 (recursive)
+
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "strategies": {
+        "fedavg": "fedloom.strategies.fedavg:fedavg",
+        "fedavgm": "fedloom.strategies.fedopt:fedavgm",
+        "fedprox": "fedloom.strategies.fedavg:fedprox",
+        "fedadam": "fedloom.strategies.fedopt:fedadam",
+        "fedyogi": "fedloom.strategies.fedopt:fedyogi",
+        "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
+    },
+    "codecs": {
+        "float32": "fedloom.codecs.dense:Float32",
+        "bf16": "fedloom.codecs.dense:BFloat16",
+        "fp16": "fedloom.codecs.dense:Float16",
+        "int8": "fedloom.codecs.quantized:Int8",
+    },
+    "adapters": {
+        "lora": "fedloom.tuning.adapters:Lora",
+        "ia3": "fedloom.tuning.adapters:Ia3",
+        "bitfit": "fedloom.tuning.adapters:BitFit",
+        "bottleneck": "fedloom.tuning.adapters:Bottleneck",
+        "head": "fedloom.tuning.adapters:HeadOnly",
+        "peft": "fedloom.tuning.peft_bridge:AnyPeft",
+    },
+    "learners": {
+        "backprop": "fedloom.tuning.learners.backprop:Backprop",
+    },
+    "partitions": {
+        "natural": "fedloom.simulation.partition:natural",
+        "iid": "fedloom.simulation.partition:iid",
+        "dirichlet": "fedloom.simulation.partition:dirichlet",
+        "quantity": "fedloom.simulation.partition:quantity",
+        "shards": "fedloom.simulation.partition:shards",
+    },
+}
+GROUPS = tuple(BUILT_IN)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named choice with its options, as written in a configuration.
+
+    ``strategy = "fedadam"`` and ``[strategy] name = "fedadam"`` are the same; every other key of
+    the table is an option that the named object takes.
+    """
+
+    name: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+def names(group: str) -> dict[str, str]:
+    """Every registered name of a group with the ``module:Name`` it stands for."""
+    installed = {e.name: e.value for e in entry_points(group=f"fedloom.{group}")}
+    return {**installed, **BUILT_IN[group]}
+
+
+def find(group: str, name: str) -> Callable[..., object]:
+    """The object that `name` stands for in `group`.
+
+    Raises:
+        UnknownNameError: nothing answers to the name; the message lists what does.
+    """
+    known = names(group)
+    target = known.get(name, name)
+    module_name, colon, attribute = target.partition(":")
+    if not colon:
+        hint = nearest(name, known)
+        raise UnknownNameError(f"{group}: unknown name {name!r}; {hint}, or 'module:Name'")
+    module = _load(module_name, f"{group}: {name!r}")
+    try:
+        found: Callable[..., object] = getattr(module, attribute)
+    except AttributeError:
+        public = [n for n in vars(module) if not n.startswith("_")]
+        text = f"{group}: module {module_name!r} has no {attribute!r}; {nearest(attribute, public)}"
+        raise UnknownNameError(text) from None
+    return found
+
+
+def create(group: str, component: Component) -> object:
+    """Call the object that a component names with the component's options.
+
+    Raises:
+        UnknownNameError: nothing answers to the name.
+        ConfigError: an option is unknown, missing or refused.
+    """
+    factory = find(group, component.name)
+    where = f"{group}.{component.name}"
+    try:
+        parameters = inspect.signature(factory).parameters
+        inspect.signature(factory).bind(**component.options)
+    except TypeError as error:
+        unknown = [key for key in component.options if key not in parameters]
+        if unknown:
+            hint = nearest(unknown[0], parameters)
+            raise ConfigError(f"{where}: unknown option {unknown[0]!r}; {hint}") from None
+        raise ConfigError(f"{where}: {error}; options: {', '.join(parameters)}") from None
+    return factory(**component.options)
+
+
+def _load(module_name: str, where: str) -> ModuleType:
+    if importlib.util.find_spec(module_name.partition(".")[0]) is not None:
+        try:
+            return importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise UnknownNameError(f"{where}: cannot import {module_name!r}: {error}") from None
+    path = Path.cwd() / (module_name.replace(".", "/") + ".py")
+    if not path.is_file():
+        raise UnknownNameError(f"{where}: no module {module_name!r}, and no file {path.name} here")
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UnknownNameError(f"{where}: cannot load {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    return module

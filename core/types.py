@@ -1,0 +1,328 @@
+"""The nouns of a round. All values, all frozen; arrays in them are never written to.
+
+A **delta** is always *local minus global*: adding it to the global model gives the client's model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.core.errors import LayoutError, require
+from fedloom.core.layout import ALL, NONE, Layout, Selector, Vector
+from fedloom.core.registry import Component
+
+__all__ = [
+    "Client",
+    "ClientId",
+    "ClientTask",
+    "ClientUpdate",
+    "Cohort",
+    "Cost",
+    "Delta",
+    "LocalWork",
+    "Metrics",
+    "Params",
+    "Payload",
+    "Refusal",
+    "RoundReport",
+    "Selectors",
+    "State",
+]
+
+ClientId: TypeAlias = str
+Metrics: TypeAlias = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Params:
+    """The exchanged part of a model: a layout and its flat vector (float32 ``[P]``)."""
+
+    layout: Layout
+    vector: Vector
+
+    def __post_init__(self) -> None:
+        _check_vector(self.layout, self.vector)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Local minus global for the tensors of `layout`, which may be a part of the model's layout.
+
+    A tensor that the layout lacks is *absent*, which is not the same as zero: the aggregator says
+    what absence means.
+    """
+
+    layout: Layout
+    vector: Vector
+
+    def __post_init__(self) -> None:
+        _check_vector(self.layout, self.vector)
+
+
+def _check_vector(layout: Layout, vector: Vector) -> None:
+    if vector.dtype != np.float32 or vector.shape != (layout.size,):
+        got = f"{vector.dtype} {list(vector.shape)}"
+        raise LayoutError(f"vector: expected float32 [{layout.size}], got {got}")
+
+
+@dataclass(frozen=True)
+class Selectors:
+    """Who does what with which tensors: patterns over names, blocks and tags (`Layout.select`).
+
+    Attributes:
+        train: trained by the client in this round.
+        up: sent to the server (of those trained).
+        down: sent to the client before it trains.
+        keep: kept by the client across rounds, never sent.
+    """
+
+    train: Selector = ALL
+    up: Selector = ALL
+    down: Selector = ALL
+    keep: Selector = NONE
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """The numbers of local training.
+
+    Attributes:
+        epochs: passes over the client's examples; ignored when `steps` is given.
+        steps: optimizer steps (over as many passes as that takes), or 0 to count epochs.
+        batch_size: examples in a batch.
+        max_examples: at most so many of a client's examples are used in a round (0: all).
+        optimizer: ``sgd`` or ``adamw``.
+        lr: learning rate.
+        momentum: heavy-ball momentum of SGD, torch's convention.
+        betas: decay rates of AdamW's moments.
+        eps: AdamW's denominator offset.
+        weight_decay: L2 (SGD, torch's convention) or decoupled (AdamW) decay.
+        clip_norm: a client's gradient is scaled to at most this L2 norm (0: not clipped).
+        prox_mu: weight of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020,
+            eq. 2).
+        head_lr: learning rate of the tensors tagged ``head`` (0: the same as `lr`).
+    """
+
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 16
+    max_examples: int = 0
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    prox_mu: float = 0.0
+    head_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = ("sgd", "adamw")
+        require(
+            self.optimizer in known,
+            "local.optimizer",
+            self.optimizer,
+            f"one of {known}",
+        )
+        require(self.steps >= 0, "local.steps", self.steps, "0 (count epochs) or more")
+        require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
+        require(self.batch_size >= 1, "local.batch_size", self.batch_size, "1 or more")
+        require(0 < self.lr < float("inf"), "local.lr", self.lr, "above 0 and finite")
+        require(0 <= self.momentum < 1, "local.momentum", self.momentum, "in [0, 1)")
+        require(
+            all(0 <= b < 1 for b in self.betas),
+            "local.betas",
+            self.betas,
+            "each in [0, 1)",
+        )
+        require(self.eps > 0, "local.eps", self.eps, "above 0")
+        for name in ("max_examples", "weight_decay", "clip_norm", "prox_mu", "head_lr"):
+            value = getattr(self, name)
+            require(
+                0 <= value < float("inf"),
+                f"local.{name}",
+                value,
+                "0 or more, and finite",
+            )
+
+
+@dataclass(frozen=True)
+class Client:
+    """What the server knows of one client.
+
+    Attributes:
+        id: its name, unique in the federation.
+        num_examples: how many training examples it says it holds.
+    """
+
+    id: ClientId
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The clients picked for one round, and what the job asks of them by default.
+
+    Attributes:
+        round: number of the round, from 1.
+        clients: who was picked, in a fixed order.
+        work: the job's numbers of local training; a planner may change them per client.
+        selectors: the job's selectors; a planner may change them per client.
+        seed: the run's seed.
+    """
+
+    round: int
+    clients: tuple[Client, ...]
+    work: LocalWork = LocalWork()
+    selectors: Selectors = Selectors()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClientTask:
+    """The complete work order of one client in one round; under 1 kB when written out.
+
+    Attributes:
+        client: who does it.
+        round: number of the round, from 1.
+        version: version of the model to start from.
+        work: the numbers of local training.
+        selectors: which tensors are trained, sent and kept.
+        learner: how data becomes an update (``backprop``, ...).
+        codec: how the update is encoded; empty for the job's.
+        seed: the run's seed, from which the client derives its own streams.
+        deadline: seconds the client has, or 0 for no limit.
+    """
+
+    client: ClientId
+    round: int
+    version: int
+    work: LocalWork = LocalWork()
+    selectors: Selectors = Selectors()
+    learner: str = "backprop"
+    codec: Component | None = None
+    seed: int = 0
+    deadline: float = 0.0
+
+
+@dataclass(frozen=True)
+class Payload:
+    """An encoded delta, as it travels: `frame` is every byte that is sent for it.
+
+    Attributes:
+        codec: name of the codec that wrote it.
+        frame: header and body; ``len(frame)`` is the honest size.
+    """
+
+    codec: str
+    frame: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return len(self.frame)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an update cost.
+
+    Attributes:
+        bytes_up: bytes sent by clients.
+        bytes_down: bytes sent to clients.
+        flops: floating-point operations, estimated from the shapes.
+        peak_memory: bytes held at most, estimated from the shapes.
+        seconds: compute seconds.
+        joules: energy, where a device model says it.
+    """
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    flops: float = 0.0
+    peak_memory: int = 0
+    seconds: float = 0.0
+    joules: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Sum of two costs; peak memory is the larger of the two."""
+        return Cost(
+            self.bytes_up + other.bytes_up,
+            self.bytes_down + other.bytes_down,
+            self.flops + other.flops,
+            max(self.peak_memory, other.peak_memory),
+            self.seconds + other.seconds,
+            self.joules + other.joules,
+        )
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What one client sends back for one task.
+
+    Attributes:
+        client: who sends it.
+        round: the task's round.
+        attempt: 1 for the first try at the task.
+        num_examples: training examples behind it: its weight in a mean.
+        payload: the encoded delta as it came, or None once it is decoded.
+        delta: the decoded delta, or None while it is encoded.
+        metrics: what the client measured (``loss``, ``accuracy``, ...).
+        cost: what it cost.
+    """
+
+    client: ClientId
+    round: int
+    num_examples: int
+    payload: Payload | None = None
+    delta: Delta | None = None
+    metrics: Metrics = field(default_factory=dict)
+    cost: Cost = Cost()
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a strategy knows between rounds; a checkpoint is this value, saved.
+
+    Attributes:
+        params: the global model.
+        version: how many rounds have been applied to it.
+        slots: the strategy's arrays, such as a server optimizer's moments, by name.
+        notes: the strategy's small facts, by name; JSON values only.
+    """
+
+    params: Params
+    version: int = 0
+    slots: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    notes: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An update that was not counted, and why."""
+
+    client: ClientId
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What happened in one round.
+
+    Attributes:
+        round: its number, from 1.
+        accepted: updates folded into the model.
+        refused: updates that were not, with reasons.
+        metrics: the strategy's and the clients' metrics, clients weighted by examples.
+        cost: summed over the cohort.
+    """
+
+    round: int
+    accepted: int
+    refused: tuple[Refusal, ...]
+    metrics: Metrics
+    cost: Cost

@@ -1,0 +1,1 @@
+"""Packaged configurations: named methods of the field."""

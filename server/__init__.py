@@ -1,0 +1,1 @@
+"""The aggregation server; `round.py` is also the simulator's round."""

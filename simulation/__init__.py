@@ -1,0 +1,1 @@
+"""Thousands of virtual clients on one machine."""

@@ -1,0 +1,1 @@
+"""Who trains on what, and how updates become the next model."""

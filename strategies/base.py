@@ -1,0 +1,89 @@
+"""What a strategy is, and the three smaller parts that built-in strategies are composed of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.core.types import (
+    ClientId,
+    ClientTask,
+    ClientUpdate,
+    Cohort,
+    Delta,
+    Metrics,
+    Params,
+    State,
+)
+
+__all__ = ["Aggregator", "Planner", "ServerOptimizer", "Step", "Strategy"]
+
+
+class Strategy(Protocol):
+    """A federated algorithm between the global state and a cohort's updates.
+
+    A strategy object holds settings only. What changes from round to round is in `State`, a value:
+    saving it is a checkpoint. A total is any value of the strategy's own, from `accumulate` only.
+    """
+
+    def init(self, params: Params) -> State:
+        """The state before the first round, starting from `params`."""
+        ...
+
+    def configure(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
+        """What each client of the cohort is to do; a client left out sits the round out."""
+        ...
+
+    def accumulate(self, total: Any | None, update: ClientUpdate) -> Any:
+        """Fold one decoded update into the running total (None before the first).
+
+        The result must not depend on the order of the updates.
+        """
+        ...
+
+    def apply(self, state: State, total: Any | None) -> tuple[State, Metrics]:
+        """The next state from the round's total, or from None when no update came."""
+        ...
+
+
+class Planner(Protocol):
+    """Who trains, sends and receives what this round."""
+
+    def plan(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
+        """The tasks of one round."""
+        ...
+
+
+class Aggregator(Protocol):
+    """How updates become one pseudo-gradient."""
+
+    def add(self, total: Any | None, update: ClientUpdate) -> Any:
+        """Fold one decoded update into the total, in any order."""
+        ...
+
+    def mean(self, params: Params, total: Any) -> Delta:
+        """The round's mean delta over the whole layout of `params`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a server optimizer returns.
+
+    Attributes:
+        vector: the next global vector, float32 ``[P]``.
+        slots: the optimizer's next arrays, by name.
+    """
+
+    vector: NDArray[np.float32]
+    slots: Mapping[str, NDArray[np.generic]]
+
+
+class ServerOptimizer(Protocol):
+    """How a mean delta moves the global model."""
+
+    def step(self, state: State, delta: Delta) -> Step:
+        """One step from ``state.params`` along `delta` (local minus global)."""
+        ...

@@ -1,0 +1,1 @@
+"""How a cohort turns its data into updates."""
