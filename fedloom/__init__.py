@@ -1,3 +1,23 @@
 """fedloom: federated fine-tuning of foundation models, simulated and deployed by one code."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedloom.api import simulate
+
+__all__ = ["__version__", "simulate"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`simulate` is imported when it is first asked for: `import fedloom` loads no torch."""
+    if name == "simulate":
+        from fedloom.api import simulate
+
+        return simulate
+    raise AttributeError(f"module 'fedloom' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,150 @@
+"""`fedloom.simulate`: a run from Python, with the same words as a configuration file."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fedloom.core.config import merge, read_toml, to_table
+from fedloom.core.errors import ConfigError, nearest
+from fedloom.core.job import STAGE_KEYS, Job, job_from
+from fedloom.core.registry import Component
+
+if TYPE_CHECKING:
+    from fedloom.simulation.observe import Observer
+    from fedloom.simulation.simulator import Run
+
+__all__ = ["Source", "job_of", "recipes", "simulate"]
+
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Job | None"
+
+
+def simulate(
+    config: Source = None,
+    *,
+    data: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    observer: "Observer | None" = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **keys: object,
+) -> "Run":
+    """Simulate a federated fine-tuning job and return its model, history and summary.
+
+    ```python
+    run = fedloom.simulate(
+        data="reviews.jsonl",
+        partition={"name": "dirichlet", "alpha": 0.5, "clients": 100},
+        rounds=20,
+        settings={"local.lr": 0.05},
+    )
+    run.history["evaluation.accuracy"]
+    ```
+
+    Args:
+        config: a TOML file, the name of a recipe, a table as TOML gives it, or a job; None for the
+            defaults.
+        data: the data file; short for ``settings={"data.path": ...}``.
+        settings: values by dotted key, such as ``{"local.lr": 0.05}``; they win over `config`.
+        observer: who watches; None for the same progress as on the command line.
+        resume: go on from the last checkpoint, where there is one.
+        overwrite: delete what an earlier run left in the folder.
+        **keys: top-level keys of the configuration; tables as dictionaries.
+
+    Raises:
+        FedloomError: a setting, file or model that cannot be used; the message says which and why.
+    """
+    from fedloom.simulation.simulator import simulate as run_simulation
+
+    changes = {**keys, **(settings or {}), **({} if data is None else {"data.path": data})}
+    job = job_of(config, changes)
+    with _watched_by(observer) as watcher:
+        return run_simulation(job, observer=watcher, resume=resume, overwrite=overwrite)
+
+
+def _watched_by(observer: "Observer | None") -> "AbstractContextManager[Observer]":
+    from fedloom.progress import progress
+
+    return progress() if observer is None else nullcontext(observer)
+
+
+def job_of(source: Source, changes: Mapping[str, object] | None = None) -> Job:
+    """The job that a source describes, with changes laid over it.
+
+    Args:
+        source: see `simulate`.
+        changes: values by dotted key. A relative ``data.path`` among them starts at the current
+            folder; in a file it starts at the file's folder.
+
+    Raises:
+        ConfigError: there is no such file or recipe, or a key or value is not allowed.
+    """
+    table = _table_of(source)
+    above: dict[str, Any] = {}
+    for path, value in (changes or {}).items():
+        above = merge(above, _nested(path, _plain(value)))
+    return job_from(_lay_over(table, _located(above, Path.cwd())))
+
+
+def _table_of(source: Source) -> dict[str, Any]:
+    if source is None:
+        return {}
+    if isinstance(source, Job):
+        table: dict[str, Any] = to_table(source)
+        return table
+    if isinstance(source, Mapping):
+        return _located(source, Path.cwd())
+    path = _file_of(source)
+    return _located(read_toml(path), path.parent)
+
+
+def _file_of(source: str | Path) -> Path:
+    """A path as it is; a bare name that no file answers to is a recipe's."""
+    path = Path(source)
+    if path.is_file() or path.suffix or len(path.parts) != 1:
+        return path
+    known = recipes()
+    if str(source) not in known:
+        text = f"{source}: no such file or recipe; {nearest(str(source), known)}"
+        raise ConfigError(text)
+    return known[str(source)]
+
+
+def recipes() -> dict[str, Path]:
+    """The packaged configurations by name."""
+    folder = Path(__file__).parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _nested(path: str, value: object) -> dict[str, Any]:
+    head, dot, rest = path.partition(".")
+    return {head: _nested(rest, value) if dot else value}
+
+
+def _plain(value: object) -> Any:
+    """Python values as TOML would give them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Component):
+        return to_table(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _located(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The table with a relative ``data.path`` made absolute from `folder`."""
+    data = table.get("data")
+    if not isinstance(data, Mapping) or not isinstance(data.get("path"), str) or not data["path"]:
+        return dict(table)
+    path = (folder / Path(data["path"]).expanduser()).resolve()
+    return {**table, "data": {**data, "path": str(path)}}
+
+
+def _lay_over(table: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `table`; its stage keys also win over what each stage says for itself."""
+    merged = merge(table, above)
+    ours = {key: above[key] for key in STAGE_KEYS if key in above}
+    if ours and isinstance(merged.get("stages"), list):
+        merged["stages"] = [merge(stage, ours) for stage in merged["stages"]]
+    return merged

@@ -1,0 +1,75 @@
+"""A run in lines of text: what runs, how a round went, how it ended."""
+
+import math
+
+from fedloom.core.types import Metrics
+from fedloom.readable import METRICS, bytes_text, count, duration, headline, value_text
+from fedloom.simulation.observe import RoundLine, RunInfo, Summary
+
+__all__ = ["closing", "facts", "numbers", "sparkline"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARKS = 32
+
+
+def facts(info: RunInfo) -> str:
+    """What runs, in one line."""
+    parts = [
+        info.backbone,
+        f"{count(info.clients)} clients" if info.clients else "",
+        f"{count(info.examples)} examples" if info.examples else "",
+        f"{info.classes} classes" if info.classes else "",
+        f"{count(info.trainable)} trainable" if info.trainable else "",
+        f"{info.rounds} rounds",
+        f"resumed after round {info.resumed_from}" if info.resumed_from else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def numbers(line: RoundLine, *, refused: int | None = None) -> list[str]:
+    """A round's numbers, each with its name; those that do not apply are left out."""
+    name = headline(line.evaluation)
+    out = refused if refused is not None else line.refused
+    parts = [
+        f"loss {line.loss:.4g}" if math.isfinite(line.loss) else "",
+        f"{METRICS[name].title} {value_text(name, line.evaluation[name])}" if name else "",
+        f"{line.clients_per_second:.3g} clients/s" if line.clients_per_second else "",
+        f"up {bytes_text(line.total_bytes_up)}" if line.total_bytes_up else "",
+        f"down {bytes_text(line.total_bytes_down)}" if line.total_bytes_down else "",
+        f"{out} refused" if out else "",
+    ]
+    return [part for part in parts if part]
+
+
+def sparkline(values: list[float]) -> str:
+    """The last values as one row of bars.
+
+    >>> sparkline([0.0, 0.5, 1.0])
+    '▁▅█'
+    """
+    shown = [v for v in values if math.isfinite(v)][-_SPARKS:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    scale = (len(_BARS) - 1) / ((high - low) or 1.0)
+    return "".join(_BARS[round((v - low) * scale + 1e-9)] for v in shown)
+
+
+def closing(summary: Summary) -> list[str]:
+    """The closing summary, line by line: before, after, references, where to look."""
+    word = "interrupted" if summary.interrupted else "finished"
+    rows = [f"{word}: {summary.rounds} rounds in {duration(summary.elapsed)}"]
+    models = {"before": summary.before, "federated": summary.after, **summary.references}
+    rows += [_model(title, metrics) for title, metrics in models.items() if metrics]
+    rows.append(f"  {'results':<10} {summary.directory}")
+    if summary.adapter:
+        rows.append(f"  {'adapter':<10} {summary.adapter}")
+    if summary.interrupted:
+        rows.append("  to go on, give the same command with --resume")
+    return rows
+
+
+def _model(title: str, metrics: Metrics) -> str:
+    known = [name for name in METRICS if name in metrics]
+    values = (f"{METRICS[name].title} {value_text(name, metrics[name])}" for name in known)
+    return f"  {title:<10} {'   '.join(values)}"

@@ -1,0 +1,266 @@
+"""The folder of a run: what is in it, and when it may be used again.
+
+config.json       the resolved job
+versions.json     what computed it: fedloom, Python, libraries, processor
+metrics.jsonl     one line per round, safe on disk before the next round begins
+partition.json    sizes and label counts of the clients
+checkpoints/      round-000012.safetensors: the last few states
+adapter/          the trained adapter
+clients.json      the last model's evaluation on each client's own examples
+summary.json      how it ended
+events/           TensorBoard's event files
+plots/*.png, report.html
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedloom.core.config import to_table
+from fedloom.core.errors import ConfigError, RunError
+from fedloom.core.job import Job
+from fedloom.core.types import ClientId, Metrics
+from fedloom.simulation.compare import differences, other_job
+from fedloom.simulation.history import History, json_values, line_to_json
+from fedloom.simulation.observe import RoundLine, Summary
+from fedloom.simulation.versions import versions
+
+__all__ = ["RunDirectory"]
+
+_FILES = (
+    *("config.json", "versions.json", "metrics.jsonl", "partition.json", "clients.json"),
+    *("summary.json", "report.html"),
+)
+_FOLDERS = ("checkpoints", "adapter", "plots", "events")
+_CLIENTS_WITH_LABELS = 200
+_SIZES_KEPT = 1000
+
+
+class RunDirectory:
+    """One run's folder. `create` starts or resumes a run in it; the constructor only reads.
+
+    Attributes:
+        path: the folder.
+        keep: checkpoints kept.
+    """
+
+    def __init__(self, path: Path, *, keep: int = 2) -> None:
+        self.path = path
+        self.keep = keep
+
+    @staticmethod
+    def create(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
+        """The folder that ``job.run.directory`` names, ready for the next round.
+
+        With `resume`, what is there is kept up to the last checkpoint; where nothing is there, the
+        run starts afresh. With `overwrite`, the files of an earlier run are deleted, and only they.
+
+        Raises:
+            RunError: the folder holds another job, or this one and neither flag is given, or files
+                that are no run's, or cannot be written.
+        """
+        run = RunDirectory(_path_of(job), keep=job.run.keep)
+        with _writing(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                run._delete()
+            run._check(job, resume=resume)
+            _write_json(run.path / "config.json", to_table(job))
+            _write_json(run.path / "versions.json", versions())
+            (run.path / "checkpoints").mkdir(exist_ok=True)
+            run._rewind()
+        return run
+
+    def _delete(self) -> None:
+        """Delete what a run leaves, and nothing else."""
+        if not (self.path / "config.json").exists():
+            return
+        for name in _FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in reversed(_FILES):  # config.json last: until then this is still a run's folder
+            (self.path / name).unlink(missing_ok=True)
+
+    def _check(self, job: Job, *, resume: bool) -> None:
+        """Raise `RunError` unless a run of `job` may begin or go on here."""
+        strangers = {p.name for p in self.path.iterdir() if not p.name.endswith(".partial")}
+        if not (self.path / "config.json").exists():
+            if strangers:
+                text = f"{self.path} is not empty and holds no run; choose another with --out"
+                raise RunError(text)
+            return
+        found = differences(self.config(), to_table(job))
+        if found:
+            raise RunError(other_job(self.path, found))
+        if not resume:
+            raise RunError(self._already_there())
+
+    def _already_there(self) -> str:
+        if (self.path / "summary.json").exists() and not self.summary()["interrupted"]:
+            return (
+                f"{self.path} holds this run, finished; --overwrite runs it again, --out elsewhere"
+            )
+        rounds = len(self.history())
+        text = f"{self.path} holds this run, unfinished after {rounds} rounds; "
+        return text + "--resume goes on, --overwrite starts again"
+
+    def _rewind(self) -> None:
+        """Forget what came after the last checkpoint: the rounds to come write it again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            done = self.last_checkpoint
+            lines = self.history().until(done) if done else History()
+            _write(path, "".join(line_to_json(line) + "\n" for line in lines).encode())
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter goes."""
+        return self.path / "adapter"
+
+    def config(self) -> dict[str, Any]:
+        """The resolved job as a table.
+
+        Raises:
+            RunError: there is none: the folder holds no run.
+        """
+        if not (self.path / "config.json").exists():
+            raise RunError(f"{self.path}: no run here (no config.json)")
+        return self.table("config")
+
+    def summary(self) -> dict[str, Any]:
+        """How the run ended, or an empty table while it has not."""
+        return self.table("summary")
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run by the stem of its name; empty where there is none.
+
+        Raises:
+            RunError: the file is not JSON.
+        """
+        path = self.path / f"{name}.json"
+        if not path.exists():
+            return {}
+        try:
+            table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path}: not JSON: {error}") from None
+        return table
+
+    def history(self) -> History:
+        """The rounds on disk."""
+        return History.read(self.path / "metrics.jsonl")
+
+    def append(self, line: RoundLine) -> None:
+        """Add a round; it is on the disk when this returns.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        path = self.path / "metrics.jsonl"
+        with _writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(line_to_json(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Complete checkpoints by round, ascending."""
+        paths = sorted((self.path / "checkpoints").glob("round-*.safetensors"))
+        return {int(path.stem.removeprefix("round-")): path for path in paths}
+
+    @property
+    def last_checkpoint(self) -> int:
+        """Round of the newest checkpoint, or 0 where there is none."""
+        return max(self.checkpoints(), default=0)
+
+    def save_checkpoint(self, round: int, content: bytes) -> Path:
+        """Save a state as safetensors bytes, whole or not at all, then delete the oldest ones.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        path = self.path / "checkpoints" / f"round-{round:06d}.safetensors"
+        with _writing(path):
+            _write(path, content)
+            for old in list(self.checkpoints().values())[: -self.keep]:
+                old.unlink()
+        return path
+
+    def write_partition(
+        self,
+        sizes: Mapping[ClientId, int],
+        labels: Mapping[ClientId, Mapping[str, int]],
+        statistics: Mapping[str, float],
+    ) -> None:
+        """Keep who holds what: all sizes (thinned to 1000) and the labels of the largest clients.
+
+        Args:
+            sizes: training examples of each client.
+            labels: examples per label of each client; empty where there are no labels.
+            statistics: numbers about the partition, by name.
+        """
+        largest = sorted(sizes, key=lambda c: (-sizes[c], c))[:_CLIENTS_WITH_LABELS]
+        rows = [{"client": c, "examples": sizes[c], "labels": labels.get(c, {})} for c in largest]
+        table = {
+            "clients": len(sizes),
+            "examples": sum(sizes.values()),
+            "sizes": _thin(sorted(sizes.values())),
+            "largest": rows,
+            "statistics": statistics,
+        }
+        self._save("partition", table)
+
+    def write_clients(self, clients: Mapping[ClientId, Metrics]) -> None:
+        """Keep the last model's evaluation on each client's own examples."""
+        self._save("clients", clients)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Keep how the run ended."""
+        self._save("summary", summary)
+
+    def _save(self, name: str, value: object) -> None:
+        path = self.path / f"{name}.json"
+        with _writing(path):
+            _write_json(path, json_values(value))
+
+
+def _path_of(job: Job) -> Path:
+    text = job.run.directory.replace("{name}", job.name).replace("{seed}", str(job.seed))
+    if "{" in text or not text.strip():
+        raise ConfigError(f"run.directory = {text!r}: only {{name}} and {{seed}} are filled in")
+    return Path(text).expanduser()
+
+
+def _thin(ordered: list[int]) -> list[int]:
+    """At most 1000 of ascending numbers, evenly spaced by rank."""
+    ranks = np.linspace(0, len(ordered) - 1, min(len(ordered), _SIZES_KEPT)).round()
+    return [ordered[int(rank)] for rank in ranks]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """One line for what an operating system says when it does not let us write."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        text = f"{where}: cannot be written: {error.strerror}; choose another folder with --out"
+        raise RunError(text) from None
+
+
+def _write_json(path: Path, value: object) -> None:
+    _write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file whole: a crash leaves the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
