@@ -232,4 +232,4 @@ def _save(capacity: Capacity, directory: RunDirectory, course: _Course, seed: in
         "tokens": capacity.tokens,
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
-    directory.prune_checkpoints()
+    directory.prune()

@@ -64,6 +64,19 @@ class TextExamples:
         """int64 ``[N]``: tokens of each text."""
         return np.diff(self.offsets)
 
+    def ids(self, row: int) -> NDArray[np.int32]:
+        """int32: the token ids of one text."""
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+    def prompt_length(self, row: int) -> int:
+        """Tokens at the start of one text that are read and not learned."""
+        return 0 if self.prompt_lengths is None else int(self.prompt_lengths[row])
+
+    def predictions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64: tokens of each text that a language model predicts: all after the first known."""
+        prompts = 0 if self.prompt_lengths is None else self.prompt_lengths[rows].astype(np.int64)
+        return self.lengths()[rows] - np.maximum(prompts, 1)
+
     def take(self, rows: NDArray[np.int64]) -> "TextExamples":
         """The texts at `rows`, in that order."""
         starts = self.offsets[:-1][rows]
@@ -103,6 +116,13 @@ class ImageExamples:
     def lengths(self) -> NDArray[np.int64]:
         """int64 ``[N]``, all 1: images cost the same."""
         return np.ones(len(self), dtype=np.int64)
+
+    def floats(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 ``[n, C, H, W]``, bytes scaled to [-1, 1] as transformers' processors do."""
+        chosen = self.pixels[rows]
+        if chosen.dtype == np.uint8:
+            return chosen.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return chosen.astype(np.float32)
 
     def take(self, rows: NDArray[np.int64]) -> "ImageExamples":
         """The images at `rows`, in that order."""

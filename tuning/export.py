@@ -6,7 +6,7 @@ and methods that PEFT lacks, are in ``fedloom.safetensors``, which holds every t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def load_adapter(folder: Path) -> tuple[Params, tuple[str, ...]]:
         raise RunError(f"{path}: {error}") from None
 
 
-def _specs(layout: Layout, classes: Sequence[str]) -> Mapping[str, str]:
+def _specs(layout: Layout, classes: Sequence[str]) -> dict[str, str]:
     tensors = [[spec.name, spec.block, sorted(spec.tags)] for spec in layout]
     return {"fedloom": json.dumps({"tensors": tensors, "classes": list(classes)})}
 

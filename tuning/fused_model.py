@@ -56,6 +56,15 @@ class FusedModel:
 
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
+        biases = {
+            member.name: product.bias[member.start : member.stop]
+            for block in backbone.layers
+            for product in block.products
+            for member in product.members
+            if product.bias is not None
+        }
+        norms = (norm for block in backbone.layers for norm in (block.norm1, block.norm2))
+        biases |= {norm.name: norm.bias for norm in norms if norm.bias is not None}
 
         def named(linear: Linear) -> Linear:
             return Linear(base + linear.name, linear.block, linear.d_in, linear.d_out)
@@ -65,7 +74,7 @@ class FusedModel:
             tuple(named(linear) for linear in backbone.linears),
             tuple(named(norm) for norm in backbone.norms),
             (*backbone.blocks, HEAD),
-            lambda name: backbone.bias(name.removeprefix(base)),
+            lambda name: biases.get(name.removeprefix(base)),
         )
 
     def _head(

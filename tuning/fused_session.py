@@ -97,8 +97,8 @@ class FusedSession:
             torch.from_numpy(a).to(backbone.device)
             for a in (places.index, places.target, places.owner)
         )
-        read = backbone.final(hidden.flatten(0, 1)[index])
-        return client_losses(backbone.token_logits(read), target, owner, len(rows))
+        logits = backbone.token_logits(hidden.flatten(0, 1)[index])
+        return client_losses(logits, target, owner, len(rows))
 
     def _packing(self, rows: Rows) -> Packing:
         model, examples = self._model, self._examples
@@ -125,16 +125,12 @@ class FusedSession:
         sites = self._relative(store.sites)
         if self._cache is None:
             start = self._embed(rows, packing)
-            return backbone.run(
-                start, packing, first=0, last=depth, sites=sites, anchor=store.anchor, trim=trim
-            )
+            return backbone.run(start, packing, last=depth, sites=sites, trim=trim)
         kept = self._cache.gather(np.concatenate(rows)).to(backbone.device)
         start = kept.new_zeros(packing.clients * packing.length, kept.shape[-1])
-        start[packing.tokens] = kept
+        start[_real_tokens(packing)] = kept
         start = start.view(packing.clients, packing.length, -1)
-        return backbone.run(
-            start, packing, first=self._cut, last=depth, sites=sites, anchor=store.anchor, trim=trim
-        )
+        return backbone.run(start, packing, first=self._cut, last=depth, sites=sites, trim=trim)
 
     def _relative(self, sites: Sites) -> Sites:
         base = self._model.base
@@ -155,8 +151,8 @@ class FusedSession:
             if model.task.normalize:
                 out = functional.normalize(out, dim=-1) * out.shape[-1] ** 0.5
             return out
-        out = backbone.finish(hidden, packing, model.read)
-        return (backbone.pool_first(out) if model.read == "first" else out).float()
+        out = backbone.finish(hidden, packing, model.read, trimmed=True)
+        return (out if backbone.pooler is None else backbone.pool_first(out)).float()
 
     def frozen_activations(self, rows: NDArray[np.int64]) -> Tensor:
         """What a cache keeps of examples: hidden states at the cut, or what the head reads.
@@ -170,9 +166,15 @@ class FusedSession:
             whole = self._cut == self._model.depth
             trim = whole and packing.read is not None
             hidden = backbone.run(
-                self._embed(own, packing), packing, first=0, last=self._cut, sites={}, trim=trim
+                self._embed(own, packing), packing, last=self._cut, trim=trim
             )
             return self._read(hidden, packing)[0] if whole else hidden[0]
+
+
+def _real_tokens(packing: Packing) -> Tensor:
+    """Which of the ``k * L`` places hold a token, client by client."""
+    slots = sum(grid.index.numel() for grid in packing.grids)
+    return (packing.back < slots).nonzero().flatten()
 
 
 def _filled(rows: Rows) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from fedloom.tuning.base import Part, Rows
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.store import Store
 
-__all__ = ["Adapted", "Slot", "mean_over_tokens", "padded_inputs", "swap"]
+__all__ = ["Adapted", "Slot", "padded_inputs", "swap"]
 
 
 class Slot(threading.local):
@@ -31,8 +31,9 @@ class Slot(threading.local):
         store: the rows of the cohort.
     """
 
-    sites: Sites = {}
-    store: Store | None = None
+    def __init__(self) -> None:
+        self.sites: Sites = {}
+        self.store: Store | None = None
 
 
 class Adapted(nn.Module):
@@ -81,21 +82,19 @@ def swap(model: nn.Module, names: Sequence[str]) -> Slot:
 
 def padded_inputs(
     examples: Examples, rows: Rows, *, device: torch.device
-) -> tuple[dict[str, Tensor], list[NDArray[np.int64]]]:
+) -> dict[str, Tensor]:
     """A cohort's batch as a `transformers` model takes it: ``[k * b, T]``, client by client.
 
     Clients with fewer than b examples repeat one; the caller leaves those slots out of the loss.
-
-    Returns:
-        The model's keyword arguments, and for each slot the token ids (empty for images).
     """
     widest = max(len(r) for r in rows)
     filled = [np.concatenate((r, np.repeat(r[:1], widest - len(r)))) for r in rows]
     flat = np.concatenate(filled)
     if isinstance(examples, ImageExamples):
         pixels = torch.from_numpy(examples.floats(flat)).to(device)
-        return {"pixel_values": pixels}, []
-    assert_text(examples)
+        return {"pixel_values": pixels}
+    if not isinstance(examples, TextExamples):
+        raise TypeError(f"examples of {type(examples).__name__}: neither text nor images")
     pieces = [examples.ids(int(i)) for i in flat]
     length = max(len(piece) for piece in pieces)
     ids = np.zeros((len(pieces), length), dtype=np.int64)
@@ -104,4 +103,4 @@ def padded_inputs(
         ids[i, : len(piece)] = piece
         mask[i, : len(piece)] = 1
     inputs = {"input_ids": ids, "attention_mask": mask}
-    return {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}, pieces
+    return {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}

@@ -147,11 +147,11 @@ class SwappedSession:
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients."""
         model = self._model
-        inputs, pieces = padded_inputs(self._examples, rows, device=model.device)
+        inputs = padded_inputs(self._examples, rows, device=model.device)
         model.slot.sites, model.slot.store = store.sites, store
         try:
             if model.task.kind == "causal-lm":
-                return self._language(model.module, inputs, pieces, rows)
+                return self._language(model.module, inputs, rows)
             return self._classes(model, store, inputs, rows)
         finally:
             model.slot.sites, model.slot.store = {}, None
@@ -160,7 +160,6 @@ class SwappedSession:
         self,
         module: Callable[..., nn.Module],
         inputs: dict[str, Tensor],
-        pieces: list[NDArray[np.int32]],
         rows: Rows,
     ) -> Losses:
         logits: Tensor = module(**inputs).logits  # type: ignore[assignment]
