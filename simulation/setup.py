@@ -1,6 +1,7 @@
 """From a job to everything that its first round needs: model, data, clients, room to work in."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -81,7 +82,7 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     """
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = files.resolve(job.backbone.name, note=observer.note)
+    folder = files.resolve(job.backbone.name, _fetching(job.backbone.name, observer))
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
@@ -99,6 +100,18 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     )
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     return Prepared(job, folder, device, model, corpus, population, capacity)
+
+
+def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:
+    """Says once that a backbone is being downloaded."""
+    told: list[str] = []
+
+    def progress(done: int, total: int) -> None:
+        if not told:
+            told.append(name)
+            observer.note(f"fetching {name} ({total / 1e6:.0f} MB), once")
+
+    return progress
 
 
 def _corpus(job: Job, folder: Path, data: object) -> Corpus:

@@ -1,4 +1,4 @@
-"""One stage of a run: rounds with one strategy, one way of training, one set of kept activations."""
+"""One stage of a run: rounds with one strategy and one way of training."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from fedloom.codecs.base import Codec
-from fedloom.core.layout import Layout, Selector
 from fedloom.core.job import Stage
+from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Delta, Params, RoundReport, Selectors, State
 from fedloom.server.round import run_round
