@@ -84,6 +84,16 @@ class Selectors:
     down: Selector = ALL
     keep: Selector = NONE
 
+    def sent(self, layout: Layout) -> Layout:
+        """The tensors of a model's `layout` that a client sends back: trained, up, and not kept.
+
+        Raises:
+            LayoutError: a pattern matches no tensor.
+        """
+        trained, up, kept = (layout.select(s) for s in (self.train, self.up, self.keep))
+        specs = (s for s in layout if s.name in trained and s.name in up and s.name not in kept)
+        return Layout(tuple(specs))
+
 
 @dataclass(frozen=True)
 class LocalWork:
