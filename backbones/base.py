@@ -92,12 +92,14 @@ class Grid:
 
     Attributes:
         index: int64 ``[R, T]``: where each token lies among the ``k * L`` packed tokens; padding
-            points at token 0.
+            points at token 0. Slot t of a row holds the token at position t of its example.
         mask: bool ``[R, T]``, true where there is a token; None where every slot is filled.
+        rows: int64 ``[R]``: which of the ``k * b`` examples each row is.
     """
 
     index: Tensor
     mask: Tensor | None
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -107,39 +109,49 @@ class Packing:
     Attributes:
         clients: k.
         length: L, tokens of the longest client.
+        examples: b, examples of the client that has most.
         ids: int64 ``[k, L]`` token ids (0 at padding); None for images.
         positions: int64 ``[k, L]``, position of each token in its own example (0 at padding).
         grids: buckets of examples; together they hold every example once.
         back: int64 ``[k * L]``: where each packed token lies among the slots of all grids laid end
-            to end (padding points at slot 0).
+            to end (padding points one past the last slot).
         read: int64 ``[k, b]``: index among the ``k * L`` packed tokens of the token that each
             example is read at (first or last), clients with fewer examples padded with 0; None
             where all tokens are read.
         regular: every client holds the same number of examples of one length, with no padding and
             one grid in packed order: gathering is a reshape.
+        useful: fraction of the ``k * L`` tokens that are not padding.
     """
 
     clients: int
     length: int
+    examples: int
     ids: Tensor | None
     positions: Tensor
     grids: tuple[Grid, ...]
     back: Tensor
     read: Tensor | None
     regular: bool
+    useful: float
 
     def to(self, device: torch.device) -> "Packing":
         """The same packing on another device."""
         return Packing(
             self.clients,
             self.length,
+            self.examples,
             _moved(self.ids, device),
             self.positions.to(device),
-            tuple(Grid(g.index.to(device), _moved(g.mask, device)) for g in self.grids),
+            tuple(_moved_grid(grid, device) for grid in self.grids),
             self.back.to(device),
             _moved(self.read, device),
             self.regular,
+            self.useful,
         )
+
+
+def _moved_grid(grid: Grid, device: torch.device) -> Grid:
+    return Grid(grid.index.to(device), _moved(grid.mask, device), grid.rows.to(device))
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -36,10 +36,10 @@ class BackboneConfig:
     """The frozen model.
 
     Attributes:
-        name: ``minilm``, ``smollm2``, a folder in transformers' format, a hub name, or
-            ``random:FAMILY`` for random weights of a small shape.
+        name: ``minilm``, ``smollm2``, a folder in transformers' format, or a hub name.
         task: ``classify`` (text), ``causal-lm`` or ``classify-image``.
-        pooling: what a text classifier reads: ``mean``, ``first`` or ``last`` token.
+        pooling: what a classifier reads: ``model`` (the model's own way: first token, pooler, last
+            token) or ``mean`` (the mean over tokens, as sentence encoders are trained).
         head_init: ``zeros`` or ``normal`` (standard deviation 0.02) for a new head.
         normalize: scale the pooled vector to length sqrt(width) before the head (``mean`` only).
         max_tokens: longer texts are cut.
@@ -59,7 +59,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         _one_of("backbone.task", self.task, ("classify", "causal-lm", "classify-image"))
-        _one_of("backbone.pooling", self.pooling, ("mean", "first", "last"))
+        _one_of("backbone.pooling", self.pooling, ("mean", "model"))
         _one_of("backbone.head_init", self.head_init, ("zeros", "normal"))
         _one_of("backbone.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         _one_of("backbone.engine", self.engine, ("auto", "fused", "transformers"))

@@ -177,18 +177,19 @@ class RunDirectory:
         """Round of the newest checkpoint, or 0 where there is none."""
         return max(self.checkpoints(), default=0)
 
-    def save_checkpoint(self, round: int, content: bytes) -> Path:
-        """Save a state as safetensors bytes, whole or not at all, then delete the oldest ones.
+    def checkpoint_path(self, round: int) -> Path:
+        """Where the state after a round goes."""
+        return self.path / "checkpoints" / f"round-{round:06d}.safetensors"
+
+    def prune(self) -> None:
+        """Delete all but the newest checkpoints.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: one cannot be deleted.
         """
-        path = self.path / "checkpoints" / f"round-{round:06d}.safetensors"
-        with _writing(path):
-            _write(path, content)
-            for old in list(self.checkpoints().values())[: -self.keep]:
+        for old in list(self.checkpoints().values())[: -self.keep]:
+            with _writing(old):
                 old.unlink()
-        return path
 
     def write_partition(
         self,

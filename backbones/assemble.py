@@ -1,0 +1,128 @@
+"""Build frozen blocks from a checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedloom.backbones.attention import Attention
+from fedloom.backbones.block import Block
+from fedloom.backbones.checkpoint import Checkpoint
+from fedloom.backbones.families import FAMILIES, Family
+from fedloom.backbones.mlp import Mlp
+from fedloom.backbones.norm import Norm
+from fedloom.backbones.product import Member, Product
+from fedloom.backbones.shape import Shape
+from fedloom.core.errors import ModelError
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights by their canonical part, in the type and on the device that they are wanted.
+
+    Attributes:
+        checkpoint: where they lie.
+        shape: of the backbone.
+        dtype: of the products.
+    """
+
+    checkpoint: Checkpoint
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def family(self) -> Family:
+        """The names of the shape's family."""
+        return FAMILIES[self.shape.family]
+
+    @property
+    def norm_dtype(self) -> torch.dtype:
+        """float32 on CPUs, where it makes the statistics float32 (on GPUs they are anyway)."""
+        return torch.float32 if self.checkpoint.device.type == "cpu" else self.dtype
+
+    def outer(self, part: str, field: str, expected: tuple[int, ...]) -> Tensor:
+        """A tensor outside of blocks."""
+        names = self.family.stored(self.family.outer[part], field)
+        return _checked(self.checkpoint.get(names), expected, names[0]).to(self.dtype)
+
+    def outer_norm(self, part: str) -> Norm | None:
+        """A norm outside of blocks; None where the family has none there."""
+        if part not in self.family.outer:
+            return None
+        name = self.family.outer[part]
+        fields = [self.family.stored(name, field) for field in ("weight", "bias")]
+        return self._norm(name, fields)
+
+    def _norm(self, name: str, fields: Sequence[tuple[str, ...]]) -> Norm:
+        wide = (self.shape.width,)
+        count = 1 if self.shape.rms else 2
+        tensors = [_checked(self.checkpoint.get(names), wide, names[0]) for names in fields[:count]]
+        weight, *bias = (tensor.to(self.norm_dtype) for tensor in tensors)
+        return Norm(name, weight, bias[0] if bias else None, self.shape.eps)
+
+    def block(self, layer: int) -> Block:
+        """Block `layer`.
+
+        Raises:
+            ModelError: the checkpoint lacks one of its tensors or holds it in another shape.
+        """
+        shape = self.shape
+        d, widths = shape.width, shape.qkv_widths
+        if "qkv" in self.family.parts:
+            qkv = self._product(layer, {"qkv": sum(widths)}, d, shape.qkv_bias)
+        else:
+            parts = dict(zip(("q", "k", "v"), widths, strict=True))
+            qkv = self._product(layer, parts, d, shape.qkv_bias)
+        ups = ("gate", "up") if shape.gated else ("up",)
+        up = self._product(layer, dict.fromkeys(ups, shape.inner), d, shape.mlp_bias)
+        return Block(
+            attention=Attention(
+                qkv=qkv,
+                out=self._product(layer, {"o": d}, widths[0], shape.out_bias),
+                widths=widths,
+                head_dim=shape.head_dim,
+            ),
+            norm1=self._layer_norm(layer, "norm1"),
+            mlp=Mlp(
+                up=up,
+                down=self._product(layer, {"down": d}, shape.inner, shape.mlp_bias),
+                activation=shape.activation,
+            ),
+            norm2=self._layer_norm(layer, "norm2"),
+            post_norm=shape.post_norm,
+        )
+
+    def _layer_norm(self, layer: int, part: str) -> Norm:
+        fields = [self.family.stored_part(part, layer, field) for field in ("weight", "bias")]
+        return self._norm(self.family.module(part, layer), fields)
+
+    def _product(self, layer: int, widths: dict[str, int], d_in: int, biased: bool) -> Product:
+        weights, biases, members = [], [], []
+        start = 0
+        for part, width in widths.items():
+            weights.append(self._weight(layer, part, (width, d_in)))
+            if biased:
+                names = self.family.stored_part(part, layer, "bias")
+                biases.append(_checked(self.checkpoint.get(names), (width,), names[0]))
+            members.append(Member(self.family.module(part, layer), start, start + width))
+            start += width
+        weight = torch.cat(weights).to(self.dtype)
+        bias = torch.cat(biases).to(self.dtype) if biases else None
+        return Product(tuple(members), weight, bias)
+
+    def _weight(self, layer: int, part: str, expected: tuple[int, int]) -> Tensor:
+        names = self.family.stored_part(part, layer, "weight")
+        weight = self.checkpoint.get(names)
+        if self.family.transposed:
+            weight = weight.t()
+        return _checked(weight, expected, names[0])
+
+
+def _checked(tensor: Tensor, expected: tuple[int, ...], name: str) -> Tensor:
+    if tensor.shape != expected:
+        have = tuple(tensor.shape)
+        raise ModelError(f"tensor {name!r}: expected {expected} from config.json, got {have}")
+    return tensor

@@ -1,0 +1,107 @@
+"""Tensors of a folder with ``model.safetensors``, whole or in shards."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from fedloom.core.errors import ModelError, nearest
+
+__all__ = ["Checkpoint", "open_checkpoint", "read_config"]
+
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named tensors on disk, read when asked for.
+
+    Attributes:
+        folder: where it lies.
+        files: the file that holds each tensor, by the tensor's stored name.
+        device: where tensors are read to.
+    """
+
+    folder: Path
+    files: Mapping[str, Path]
+    device: torch.device
+
+    def find(self, names: Iterable[str]) -> Tensor | None:
+        """The tensor stored under the first of `names` that the checkpoint has."""
+        for name in names:
+            if name in self.files:
+                with safe_open(self.files[name], "pt", device=str(self.device)) as file:
+                    tensor: Tensor = file.get_tensor(name)
+                return tensor
+        return None
+
+    def get(self, names: Iterable[str]) -> Tensor:
+        """The tensor stored under the first of `names` that the checkpoint has.
+
+        Raises:
+            ModelError: it has none of them.
+        """
+        wanted = tuple(names)
+        found = self.find(wanted)
+        if found is None:
+            known = nearest(wanted[0], sorted(self.files)[:8])
+            raise ModelError(f"{self.folder}: no tensor {wanted[0]!r}; {known}")
+        return found
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the contents of the files in the order of their names."""
+        total = hashlib.sha256()
+        for path in sorted(set(self.files.values())):
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        return total.hexdigest()
+
+
+def open_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
+    """List the tensors of a folder.
+
+    Raises:
+        ModelError: the folder has no safetensors file, or one that cannot be read.
+    """
+    index = folder / _INDEX
+    names = [_WHOLE] if (folder / _WHOLE).is_file() else []
+    if not names and index.is_file():
+        names = sorted(set(_json(index).get("weight_map", {}).values()))
+    if not names:
+        raise ModelError(f"{folder}: neither {_WHOLE} nor {_INDEX}; expected one of them")
+    files: dict[str, Path] = {}
+    for path in (folder / name for name in names):
+        try:
+            with safe_open(path, "pt") as file:
+                files.update(dict.fromkeys(file.keys(), path))
+        except Exception as error:  # safetensors raises its own error, and OSError
+            raise ModelError(f"{path}: cannot read: {error}") from error
+    return Checkpoint(folder, files, device)
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """The ``config.json`` of a folder.
+
+    Raises:
+        ModelError: it is missing or no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no config.json; expected a folder saved by transformers")
+    return dict(_json(path))
+
+
+def _json(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        parsed = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(parsed).__name__}")
+    return parsed

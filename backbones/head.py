@@ -1,0 +1,64 @@
+"""What stands on top of the blocks: BERT's pooler and the language-model head, both frozen."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fedloom.backbones.assemble import Source
+from fedloom.backbones.product import affine
+
+__all__ = ["FrozenLinear", "load_head", "load_pooler"]
+
+
+@dataclass(frozen=True)
+class FrozenLinear:
+    """``x W^T + b``, differentiable in x only.
+
+    Attributes:
+        weight: ``[d_out, d_in]``.
+        bias: ``[d_out]``, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map ``[..., d_in]`` to ``[..., d_out]``."""
+        y: Tensor = _Affine.apply(x.flatten(0, -2), self.weight, self.bias)
+        return y.view(*x.shape[:-1], -1)
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return affine(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return affine(dy.contiguous(), ctx.weight.t()), None, None
+
+
+def load_pooler(source: Source) -> FrozenLinear | None:
+    """BERT's pooler, where the family has one and the checkpoint holds it."""
+    if "pooler" not in source.family.outer:
+        return None
+    names = [source.family.stored(source.family.outer["pooler"], f) for f in ("weight", "bias")]
+    weight, bias = (source.checkpoint.find(n) for n in names)
+    if weight is None or bias is None:
+        return None
+    return FrozenLinear(weight.to(source.dtype), bias.to(source.dtype))
+
+
+def load_head(source: Source, tokens: Tensor) -> FrozenLinear | None:
+    """The language-model head of a causal family: its own, or the embedding `tokens` where tied."""
+    if not source.shape.causal:
+        return None
+    if source.shape.tied:
+        return FrozenLinear(tokens, None)
+    weight = source.checkpoint.find(("lm_head.weight",))
+    return None if weight is None else FrozenLinear(weight.to(source.dtype), None)

@@ -1,0 +1,110 @@
+"""Any `transformers` model as a frozen backbone, in full generality and without fused blocks.
+
+Importing this module imports transformers (seconds, and well over 100 MB); the fused families do
+without.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedloom.backbones.base import Linear
+from fedloom.core.errors import ModelError
+
+__all__ = ["depth_of", "block_of", "is_linear", "linears_of", "load", "norms_of"]
+
+_AUTO = {
+    ("classify", "mean"): "AutoModel",
+    ("classify", "model"): "AutoModelForSequenceClassification",
+    ("causal-lm", "mean"): "AutoModelForCausalLM",
+    ("causal-lm", "model"): "AutoModelForCausalLM",
+    ("classify-image", "mean"): "AutoModel",
+    ("classify-image", "model"): "AutoModelForImageClassification",
+}
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+
+
+def load(
+    folder: Path, *, task: str, pooling: str, classes: int, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """Load a model for a task, frozen and in evaluation mode (no dropout).
+
+    Raises:
+        ModelError: transformers is not installed, or cannot read the folder.
+    """
+    try:
+        import transformers
+    except ImportError:
+        text = "this model needs transformers: pip install 'fedloom[models]'"
+        raise ModelError(f"{folder}: {text}") from None
+    options: dict[str, Any] = {"dtype": dtype}
+    if pooling == "model" and task != "causal-lm":
+        options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
+    if task == "classify" and pooling == "mean":
+        options |= {"add_pooling_layer": False}
+    auto = getattr(transformers, _AUTO[(task, pooling)])
+    try:
+        try:
+            model = auto.from_pretrained(folder, local_files_only=True, **options)
+        except TypeError:  # only some encoders know a pooling layer
+            options.pop("add_pooling_layer", None)
+            model = auto.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{folder}: transformers cannot load it: {first}") from None
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = model.config.eos_token_id or 0
+    frozen: nn.Module = model.eval().requires_grad_(False).to(device)
+    return frozen
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map: `nn.Linear`, or GPT-2's transposed ``Conv1D``."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def widths(module: Any) -> tuple[int, int]:
+    """Input and output width of a linear map."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    d_in, d_out = module.weight.shape
+    return int(d_in), int(d_out)
+
+
+def block_of(name: str, base: str) -> str:
+    """The block of a module path: ``layer.N``, ``head`` outside the base model, else ``other``."""
+    if base and name != base and not name.startswith(f"{base}."):
+        return "head"
+    found = _LAYER.search(name)
+    if found is None:
+        return "embeddings" if "embed" in name else "other"
+    stack = "decoder." if ".decoder." in f".{name}" and "encoder" not in name else ""
+    return f"{stack}layer.{found.group(1)}"
+
+
+def depth_of(blocks: tuple[str, ...]) -> int:
+    """Number of transformer layers among the blocks."""
+    return sum(block.startswith("layer.") for block in blocks)
+
+
+def linears_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
+    """Every linear map of a model, in order, with its block; a language model's head is left out."""
+    out = getattr(model, "get_output_embeddings", lambda: None)()
+    return tuple(
+        Linear(name, block_of(name, base), *widths(module))
+        for name, module in model.named_modules()
+        if is_linear(module) and module is not out
+    )
+
+
+def norms_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
+    """Every normalisation with a bias."""
+    found = []
+    for name, module in model.named_modules():
+        bias = getattr(module, "bias", None)
+        if "norm" in type(module).__name__.lower() and isinstance(bias, torch.Tensor):
+            found.append(Linear(name, block_of(name, base), len(bias), len(bias)))
+    return tuple(found)

@@ -1,0 +1,110 @@
+"""What the federation is compared with: all data in one place, and each client on its own."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from fedloom.core.layout import ALL
+from fedloom.core.registry import create
+from fedloom.core.seeds import stream
+from fedloom.core.types import LocalWork, Metrics, Params
+from fedloom.simulation.setup import Prepared
+from fedloom.simulation.stage import Evaluator, limits_of, session_of
+from fedloom.tuning.base import Assignment, Learner
+from fedloom.tuning.cohort import chunks, size_of
+
+__all__ = ["central", "local"]
+
+LOCAL_CLIENTS = 20
+MOST_EPOCHS = 10
+
+
+def central(prepared: Prepared, start: Params, folder: Path) -> Metrics:
+    """One client that holds all training examples, given the same stages.
+
+    Every stage sees as many examples as the federation's stage does (1 to 10 passes over the
+    data), with the stage's own optimizer and batch size.
+    """
+    everything = np.arange(len(prepared.corpus.train), dtype=np.int64)
+
+    def train(params: Params, work: LocalWork, index: int) -> Params:
+        stage = prepared.job.stages[index]
+        limits = limits_of(prepared, folder, share=0.75)
+        session = session_of(prepared, params, stage.train, prepared.corpus.train, limits)
+        learner = cast(Learner, create("learners", prepared.job.learner))
+        one = [Assignment("central", everything, index + 1, prepared.job.seed)]
+        (result,) = learner.train(session, params, work, one)
+        return _moved(params, result.layout.names, result.delta)
+
+    params = _stages(prepared, start, len(everything), train)
+    return Evaluator(prepared, params, ALL, prepared.corpus.test, folder)(params).metrics
+
+
+def local(prepared: Prepared, start: Params, folder: Path) -> Metrics:
+    """Each of some clients alone on its own examples; the mean of their accuracy on the test split.
+
+    At most 20 clients are tried, chosen by the run's seed.
+    """
+    population = prepared.population
+    count = min(LOCAL_CLIENTS, len(population))
+    chosen = stream(prepared.job.seed, "local reference").choose(len(population), count)
+    clients = [population.client(int(i)).id for i in chosen]
+    models = {client: start for client in clients}
+    for index in range(len(prepared.job.stages)):
+        models = _each_alone(prepared, models, index)
+    judge = Evaluator(prepared, start, ALL, prepared.corpus.test, folder)
+    found = [judge(params).metrics for params in models.values()]
+    return {name: float(np.mean([m[name] for m in found])) for name in found[0]}
+
+
+def _each_alone(prepared: Prepared, models: dict[str, Params], index: int) -> dict[str, Params]:
+    """One stage of every client on its own.
+
+    Clients that start from one model are trained together; after the first stage each has its own.
+    """
+    stage = prepared.job.stages[index]
+    learner = cast(Learner, create("learners", prepared.job.learner))
+    out: dict[str, Params] = {}
+    shared = len({id(params) for params in models.values()}) == 1
+    groups = [list(models)] if shared else [[client] for client in models]
+    for group in groups:
+        params = models[group[0]]
+        session = session_of(prepared, params, stage.train, prepared.corpus.train, None)
+        rows = [prepared.population.rows_of(client) for client in group]
+        seen = stage.rounds * stage.clients_per_round * float(np.mean([len(r) for r in rows]))
+        work = _passes(stage.local, seen, len(prepared.corpus.train))
+        sizes = [size_of(len(r), session.tokens(r), work) for r in rows]
+        for part in chunks(sizes, most=prepared.capacity.clients, budget=prepared.capacity.tokens):
+            cohort = [Assignment(group[i], rows[i], index + 1, prepared.job.seed) for i in part]
+            for result in learner.train(session, params, work, cohort):
+                out[result.client] = _moved(params, result.layout.names, result.delta)
+    return out
+
+
+def _stages(
+    prepared: Prepared,
+    params: Params,
+    total: int,
+    train: Callable[[Params, LocalWork, int], Params],
+) -> Params:
+    mean_rows = total / len(prepared.population)
+    for index, stage in enumerate(prepared.job.stages):
+        used = min(mean_rows, stage.local.max_examples or mean_rows)
+        seen = stage.rounds * stage.clients_per_round * used * stage.local.epochs
+        params = train(params, _passes(stage.local, seen, total), index)
+    return params
+
+
+def _passes(work: LocalWork, seen: float, total: int) -> LocalWork:
+    """The same work over all data, as often as makes up for the examples seen in rounds."""
+    epochs = min(max(round(seen / max(total, 1)), 1), MOST_EPOCHS)
+    return replace(work, epochs=epochs, steps=0, max_examples=0, prox_mu=0.0)
+
+
+def _moved(params: Params, names: tuple[str, ...], delta: np.ndarray) -> Params:
+    part = params.layout.select(names)
+    vector = params.layout.gather(params.vector, part) + delta
+    return Params(params.layout, params.layout.scatter(params.vector, part, vector))

@@ -1,0 +1,140 @@
+"""From a job to everything that its first round needs: model, data, clients, room to work in."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedloom.backbones import files
+from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.precision import best_dtype
+from fedloom.core.errors import DataError
+from fedloom.core.job import Job
+from fedloom.core.registry import create
+from fedloom.simulation.holdings import StoredPartition
+from fedloom.simulation.observe import Observer
+from fedloom.simulation.partition import Rule, TrainingRows
+from fedloom.simulation.population import Population
+from fedloom.tuning.base import CohortModel, Task
+from fedloom.tuning.build import build_model
+from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity
+from fedloom.tuning.data import Corpus, Reading, corpus_from_rows, load_examples
+from fedloom.tuning.examples import Examples
+from fedloom.tuning.tokens import read_tokenizer
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A job, ready to run.
+
+    Attributes:
+        job: the job.
+        folder: the model's folder.
+        device: where it runs.
+        model: the backbone with its adapter and head.
+        corpus: the data.
+        population: the clients.
+        capacity: how much is trained at once.
+    """
+
+    job: Job
+    folder: Path
+    device: torch.device
+    model: CohortModel
+    corpus: Corpus
+    population: Population
+    capacity: Capacity
+
+    @property
+    def curve(self) -> Examples:
+        """The examples that the curve is drawn from."""
+        wanted = self.job.evaluate.split == "valid" and len(self.corpus.valid)
+        return self.corpus.valid if wanted else self.corpus.test
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """Training rows client by client: in which order activations are likely to be needed."""
+        partition = self.population.partition
+        if isinstance(partition, StoredPartition):
+            stored = partition.rows
+            rest = np.setdiff1d(np.arange(len(self.corpus.train)), stored)
+            return np.concatenate((stored, rest))
+        return np.arange(len(self.corpus.train))
+
+
+def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
+    """Load everything a job names.
+
+    Args:
+        job: the job.
+        observer: told of choices made.
+        data: rows in memory, instead of ``job.data.path``.
+
+    Raises:
+        FedloomError: something that the job names is not there or does not fit.
+    """
+    keep_large_blocks()
+    device = choose_device(job.run.device)
+    folder = files.resolve(job.backbone.name, note=observer.note)
+    corpus = _corpus(job, folder, data)
+    if corpus.dropped:
+        observer.note(f"{corpus.dropped} rows without a label or text were left out")
+    population = _population(job, corpus, observer)
+    task = Task(
+        kind=job.backbone.task,
+        classes=len(corpus.classes),
+        pooling=job.backbone.pooling,
+        normalize=job.backbone.normalize,
+        head_init=job.backbone.head_init,
+    )
+    dtype = _dtype(job, device, observer)
+    model = build_model(
+        folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
+    )
+    capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
+    return Prepared(job, folder, device, model, corpus, population, capacity)
+
+
+def _corpus(job: Job, folder: Path, data: object) -> Corpus:
+    image = job.backbone.task == "classify-image"
+    reading = Reading(
+        task=job.backbone.task,
+        tokenizer=None if image else read_tokenizer(folder),
+        max_tokens=job.backbone.max_tokens,
+        eos=_end_of_text(folder) if job.backbone.task == "causal-lm" else None,
+    )
+    if data is not None:
+        corpus = corpus_from_rows(data, job.data, reading, seed=job.seed)
+    else:
+        corpus = load_examples(job.data, reading, seed=job.seed)
+    if not len(corpus.test):
+        raise DataError(f"{job.data.path}: no test examples; the curve needs some")
+    return corpus
+
+
+def _end_of_text(folder: Path) -> int | None:
+    path = folder / "config.json"
+    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    return int(found[0] if isinstance(found, list) else found) if found is not None else None
+
+
+def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
+    rule = cast(Rule, create("partitions", job.partition))
+    partition = rule(TrainingRows.of(corpus), job.seed)
+    if partition.empty:
+        observer.note(f"{partition.empty} clients without examples were left out")
+    return Population(partition, job.seed)
+
+
+def _dtype(job: Job, device: torch.device, observer: Observer) -> torch.dtype:
+    if job.backbone.dtype == "auto":
+        dtype = best_dtype(device)
+        observer.note(f"backbone in {str(dtype).removeprefix('torch.')}: the faster one here")
+        return dtype
+    return torch.bfloat16 if job.backbone.dtype == "bfloat16" else torch.float32

@@ -1,0 +1,156 @@
+"""One stage of a run: rounds with one strategy, one way of training, one set of kept activations."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from fedloom.codecs.base import Codec
+from fedloom.core.layout import Layout, Selector
+from fedloom.core.job import Stage
+from fedloom.core.registry import create
+from fedloom.core.types import Delta, Params, RoundReport, Selectors, State
+from fedloom.server.round import run_round
+from fedloom.simulation.dispatch import Federation, dispatcher
+from fedloom.simulation.setup import Prepared
+from fedloom.strategies.base import Strategy
+from fedloom.tuning.base import Learner, Session
+from fedloom.tuning.evaluate import Evaluation, evaluate
+from fedloom.tuning.examples import Examples
+from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.prefix import CacheLimits, PrefixCache
+
+__all__ = ["Evaluator", "Played", "limits_of", "play", "session_of", "worth_keeping"]
+
+
+@dataclass(frozen=True)
+class Played:
+    """One round of a stage, done.
+
+    Attributes:
+        stage: name of the stage.
+        state: the state after it.
+        report: what happened in it.
+        seconds: wall seconds of training and aggregation.
+    """
+
+    stage: str
+    state: State
+    report: RoundReport
+    seconds: float
+
+
+def limits_of(prepared: Prepared, folder: Path, share: float) -> CacheLimits:
+    """The part of the run's room for activations that one cache may take."""
+    run = prepared.job.run
+    memory = int(run.cache_gb * share * 2**30)
+    return CacheLimits(memory, int(run.cache_disk_gb * share * 2**30), folder / "cache")
+
+
+def worth_keeping(prepared: Prepared, stage: Stage) -> bool:
+    """Whether an example is expected to be seen more than once in the stage."""
+    cohort = min(stage.clients_per_round, len(prepared.population))
+    visits = stage.rounds * cohort / len(prepared.population)
+    passes = 1 if stage.local.steps else stage.local.epochs
+    return passes * max(visits, 1.0) > 1.0
+
+
+def session_of(
+    prepared: Prepared,
+    params: Params,
+    train: Selector,
+    examples: Examples,
+    limits: CacheLimits | None,
+) -> Session:
+    """The model set up for a stage, with frozen activations kept where the engine can."""
+    model = prepared.model
+    if not isinstance(model, FusedModel) or limits is None:
+        return model.session(params, train, examples)
+    train_order = examples is prepared.corpus.train
+    cache: PrefixCache | None = model.prefix_cache(
+        params,
+        train,
+        examples,
+        order=prepared.order if train_order else None,
+        limits=limits,
+    )
+    return model.session(params, train, examples, cache)
+
+
+class Evaluator:
+    """Evaluates global models on one set of examples.
+
+    What is frozen for as long as `train` trains from `params` is computed once.
+    """
+
+    def __init__(
+        self, prepared: Prepared, params: Params, train: Selector, examples: Examples, folder: Path
+    ) -> None:
+        limits = limits_of(prepared, folder, share=0.25)
+        self._session = session_of(prepared, params, train, examples, limits)
+        self._examples = examples
+
+    def __call__(self, params: Params) -> Evaluation:
+        """Loss, accuracy and so on of one global model."""
+        return evaluate(self._session, params, self._examples)
+
+
+def play(
+    prepared: Prepared, index: int, state: State, *, first: int, last: int, folder: Path
+) -> Iterator[Played]:
+    """Play rounds `first` to `last` of a stage (numbers of the whole run), one at a time.
+
+    Args:
+        prepared: the job.
+        index: which of the job's stages.
+        state: the state before round `first`.
+        first: number of the first round to play.
+        last: number of the stage's last round.
+        folder: of the run.
+    """
+    job, stage = prepared.job, prepared.job.stages[index]
+    strategy = cast(Strategy, create("strategies", stage.strategy))
+    up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
+    limits = limits_of(prepared, folder, share=0.75) if worth_keeping(prepared, stage) else None
+    session = session_of(prepared, state.params, stage.train, prepared.corpus.train, limits)
+    selectors = Selectors(train=stage.train)
+    sent = _changed(job.stages[: index + 1], state.params)
+    with ThreadPoolExecutor(prepared.capacity.workers) as pool:
+        federation = Federation(
+            session=session,
+            learner=cast(Learner, create("learners", job.learner)),
+            codec=up,
+            rows_of=prepared.population.rows_of,
+            capacity=prepared.capacity,
+            pool=pool,
+        )
+        for number in range(first, last + 1):
+            began = time.perf_counter()
+            cohort = prepared.population.cohort(
+                number, stage.clients_per_round, work=stage.local, selectors=selectors
+            )
+            params, nbytes = _sent_down(state, down, sent)
+            dispatch = dispatcher(federation, params, nbytes)
+            state, report = asyncio.run(
+                run_round(strategy, state, cohort, dispatch, decode=up.decode)
+            )
+            yield Played(stage.name, state, report, time.perf_counter() - began)
+
+
+def _sent_down(state: State, codec: Codec, part: Layout) -> tuple[Params, int]:
+    """The model as clients receive it, and the bytes that each of them receives."""
+    params = state.params
+    sent = Delta(part, params.layout.gather(params.vector, part))
+    payload = codec.encode(sent, seed=state.version)
+    arrived = codec.decode(payload, part)
+    vector = params.layout.scatter(params.vector, part, arrived.vector)
+    return Params(params.layout, vector), payload.nbytes
+
+
+def _changed(stages: Sequence[Stage], params: Params) -> Layout:
+    """The tensors that any of the stages trains: what a client may not have yet."""
+    names = {name for stage in stages for name in params.layout.select(stage.train).names}
+    return Layout(tuple(spec for spec in params.layout if spec.name in names))

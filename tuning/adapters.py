@@ -1,0 +1,242 @@
+"""The adapters with a batched form. Names, starts and the saved format are PEFT's where it has one.
+
+Any other method of the `peft` library runs through `fedloom.tuning.peft_bridge` with one client at
+a time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from fedloom.backbones.base import Linear
+from fedloom.core.errors import ConfigError, nearest, require
+from fedloom.tuning.base import Catalog, Part
+from fedloom.tuning.parts import BiasPart, BottleneckPart, Ia3Part, LoraPart
+
+__all__ = ["BitFit", "Bottleneck", "HeadOnly", "Ia3", "Lora"]
+
+LORA_TARGETS = {
+    "bert": ("query", "value"),
+    "gpt2": ("c_attn",),
+    "llama": ("q_proj", "v_proj"),
+    "qwen2": ("q_proj", "v_proj"),
+    "vit": ("query", "value"),
+}
+IA3_TARGETS = {
+    "bert": (("key", "value"), ("output.dense",)),
+    "gpt2": (("c_attn",), ("mlp.c_proj",)),
+    "llama": (("k_proj", "v_proj"), ("down_proj",)),
+    "qwen2": (("k_proj", "v_proj"), ("mlp.down_proj",)),
+    "vit": (("key", "value"), ("output.dense",)),
+}
+FEED_FORWARD = {
+    "bert": ("output.dense",),
+    "gpt2": ("mlp.c_proj",),
+    "llama": ("down_proj",),
+    "qwen2": ("down_proj",),
+    "vit": ("output.dense",),
+}
+
+
+def _targets(
+    catalog: Catalog, given: tuple[str, ...], table: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    if given:
+        return given
+    if catalog.family not in table:
+        known = sorted({linear.name.rpartition(".")[2] for linear in catalog.linears})
+        text = f"no default for {catalog.family!r} models; name modules such as {', '.join(known)}"
+        raise ConfigError(f"adapter.targets: {text}")
+    return table[catalog.family]
+
+
+def _chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) -> list[Linear]:
+    """Linear maps whose name ends in a target, in the chosen layers (negative: from the top)."""
+    depth = sum(block.startswith("layer.") for block in catalog.blocks)
+    bad = [n for n in layers if not -depth <= n < depth]
+    if bad:
+        raise ConfigError(f"adapter.layers = {bad[0]}: the backbone has layers 0 to {depth - 1}")
+    blocks = {f"layer.{n % depth}" for n in layers}
+    inside = [x for x in catalog.linears if not blocks or x.block in blocks]
+    if targets == ("all-linear",):
+        return inside
+    for target in targets:
+        if not any(_ends_in(linear.name, target) for linear in inside):
+            known = {linear.name.rpartition(".")[2] for linear in inside}
+            raise ConfigError(f"adapter.targets: no module {target!r}; {nearest(target, known)}")
+    return [x for x in inside if any(_ends_in(x.name, target) for target in targets)]
+
+
+def _ends_in(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _require_layers(rank_name: str, rank: int) -> None:
+    require(rank >= 1, f"adapter.{rank_name}", rank, "1 or more")
+
+
+class Lora:
+    """Low-rank updates of linear maps (LoRA, Hu et al., ICLR 2022).
+
+    Args:
+        rank: r.
+        alpha: numerator of the scaling (0: twice the rank).
+        targets: module names, as PEFT's ``target_modules``; ``all-linear`` for every one.
+        layers: indices of transformer layers, negative from the top; empty for all.
+        rslora: scale by alpha / sqrt(r) (Kalajdzievski, 2023) instead of alpha / r.
+    """
+
+    affine = False
+
+    def __init__(
+        self,
+        rank: int = 8,
+        alpha: float = 0.0,
+        targets: tuple[str, ...] = (),
+        layers: tuple[int, ...] = (),
+        rslora: bool = False,
+    ) -> None:
+        _require_layers("rank", rank)
+        require(alpha >= 0, "adapter.alpha", alpha, "0 (twice the rank) or more")
+        self._rank, self._alpha = rank, alpha or 2.0 * rank
+        self._targets, self._layers, self._rslora = targets, layers, rslora
+
+    def parts(self, catalog: Catalog) -> Sequence[Part]:
+        """A and B for every target."""
+        scaling = self._alpha / (math.sqrt(self._rank) if self._rslora else self._rank)
+        targets = _targets(catalog, self._targets, LORA_TARGETS)
+        chosen = _chosen(catalog, targets, self._layers)
+        return [LoraPart(linear, self._rank, scaling) for linear in chosen]
+
+    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
+        """``LoraConfig``; the modules are named in full, so that layers need no pattern."""
+        targets = _targets(catalog, self._targets, LORA_TARGETS)
+        return {
+            "peft_type": "LORA",
+            "r": self._rank,
+            "lora_alpha": self._alpha,
+            "lora_dropout": 0.0,
+            "use_rslora": self._rslora,
+            "bias": "none",
+            "fan_in_fan_out": catalog.family == "gpt2",
+            "target_modules": [x.name for x in _chosen(catalog, targets, self._layers)],
+        }
+
+
+class Ia3:
+    """Learned factors on keys, values and feed-forward inputs (IA3, Liu et al., NeurIPS 2022).
+
+    Args:
+        targets: modules whose output is scaled; empty for PEFT's choice.
+        feedforward: modules whose input is scaled; empty for PEFT's choice.
+        layers: indices of transformer layers, negative from the top; empty for all.
+    """
+
+    affine = True
+
+    def __init__(
+        self,
+        targets: tuple[str, ...] = (),
+        feedforward: tuple[str, ...] = (),
+        layers: tuple[int, ...] = (),
+    ) -> None:
+        self._targets, self._feedforward, self._layers = targets, feedforward, layers
+
+    def _choose(self, catalog: Catalog) -> tuple[list[Linear], list[Linear]]:
+        defaults = {family: pair[0] for family, pair in IA3_TARGETS.items()}
+        inputs = {family: pair[1] for family, pair in IA3_TARGETS.items()}
+        outer = _chosen(catalog, _targets(catalog, self._targets, defaults), self._layers)
+        inner = _chosen(catalog, _targets(catalog, self._feedforward, inputs), self._layers)
+        return [linear for linear in outer if linear not in inner], inner
+
+    def parts(self, catalog: Catalog) -> Sequence[Part]:
+        """The factors of every target."""
+        outer, inner = self._choose(catalog)
+        parts = [Ia3Part(x, before=False) for x in outer] + [Ia3Part(x, before=True) for x in inner]
+        order = {linear.name: i for i, linear in enumerate(catalog.linears)}
+        return sorted(parts, key=lambda part: order[part.module])
+
+    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
+        """``IA3Config``."""
+        outer, inner = self._choose(catalog)
+        return {
+            "peft_type": "IA3",
+            "target_modules": [x.name for x in (*outer, *inner)],
+            "feedforward_modules": [x.name for x in inner],
+            "fan_in_fan_out": catalog.family == "gpt2",
+        }
+
+
+class BitFit:
+    """Train the biases of the backbone (BitFit, Ben Zaken et al., ACL 2022).
+
+    Args:
+        layers: indices of transformer layers, negative from the top; empty for all.
+        norms: train the biases of normalisations too.
+    """
+
+    affine = True
+
+    def __init__(self, layers: tuple[int, ...] = (), norms: bool = True) -> None:
+        self._layers, self._norms = layers, norms
+
+    def parts(self, catalog: Catalog) -> Sequence[Part]:
+        """Every bias in the chosen layers."""
+        blocks = {linear.block for linear in _chosen(catalog, ("all-linear",), self._layers)}
+        modules = (*catalog.linears, *(catalog.norms if self._norms else ()))
+        found = [(m, catalog.bias(m.name)) for m in modules if m.block in blocks]
+        parts = [BiasPart(module, bias) for module, bias in found if bias is not None]
+        if not parts:
+            raise ConfigError(f"adapter bitfit: {catalog.family!r} models have no biases to train")
+        order = {block: i for i, block in enumerate(catalog.blocks)}
+        return sorted(parts, key=lambda part: order[part.linear.block])
+
+    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
+        """PEFT has no such method."""
+        return {}
+
+
+class Bottleneck:
+    """Bottleneck adapters after the feed-forward output (Houlsby et al., ICML 2019).
+
+    FedAdapter's placement (after the feed-forward only) is the default; add the attention's output
+    projection to `targets` for Houlsby's.
+
+    Args:
+        width: units in the bottleneck.
+        targets: modules after which an adapter is put; empty for the feed-forward output.
+        layers: indices of transformer layers, negative from the top; empty for all.
+    """
+
+    affine = False
+
+    def __init__(
+        self, width: int = 16, targets: tuple[str, ...] = (), layers: tuple[int, ...] = ()
+    ) -> None:
+        _require_layers("width", width)
+        self._width, self._targets, self._layers = width, targets, layers
+
+    def parts(self, catalog: Catalog) -> Sequence[Part]:
+        """A branch per target; an attention output is not taken for a feed-forward one."""
+        targets = _targets(catalog, self._targets, FEED_FORWARD)
+        chosen = _chosen(catalog, targets, self._layers)
+        if not self._targets:
+            chosen = [linear for linear in chosen if ".attention." not in linear.name]
+        return [BottleneckPart(linear, self._width) for linear in chosen]
+
+    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
+        """PEFT has no such method."""
+        return {}
+
+
+class HeadOnly:
+    """Nothing inside the backbone: only the task's head trains (linear probing)."""
+
+    affine = True
+
+    def parts(self, catalog: Catalog) -> Sequence[Part]:
+        """None."""
+        return []
+
+    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
+        """PEFT has no such method."""
+        return {}

@@ -1,0 +1,274 @@
+"""What the trainable side is made of: parts, adapters, and the model that a cohort trains."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedloom.backbones.base import Attachment, Linear
+from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
+from fedloom.core.types import ClientId, LocalWork, Params
+from fedloom.tuning.examples import Examples
+from fedloom.tuning.store import Store
+
+__all__ = [
+    "Adapter",
+    "Assignment",
+    "Catalog",
+    "CohortModel",
+    "Exported",
+    "Learner",
+    "LocalResult",
+    "Losses",
+    "Part",
+    "Rows",
+    "Session",
+    "Task",
+]
+
+Rows = Sequence[NDArray[np.int64]]
+"""For each of k clients, the indices of its examples in the batch."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What an adapter may attach to in one backbone.
+
+    Attributes:
+        family: ``bert``, ``llama``, ..., transformers' ``model_type``.
+        linears: linear maps in order, by module path in transformers' naming.
+        norms: normalisations with a bias, likewise.
+        blocks: names of all blocks from input to output, ``head`` last.
+        bias: the frozen bias of a module (float32 ``[d_out]``), or None where it has none.
+    """
+
+    family: str
+    linears: tuple[Linear, ...]
+    norms: tuple[Linear, ...]
+    blocks: tuple[str, ...]
+    bias: Callable[[str], Tensor | None]
+
+
+class Part(Protocol):
+    """One attachment of an adapter: its tensors, how they start, and their batched form."""
+
+    @property
+    def module(self) -> str:
+        """Module path that it is attached to."""
+        ...
+
+    @property
+    def before(self) -> bool:
+        """Whether it changes the module's input instead of its output."""
+        ...
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """Its tensors."""
+        ...
+
+    def initial(self, seed: int) -> Mapping[str, NDArray[np.float32]]:
+        """The tensors before training; the same bits on every machine."""
+        ...
+
+    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
+        """Whether the model is as if nothing were attached."""
+        ...
+
+    def attach(self, store: Store) -> Attachment:
+        """The batched form over the rows of a store."""
+        ...
+
+
+class Adapter(Protocol):
+    """Which parameters are trainable and how they are attached."""
+
+    @property
+    def affine(self) -> bool:
+        """Whether averaging its tensors averages the effective weights."""
+        ...
+
+    def parts(self, catalog: Catalog) -> Sequence[Part]:
+        """The parts that it attaches to a backbone.
+
+        Raises:
+            ConfigError: a target names nothing in the backbone.
+        """
+        ...
+
+    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
+        """PEFT's ``adapter_config.json`` of it; empty where PEFT has no such method."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model is trained for.
+
+    Attributes:
+        kind: ``classify``, ``causal-lm`` or ``classify-image``.
+        classes: number of classes (0 for a language model).
+        pooling: what a classifier reads: ``model`` or ``mean``.
+        normalize: scale the pooled vector to length sqrt(width) (``mean`` only).
+        head_init: how a new head starts: ``zeros`` or ``normal``.
+    """
+
+    kind: str = "classify"
+    classes: int = 0
+    pooling: str = "mean"
+    normalize: bool = False
+    head_init: str = "zeros"
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a cohort's batch gave.
+
+    Attributes:
+        loss: float32 ``[k]``, mean over the client's predictions in the batch; differentiable.
+        correct: float32 ``[k]``, right predictions.
+        count: float32 ``[k]``, predictions.
+        each: float32 ``[n]``, the loss of every prediction, client by client; detached.
+        predicted: int64 ``[n]``, the class of every prediction.
+        target: int64 ``[n]``, what was right.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    count: Tensor
+    each: Tensor
+    predicted: Tensor
+    target: Tensor
+
+
+class Session(Protocol):
+    """A model set up for one way of working: its data, and which tensors train."""
+
+    def store(self, params: Params, clients: int) -> Store:
+        """Rows for k clients, all starting from the global model."""
+        ...
+
+    def losses(self, store: Store, rows: Rows) -> Losses:
+        """Run one batch of the active clients; ``loss.sum().backward()`` fills the store's grad."""
+        ...
+
+    def tokens(self, rows: NDArray[np.int64]) -> int:
+        """Tokens that the examples `rows` hold: the unit of work and of memory."""
+        ...
+
+    def flops(self, tokens: int) -> float:
+        """Floating-point operations of one step over so many tokens, from the shapes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one client of a chunk trains on.
+
+    Attributes:
+        client: its id.
+        rows: int64 ``[n]``, its training examples; at least one.
+        round: number of the round.
+        seed: the run's seed.
+    """
+
+    client: ClientId
+    rows: NDArray[np.int64]
+    round: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training gave.
+
+    Attributes:
+        client: its id.
+        layout: the tensors that trained.
+        delta: local minus global, float32 ``[P]``; not finite where training diverged.
+        num_examples: training examples behind it.
+        metrics: ``loss`` and ``accuracy`` over all local steps.
+        flops: floating-point operations, from the shapes.
+        seconds: its share of the chunk's wall time.
+    """
+
+    client: ClientId
+    layout: Layout
+    delta: Vector
+    num_examples: int
+    metrics: Mapping[str, float]
+    flops: float
+    seconds: float
+
+
+class Learner(Protocol):
+    """How a cohort turns its data into updates."""
+
+    def train(
+        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+    ) -> list[LocalResult]:
+        """Train every client of a chunk; one result each, in the order of `cohort`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How a model's tensors are written for PEFT.
+
+    Attributes:
+        config: ``adapter_config.json``; empty where PEFT has no such method.
+        auto: the transformers class that the base model is loaded with.
+        arguments: further arguments of its ``from_pretrained``, as source text.
+        left_out: tensors that PEFT's format has no place for.
+    """
+
+    config: Mapping[str, object]
+    auto: str = ""
+    arguments: str = ""
+    left_out: frozenset[str] = frozenset()
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor goes into ``adapter_model.safetensors``."""
+        return name not in self.left_out
+
+    def key(self, name: str) -> str:
+        """Its name there."""
+        return f"base_model.model.{name}"
+
+
+class CohortModel(Protocol):
+    """A frozen backbone with an adapter and a task, trained for k clients at once."""
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors that one client may train."""
+        ...
+
+    @property
+    def batched(self) -> bool:
+        """Whether k > 1 clients can be trained at once."""
+        ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that one token of a training step takes, estimated from the shapes."""
+        ...
+
+    def initial(self, seed: int) -> Params:
+        """The model before the first round."""
+        ...
+
+    def session(self, params: Params, train: Selector, examples: Examples) -> Session:
+        """Set the model up to train some tensors (or none, to evaluate) on some examples.
+
+        The tensors that do not train keep the values in `params` for as long as the session is
+        used.
+        """
+        ...
+
+    def exported(self) -> Exported:
+        """How its tensors are written for PEFT."""
+        ...

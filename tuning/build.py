@@ -1,0 +1,94 @@
+"""From a model folder and a choice of adapter to a `CohortModel`, on the best engine there is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedloom.core.errors import ModelError
+from fedloom.core.registry import Component, create
+from fedloom.tuning.base import Adapter, CohortModel, Task
+
+if TYPE_CHECKING:
+    from fedloom.tuning.fused_model import FusedModel
+
+__all__ = ["build_model"]
+
+
+def build_model(
+    folder: Path,
+    adapter: Component,
+    task: Task,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    engine: str = "auto",
+) -> CohortModel:
+    """Load a backbone and attach an adapter to it.
+
+    Args:
+        folder: the model, in transformers' format.
+        adapter: which adapter, with its options.
+        task: what the model is trained for.
+        dtype: of the frozen weights and activations.
+        device: where it runs.
+        engine: ``fused`` (own blocks, no transformers), ``transformers`` (any model), or ``auto``:
+            fused where the family has it.
+
+    Raises:
+        ModelError: the folder holds no model that an engine can read.
+        ConfigError: the adapter does not fit the model.
+    """
+    chosen = create("adapters", adapter)
+    if hasattr(chosen, "build"):  # a method of the peft library: its own modules, one client
+        built: CohortModel = chosen.build(folder, task, dtype=dtype, device=device)
+        return built
+    method = cast(Adapter, chosen)
+    if engine != "transformers":
+        try:
+            return _fused(folder, method, task, dtype, device)
+        except ModelError:
+            if engine == "fused":
+                raise
+    from fedloom.tuning.swapped_model import SwappedModel
+
+    return SwappedModel(folder, method, task, dtype=dtype, device=device)
+
+
+def _fused(
+    folder: Path, adapter: Adapter, task: Task, dtype: torch.dtype, device: torch.device
+) -> "FusedModel":
+    from fedloom.backbones.fused import load_fused
+    from fedloom.tuning.fused_model import FusedModel
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; expected a model in transformers' format")
+    backbone = load_fused(folder, dtype=dtype, device=device)
+    head = None
+    if task.kind != "causal-lm" and task.pooling == "model":
+        head = _saved_head(folder, backbone.shape.width, task.classes)
+    return FusedModel(backbone, adapter, task, head=head)
+
+
+def _saved_head(
+    folder: Path, width: int, classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None] | None:
+    """The checkpoint's own classifier, where it has one of this shape."""
+    from safetensors import safe_open
+
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        for name in ("classifier", "score"):
+            if f"{name}.weight" not in names:
+                continue
+            weight = file.get_tensor(f"{name}.weight").float().numpy()
+            if weight.shape != (classes, width):
+                return None
+            bias = f"{name}.bias"
+            return weight, file.get_tensor(bias).float().numpy() if bias in names else None
+    return None

@@ -1,0 +1,83 @@
+"""What this machine can hold and how it is best used."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from fedloom.core.errors import ConfigError, ModelError
+from fedloom.tuning.base import CohortModel
+
+__all__ = ["Capacity", "choose_device", "free_memory", "measure_capacity"]
+
+CPU_CLIENTS, CPU_TOKENS = 16, 8192
+"""On a processor the products are at their peak with a few thousand rows; more only takes memory."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much is trained at once.
+
+    Attributes:
+        workers: chunks trained side by side.
+        clients: clients in a chunk at most.
+        tokens: tokens in a chunk's step at most.
+    """
+
+    workers: int
+    clients: int
+    tokens: int
+
+
+def choose_device(name: str) -> torch.device:
+    """``cpu``, ``cuda`` or ``auto`` as a device.
+
+    Raises:
+        ConfigError: ``cuda`` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device = 'cuda': this machine has no CUDA device; use 'auto'")
+    use_cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def measure_capacity(
+    model: CohortModel, device: torch.device, *, workers: int, memory_gb: float
+) -> Capacity:
+    """Decide how much is trained at once.
+
+    Args:
+        model: what is trained.
+        device: where.
+        workers: asked for, or 0 for one per core (one on a GPU).
+        memory_gb: memory that training may take, or 0 for half of what is free.
+
+    Raises:
+        ModelError: not even a single client's short batch fits.
+    """
+    budget = int(memory_gb * 2**30) or free_memory(device) // 2
+    cpu = device.type == "cpu"
+    side = (workers or len(os.sched_getaffinity(0))) if cpu else 1
+    row = 5 * 4 * model.layout.size  # values, gradient, two moments, delta
+    per_worker = budget // side
+    tokens = (per_worker - row) // max(model.bytes_per_token, 1)
+    if tokens < 64:
+        need = (row + 64 * model.bytes_per_token) * side / 2**30
+        text = f"needs {need:.2f} GiB for one client's smallest batch, {budget / 2**30:.2f} may be used"
+        raise ModelError(f"the model does not fit in memory: {text}; fewer workers need less")
+    clients = max(per_worker // 4 // max(row, 1), 1)
+    if cpu:
+        clients, tokens = min(clients, CPU_CLIENTS), min(tokens, CPU_TOKENS)
+    return Capacity(side, clients if model.batched else 1, tokens)

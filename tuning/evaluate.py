@@ -1,0 +1,80 @@
+"""How good a model is on some examples."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedloom.core.types import Params
+from fedloom.tuning.base import Session
+from fedloom.tuning.examples import Examples, TextExamples
+
+__all__ = ["Evaluation", "evaluate", "macro_f1"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over a set of examples.
+
+    Attributes:
+        metrics: ``loss`` and ``accuracy`` (per prediction), ``macro_f1`` (classification) or
+            ``perplexity`` (language model).
+        loss: float32 ``[N]``, mean loss of each example.
+        correct: float32 ``[N]``, share of right predictions of each example.
+    """
+
+    metrics: dict[str, float]
+    loss: NDArray[np.float32]
+    correct: NDArray[np.float32]
+
+
+def evaluate(
+    session: Session, params: Params, examples: Examples, *, batch_tokens: int = 4096
+) -> Evaluation:
+    """Run the global model over all examples, similar lengths together."""
+    lengths = examples.lengths()
+    order = np.argsort(lengths, kind="stable")
+    store = session.store(params, 1)
+    parts = []
+    for rows in _batches(order, lengths, batch_tokens):
+        with torch.no_grad():
+            found = session.losses(store, [rows])
+        parts.append(torch.stack((found.each.double(), found.predicted, found.target)).cpu())
+    each, predicted, target = torch.cat(parts, dim=1).numpy()
+    right = (predicted == target).astype(np.float32)
+    metrics = {"loss": float(each.mean()), "accuracy": float(right.mean())}
+    if isinstance(examples, TextExamples) and examples.labels is None:
+        metrics["perplexity"] = float(np.exp(min(metrics["loss"], 700.0)))
+        counts = examples.predictions(order)
+    else:
+        metrics["macro_f1"] = macro_f1(target.astype(np.int64), predicted.astype(np.int64))
+        counts = np.ones(len(order), dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    loss, correct = np.empty((2, len(order)), dtype=np.float32)
+    loss[order] = np.add.reduceat(each, starts) / counts
+    correct[order] = np.add.reduceat(right, starts) / counts
+    return Evaluation(metrics, loss, correct)
+
+
+def _batches(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], budget: int
+) -> list[NDArray[np.int64]]:
+    """Runs of `order` of at most `budget` tokens each (at least one example)."""
+    ends = np.cumsum(lengths[order])
+    batches, start = [], 0
+    while start < len(order):
+        base = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, base + budget, side="right")), start + 1)
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def macro_f1(target: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
+    """Unweighted mean of F1 over the classes that occur in either array."""
+    classes = int(max(target.max(initial=0), predicted.max(initial=0))) + 1
+    hits = np.bincount(target[target == predicted], minlength=classes)
+    seen = np.bincount(target, minlength=classes) + np.bincount(predicted, minlength=classes)
+    present = seen > 0
+    return float((2 * hits[present] / seen[present]).mean()) if present.any() else 0.0

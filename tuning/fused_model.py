@@ -1,0 +1,171 @@
+"""The fused engine: a backbone of hand-written blocks as a `CohortModel`.
+
+Neither transformers nor peft is imported.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from fedloom.backbones.base import Linear
+from fedloom.backbones.fused import FusedBackbone
+from fedloom.core.layout import Layout, Selector
+from fedloom.core.types import Params
+from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
+from fedloom.tuning.composition import Composition
+from fedloom.tuning.examples import Examples
+from fedloom.tuning.fused_session import FusedSession
+from fedloom.tuning.parts import HeadPart
+from fedloom.tuning.peft_format import exported_for
+from fedloom.tuning.prefix import CacheLimits, PrefixCache
+
+__all__ = ["FusedModel"]
+
+HEAD = "head"
+SCORE = ("llama", "qwen2", "gpt2")
+"""Families whose sequence classifier is called ``score`` and has no bias."""
+
+
+class FusedModel:
+    """A fused backbone that trains k clients at once.
+
+    Args:
+        backbone: the frozen side.
+        adapter: what is attached.
+        task: what it is trained for.
+        head: weight and bias of the checkpoint's own head, where it has one.
+    """
+
+    batched = True
+
+    def __init__(
+        self,
+        backbone: FusedBackbone,
+        adapter: Adapter,
+        task: Task,
+        *,
+        head: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None,
+    ) -> None:
+        self.backbone, self.adapter, self.task = backbone, adapter, task
+        self.depth = backbone.shape.depth
+        own = task.pooling == "mean" and task.kind != "causal-lm"
+        self.base = "" if own else f"{backbone.prefix}."
+        self.catalog = self._make_catalog()
+        heads = [] if task.kind == "causal-lm" else [self._head(head)]
+        self.head_name = heads[0].module if heads else ""
+        self.composition = Composition((*adapter.parts(self.catalog), *heads))
+
+    def _make_catalog(self) -> Catalog:
+        backbone, base = self.backbone, self.base
+        biases = {
+            member.name: product.bias[member.start : member.stop]
+            for block in backbone.layers
+            for product in block.products
+            for member in product.members
+            if product.bias is not None
+        }
+        norms = (norm for block in backbone.layers for norm in (block.norm1, block.norm2))
+        biases |= {norm.name: norm.bias for norm in norms if norm.bias is not None}
+
+        def named(linear: Linear) -> Linear:
+            return Linear(base + linear.name, linear.block, linear.d_in, linear.d_out)
+
+        return Catalog(
+            backbone.shape.family,
+            tuple(named(linear) for linear in backbone.linears),
+            tuple(named(norm) for norm in backbone.norms),
+            (*backbone.blocks, HEAD),
+            lambda name: biases.get(name.removeprefix(base)),
+        )
+
+    def _head(
+        self, given: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None
+    ) -> HeadPart:
+        family, task = self.backbone.shape.family, self.task
+        scored = task.pooling == "model" and family in SCORE
+        name = "score" if scored else "classifier"
+        linear = Linear(name, HEAD, self.backbone.shape.width, task.classes)
+        weight, bias = given or (None, None)
+        return HeadPart(linear, weight=weight, bias=bias, has_bias=not scored, init=task.head_init)
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors that one client may train."""
+        return self.composition.layout
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token in a training step through every block."""
+        return self.backbone.saved_bytes_per_token() * self.depth
+
+    @property
+    def read(self) -> str | None:
+        """Which token of each example is read: ``first``, ``last``, or None for all."""
+        if self.task.kind == "causal-lm" or self.task.pooling == "mean":
+            return None
+        return "last" if self.backbone.shape.causal else "first"
+
+    def exported(self) -> Exported:
+        """How its tensors are written for PEFT."""
+        return exported_for(self.adapter, self.catalog, self.task, self.composition.parts)
+
+    def initial(self, seed: int) -> Params:
+        """The model before the first round."""
+        return self.composition.initial(seed)
+
+    def token_counts(self, examples: Examples) -> NDArray[np.int64]:
+        """int64 ``[N]``: tokens that each example takes in the blocks."""
+        lengths = examples.lengths()
+        return (
+            lengths * self.backbone.shape.tokens if self.task.kind == "classify-image" else lengths
+        )
+
+    def active(self, params: Params, train: Selector) -> tuple[Part, ...]:
+        """The parts that matter when `train` trains from `params`."""
+        return self.composition.active(params, params.layout.select(train))
+
+    def cut(self, parts: tuple[Part, ...]) -> int:
+        """The lowest layer that has a part: below it nothing ever changes."""
+        layers = [
+            int(spec.block.removeprefix("layer."))
+            for part in parts
+            for spec in part.specs
+            if spec.block.startswith("layer.")
+        ]
+        return min(layers, default=self.depth)
+
+    def session(
+        self, params: Params, train: Selector, examples: Examples, cache: PrefixCache | None = None
+    ) -> FusedSession:
+        """Set the model up to train some tensors on some examples.
+
+        Args:
+            params: the global model.
+            train: what trains.
+            examples: the data.
+            cache: activations below the cut, from `prefix_cache` for the same cut and examples.
+        """
+        return FusedSession(self, params, train, examples, cache)
+
+    def prefix_cache(
+        self,
+        params: Params,
+        train: Selector,
+        examples: Examples,
+        *,
+        order: NDArray[np.int64] | None,
+        limits: CacheLimits,
+    ) -> PrefixCache | None:
+        """A cache of what lies below the lowest part that matters; None where nothing does."""
+        session = self.session(params, train, examples)
+        cut = self.cut(self.active(params, train))
+        if cut == 0:
+            return None
+        whole = cut == self.depth and self.task.kind != "causal-lm"
+        return PrefixCache(
+            np.ones(len(examples), dtype=np.int64) if whole else self.token_counts(examples),
+            self.backbone.shape.width,
+            torch.float32 if whole else self.backbone.dtype,
+            session.frozen_activations,
+            order=np.arange(len(examples)) if order is None else order,
+            limits=limits,
+        )

@@ -1,0 +1,82 @@
+"""Backpropagation through the frozen backbone: local training of a whole cohort at once.
+
+The clients' batches of one step run as one batch. The sum of the clients' mean losses gives each
+client's row of the store exactly its own gradient, so the result is what each would reach alone, up
+to the order of float additions.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedloom.core.seeds import stream
+from fedloom.core.types import LocalWork, Params
+from fedloom.tuning.base import Assignment, LocalResult, Session
+from fedloom.tuning.optimizers import optimizer_for
+
+__all__ = ["Backprop", "local_batches"]
+
+
+class Backprop:
+    """Gradient steps with SGD or AdamW."""
+
+    def train(
+        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+    ) -> list[LocalResult]:
+        """Train every client of a chunk; results are in the order of `cohort`.
+
+        A client whose loss is not finite does not disturb the others: its delta says so itself.
+        """
+        began = time.perf_counter()
+        plans = [list(local_batches(a, work)) for a in cohort]
+        most = work.max_examples or max(len(a.rows) for a in cohort)
+        order = sorted(range(len(cohort)), key=lambda i: (-len(plans[i]), i))
+        store = session.store(params, len(cohort))
+        optimizer = optimizer_for(work, store)
+        sums = torch.zeros(3, len(cohort), device=store.values.device)  # loss, correct, count
+        for step in range(len(plans[order[0]])):
+            active = [i for i in order if len(plans[i]) > step]
+            store.activate(len(active))
+            losses = session.losses(store, [plans[i][step] for i in active])
+            losses.loss.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            sums[:, : len(active)] += torch.stack(
+                (losses.loss.detach() * losses.count, losses.correct, losses.count)
+            )
+        deltas = store.deltas().cpu().numpy()
+        loss, correct, count = sums.cpu().numpy()
+        seconds = (time.perf_counter() - began) / len(cohort)
+        results: list[LocalResult | None] = [None] * len(cohort)
+        for place, i in enumerate(order):
+            tokens = sum(session.tokens(batch) for batch in plans[i])
+            results[i] = LocalResult(
+                client=cohort[i].client,
+                layout=store.trained,
+                delta=deltas[place],
+                num_examples=min(len(cohort[i].rows), most),
+                metrics={
+                    "loss": float(loss[place] / max(count[place], 1)),
+                    "accuracy": float(correct[place] / max(count[place], 1)),
+                },
+                flops=session.flops(tokens),
+                seconds=seconds,
+            )
+        return [result for result in results if result is not None]
+
+
+def local_batches(assignment: Assignment, work: LocalWork) -> Iterator[NDArray[np.int64]]:
+    """The batches of one client's round: epochs in random order, the last batch of each shorter."""
+    draw = stream(assignment.seed, "order", round=assignment.round, client=assignment.client)
+    rows = assignment.rows
+    if work.max_examples and len(rows) > work.max_examples:
+        rows = rows[draw.permutation(len(rows))[: work.max_examples]]
+    per_epoch = -(-len(rows) // work.batch_size)
+    steps = work.steps or work.epochs * per_epoch
+    for step in range(steps):
+        if step % per_epoch == 0:
+            shuffled = rows[draw.permutation(len(rows))]
+        start = step % per_epoch * work.batch_size
+        yield shuffled[start : start + work.batch_size]

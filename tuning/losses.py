@@ -1,0 +1,48 @@
+"""From logits to each client's loss."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fedloom.tuning.base import Losses, Rows
+
+__all__ = ["client_losses", "owners", "valid_slots"]
+
+
+def client_losses(logits: Tensor, target: Tensor, owner: Tensor, clients: int) -> Losses:
+    """Mean cross-entropy per client.
+
+    Args:
+        logits: ``[n, C]``, any float dtype; the loss is computed in float32.
+        target: int64 ``[n]``.
+        owner: int64 ``[n]``, whose prediction each row is.
+        clients: k.
+    """
+    each = functional.cross_entropy(logits.float(), target, reduction="none")
+    predicted = logits.detach().argmax(dim=-1)
+    zeros = each.new_zeros(clients)
+    count = zeros.index_add(0, owner, torch.ones_like(each.detach()))
+    correct = zeros.index_add(0, owner, (predicted == target).to(each.dtype))
+    loss = zeros.index_add(0, owner, each) / count.clamp(min=1)
+    return Losses(loss, correct, count, each.detach(), predicted, target)
+
+
+def owners(counts: Sequence[int]) -> NDArray[np.int64]:
+    """``[0, 0, 1, 1, 1, ...]``: client i, counts[i] times."""
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def valid_slots(rows: Rows) -> NDArray[np.int64] | None:
+    """Which of the ``k * b`` slots hold an example; None where all do.
+
+    Clients with fewer than b examples leave their last slots empty.
+    """
+    counts = [len(r) for r in rows]
+    widest = max(counts)
+    if min(counts) == widest:
+        return None
+    return np.flatnonzero(np.arange(widest)[None, :] < np.array(counts)[:, None])

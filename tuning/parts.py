@@ -1,0 +1,249 @@
+"""The parts that adapters are made of: tensors, their start, and the attachment they become."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedloom.backbones.base import Attachment, Linear
+from fedloom.core.layout import TensorSpec, Vector
+from fedloom.core.seeds import stream
+from fedloom.tuning.attachments import (
+    BiasChange,
+    BottleneckBranch,
+    LowRank,
+    Replacement,
+    Scaling,
+)
+from fedloom.tuning.store import Store
+
+__all__ = ["BiasPart", "BottleneckPart", "HeadPart", "Ia3Part", "LoraPart"]
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def _uniform(seed: int, name: str, shape: tuple[int, ...], bound: float) -> NDArray[np.float32]:
+    """Uniform in [-bound, bound), the same bits everywhere."""
+    numbers = stream(seed, "initial", client=name).uniform(math.prod(shape))
+    return ((2 * numbers - 1) * bound).astype(np.float32).reshape(shape)
+
+
+def _zeros(spec: TensorSpec) -> NDArray[np.float32]:
+    return np.zeros(spec.shape, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """A and B of one linear map.
+
+    Attributes:
+        linear: the frozen map.
+        rank: r.
+        scaling: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
+    """
+
+    linear: Linear
+    rank: int
+    scaling: float
+    before: bool = False
+
+    @property
+    def module(self) -> str:
+        """Module path of the linear map."""
+        return self.linear.name
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """A ``[r, d_in]`` and B ``[d_out, r]``."""
+        name, block = self.linear.name, self.linear.block
+        a = TensorSpec(
+            f"{name}.lora_A.weight", (self.rank, self.linear.d_in), block, frozenset({"lora", "A"})
+        )
+        b = TensorSpec(
+            f"{name}.lora_B.weight", (self.linear.d_out, self.rank), block, frozenset({"lora", "B"})
+        )
+        return (a, b)
+
+    def initial(self, seed: int) -> Arrays:
+        """A uniform in +-1/sqrt(d_in) (PEFT's Kaiming start with a = sqrt 5), B zero."""
+        a, b = self.specs
+        bound = 1 / math.sqrt(self.linear.d_in)
+        return {a.name: _uniform(seed, a.name, a.shape, bound), b.name: _zeros(b)}
+
+    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
+        """Whether B is zero."""
+        return not tensors[self.specs[1].name].any()
+
+    def attach(self, store: Store) -> Attachment:
+        """The low-rank product."""
+        a, b = self.specs
+        return LowRank(store, a=a.name, b=b.name, scaling=self.scaling)
+
+
+@dataclass(frozen=True)
+class Ia3Part:
+    """The factors of one module: on its output, or on its input for feed-forward modules."""
+
+    linear: Linear
+    before: bool
+
+    @property
+    def module(self) -> str:
+        """Module path of the linear map."""
+        return self.linear.name
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The factors, ``[d_out, 1]`` or ``[1, d_in]`` as PEFT stores them."""
+        shape = (1, self.linear.d_in) if self.before else (self.linear.d_out, 1)
+        name = f"{self.linear.name}.ia3_l"
+        return (TensorSpec(name, shape, self.linear.block, frozenset({"ia3"})),)
+
+    def initial(self, seed: int) -> Arrays:
+        """Ones."""
+        (spec,) = self.specs
+        return {spec.name: np.ones(spec.shape, dtype=np.float32)}
+
+    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
+        """Whether every factor is one."""
+        return bool((tensors[self.specs[0].name] == 1).all())
+
+    def attach(self, store: Store) -> Attachment:
+        """The scaling."""
+        return Scaling(store, factor=self.specs[0].name)
+
+
+@dataclass(frozen=True)
+class BiasPart:
+    """The bias of one linear map or normalisation, trained itself."""
+
+    linear: Linear
+    frozen: Tensor
+    before: bool = False
+
+    @property
+    def module(self) -> str:
+        """Module path."""
+        return self.linear.name
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The bias, ``[d_out]``."""
+        name = f"{self.linear.name}.bias"
+        return (TensorSpec(name, (self.linear.d_out,), self.linear.block, frozenset({"bias"})),)
+
+    def initial(self, seed: int) -> Arrays:
+        """The backbone's own bias."""
+        bias = self.frozen.detach().float().cpu().numpy()
+        return {self.specs[0].name: np.array(bias, dtype=np.float32)}
+
+    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
+        """Whether the bias is the backbone's."""
+        name = self.specs[0].name
+        return bool((tensors[name] == self.initial(0)[name]).all())
+
+    def attach(self, store: Store) -> Attachment:
+        """The change of the bias."""
+        return BiasChange(store, bias=self.specs[0].name, frozen=self.frozen.detach().float())
+
+
+@dataclass(frozen=True)
+class BottleneckPart:
+    """A bottleneck adapter after one linear map."""
+
+    linear: Linear
+    width: int
+    before: bool = False
+
+    @property
+    def module(self) -> str:
+        """Module path of the linear map that it follows."""
+        return self.linear.name
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """``down.weight [r, d]``, ``down.bias [r]``, ``up.weight [d, r]``, ``up.bias [d]``."""
+        d, r, base = self.linear.d_out, self.width, f"{self.linear.name}.bottleneck"
+        shapes = {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
+        tags = frozenset({"bottleneck"})
+        return tuple(
+            TensorSpec(f"{base}.{part}", shape, self.linear.block, tags)
+            for part, shape in shapes.items()
+        )
+
+    def initial(self, seed: int) -> Arrays:
+        """``down.weight`` uniform in +-1/sqrt(d), the rest zero: the identity."""
+        first, *rest = self.specs
+        bound = 1 / math.sqrt(self.linear.d_out)
+        start = _uniform(seed, first.name, first.shape, bound)
+        return {first.name: start, **{spec.name: _zeros(spec) for spec in rest}}
+
+    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
+        """Whether the up-projection is zero."""
+        return not any(tensors[spec.name].any() for spec in self.specs[2:])
+
+    def attach(self, store: Store) -> Attachment:
+        """The branch."""
+        return BottleneckBranch(store, name=f"{self.linear.name}.bottleneck")
+
+
+@dataclass(frozen=True)
+class HeadPart:
+    """A linear map trained in full: a task head.
+
+    Attributes:
+        linear: its place and widths.
+        weight: where it starts, float32 ``[d_out, d_in]``; None for a new head.
+        bias: where its bias starts, float32 ``[d_out]``; None for a new head.
+        has_bias: whether there is a bias.
+        init: ``zeros`` or ``normal`` (standard deviation 0.02), for a new head.
+    """
+
+    linear: Linear
+    weight: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+    has_bias: bool = True
+    init: str = "zeros"
+    before: bool = False
+
+    @property
+    def module(self) -> str:
+        """Module path."""
+        return self.linear.name
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The weight and, where there is one, the bias."""
+        name, tags = self.linear.name, frozenset({"head"})
+        shape = (self.linear.d_out, self.linear.d_in)
+        weight = TensorSpec(f"{name}.weight", shape, self.linear.block, tags)
+        bias = TensorSpec(f"{name}.bias", shape[:1], self.linear.block, tags)
+        return (weight, bias) if self.has_bias else (weight,)
+
+    def initial(self, seed: int) -> Arrays:
+        """The checkpoint's head, or a new one."""
+        start = {spec.name: _zeros(spec) for spec in self.specs}
+        name, *bias_name = start
+        if self.weight is not None:
+            start[name] = self.weight
+        elif self.init == "normal":
+            # Box-Muller from exact uniforms; libm may differ in the last bit between machines.
+            n = math.prod(self.specs[0].shape)
+            u = stream(seed, "initial", client=name).uniform(2 * n)
+            normal = np.sqrt(-2 * np.log1p(-u[:n])) * np.cos(2 * np.pi * u[n:])
+            start[name] = (0.02 * normal).astype(np.float32).reshape(self.specs[0].shape)
+        if self.bias is not None and bias_name:
+            start[bias_name[0]] = self.bias
+        return start
+
+    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
+        """Never: a head always says something."""
+        return False
+
+    def attach(self, store: Store) -> Attachment:
+        """The clients' own products."""
+        names = [spec.name for spec in self.specs]
+        return Replacement(store, weight=names[0], bias=names[1] if self.has_bias else None)

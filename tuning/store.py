@@ -1,0 +1,114 @@
+"""The trainable state of a cohort: one row per client.
+
+Everything that is done to a client's parameters (steps, clipping, deltas, aggregation) is an
+operation on a ``[k, P]`` matrix; a name is a view of it. A deployed client is the case k = 1.
+"""
+
+import torch
+from torch import Tensor
+
+from fedloom.backbones.base import Sites
+from fedloom.core.layout import Layout, Selector
+from fedloom.core.types import Params
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Values and gradients of k clients, with a named view for each tensor.
+
+    Attributes:
+        trained: layout of the tensors that train, P elements.
+        values: float32 ``[k, P]``.
+        grad: float32 ``[k, P]``; backward passes add to it.
+        start: float32 ``[P]``: the global values that every client started from.
+        sites: what is attached where, over these rows; set by the session that made the store.
+        anchor: a scalar that requires grad, for autograd operations that own no tensor.
+
+    Args:
+        params: the global model.
+        train: which of its tensors train; the others are the same for all clients.
+        clients: k.
+        device: where the rows live.
+        dtype: what `view` casts to, for the products with activations.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        train: Selector,
+        *,
+        clients: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        layout = params.layout
+        self.trained: Layout = layout.select(train)
+        whole = torch.from_numpy(params.vector).to(device)
+        picked = torch.from_numpy(layout.gather(params.vector, self.trained)).to(device)
+        self.start: Tensor = picked
+        self.values: Tensor = picked.expand(clients, -1).clone()
+        self.grad: Tensor = torch.zeros_like(self.values)
+        self.anchor: Tensor = torch.zeros((), device=device, requires_grad=True)
+        self.sites: Sites = {}
+        self._active = clients
+        self._dtype = dtype
+        self._places = {s.name: (self.trained.span(s.name), s.shape) for s in self.trained}
+        self._fixed = {
+            s.name: whole[layout.span(s.name)].reshape(s.shape)
+            for s in layout
+            if s.name not in self.trained
+        }
+        self._cast: Tensor | None = None
+
+    @property
+    def clients(self) -> int:
+        """Clients that take part in the current step: the first rows."""
+        return self._active
+
+    def activate(self, clients: int) -> None:
+        """Let only the first rows take part from now on; the others stop moving."""
+        if clients != self._active:
+            self._active = clients
+            self._cast = None
+
+    def view(self, name: str, *, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor `name` of every active client, ``[k, *shape]``, for products.
+
+        A tensor that does not train is the same for all and has stride 0 in its first axis.
+        """
+        want = dtype or self._dtype
+        if name in self._fixed:
+            fixed = self._fixed[name]
+            if fixed.dtype != want:
+                fixed = fixed.to(want)
+                if dtype is None:
+                    self._fixed[name] = fixed
+            return fixed.expand(self._active, *fixed.shape)
+        span, shape = self._places[name]
+        rows = self._rows(want)
+        return rows[:, span].view(rows.shape[0], *shape)
+
+    def _rows(self, dtype: torch.dtype) -> Tensor:
+        rows = self.values[: self._active]
+        if dtype == torch.float32:
+            return rows
+        if self._cast is None:
+            self._cast = rows.to(dtype)
+        return self._cast
+
+    def grad_view(self, name: str) -> Tensor | None:
+        """Where the gradient of `name` is added, float32 ``[k, *shape]``; None if it is fixed."""
+        if name not in self._places:
+            return None
+        span, shape = self._places[name]
+        return self.grad[: self._active, span].view(self._active, *shape)
+
+    def stepped(self) -> None:
+        """Forget casts and gradients: the optimizer has moved the values."""
+        self._cast = None
+        self.grad[: self._active].zero_()
+
+    def deltas(self) -> Tensor:
+        """Local minus global, float32 ``[k, P]``, all clients."""
+        return self.values - self.start
