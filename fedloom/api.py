@@ -22,7 +22,7 @@ Source: TypeAlias = "str | Path | Mapping[str, Any] | Job | None"
 def simulate(
     config: Source = None,
     *,
-    data: str | Path | None = None,
+    data: object = None,
     settings: Mapping[str, object] | None = None,
     observer: "Observer | None" = None,
     resume: bool = False,
@@ -44,7 +44,8 @@ def simulate(
     Args:
         config: a TOML file, the name of a recipe, a table as TOML gives it, or a job; None for the
             defaults.
-        data: the data file; short for ``settings={"data.path": ...}``.
+        data: a data file, short for ``settings={"data.path": ...}``; or the rows themselves: an
+            iterable of mappings, a mapping of columns, a data frame, or a function that gives one.
         settings: values by dotted key, such as ``{"local.lr": 0.05}``; they win over `config`.
         observer: who watches; None for the same progress as on the command line.
         resume: go on from the last checkpoint, where there is one.
@@ -56,10 +57,12 @@ def simulate(
     """
     from fedloom.simulation.simulator import simulate as run_simulation
 
-    changes = {**keys, **(settings or {}), **({} if data is None else {"data.path": data})}
+    changes = {**keys, **(settings or {})}
+    if isinstance(data, str | Path):
+        changes, data = {**changes, "data.path": data}, None
     job = job_of(config, changes)
     with _watched_by(observer) as watcher:
-        return run_simulation(job, observer=watcher, resume=resume, overwrite=overwrite)
+        return run_simulation(job, observer=watcher, resume=resume, overwrite=overwrite, data=data)
 
 
 def _watched_by(observer: "Observer | None") -> "AbstractContextManager[Observer]":

@@ -18,7 +18,6 @@ __all__ = ["Entry", "groups", "listed"]
 _BACKBONES = {
     "minilm": "all-MiniLM-L6-v2, a 22-million-parameter text encoder (BERT family)",
     "smollm2": "SmolLM2-135M, a small language model (Llama family)",
-    "random:FAMILY": "random weights of a small shape, for tests: random:bert, random:llama, ...",
     "FOLDER": "a folder in transformers' format: config.json, *.safetensors, tokenizer.json",
     "OWNER/NAME": "a model of the hub, by its name there",
 }

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fedloom.readable import METRICS, bytes_text, duration
+from fedloom.readable import METRICS
 from fedloom.record import Record
 from fedloom.style import (
     COLOURS,
@@ -130,6 +130,7 @@ def _decorate(axes: Axes, records: Sequence[Record]) -> None:
             fontsize=8,
         )
     if len(stages) > 1:
+        axes.set_title(axes.get_title(loc="left"), pad=20)
         axes.set_xlim(min(0, axes.get_xlim()[0]), stages[-1].last + 0.5)
     if any(not label.startswith("_") for label in axes.get_legend_handles_labels()[1]):
         axes.legend(loc="best")
@@ -149,27 +150,40 @@ def cost(records: Sequence[Record]) -> Figure | None:
     return panels[0].get_figure(root=True)
 
 
+_BYTES = (("bytes", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
+_TIME = (("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0), ("days", 86400.0))
 _AGAINST = {
-    "bytes": ("by bytes up and down", bytes_text),
-    "elapsed": ("by wall time", duration),
-    "simulated_seconds": ("by simulated time", duration),
+    "bytes": ("by bytes up and down", _BYTES),
+    "elapsed": ("by wall time", _TIME),
+    "simulated_seconds": ("by simulated time", _TIME),
 }
 
 
 def _against(axes: Axes, records: Sequence[Record], metric: str, column: str) -> None:
-    text, unit = _AGAINST[column]
+    text, units = _AGAINST[column]
     axes.set_title(f"{METRICS[metric].title.capitalize()} {text}")
-    for record, colour in _coloured(records):
-        if f"evaluation.{metric}" in record.history.columns:
-            y = record.history[f"evaluation.{metric}"].astype(np.float64)
-            x = record.total_bytes() if column == "bytes" else record.history[column]
-            there = np.isfinite(y)
-            label = record.name if len(records) > 1 else ""
-            _line(axes, x[there], y[there], colour=colour, label=label)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: unit(value) if value else "0"))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    curves = [(r, colour, *_costs(r, metric, column)) for r, colour in _coloured(records)]
+    most = max((float(x[-1]) for _, _, x, _ in curves if len(x)), default=0.0)
+    unit, scale = next((u for u in reversed(units) if most >= 2 * u[1]), units[0])
+    for record, colour, x, y in curves:
+        label = record.name if len(records) > 1 else ""
+        _line(axes, x / scale, y, colour=colour, label=label)
+    axes.set_xlabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.set_xlim(left=0)
     axes.margins(y=0.12)
     percent(axes, metric)
     if len(records) > 1:
         axes.legend(loc="lower right")
+
+
+def _costs(
+    record: Record, metric: str, column: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cost so far and metric, at every evaluated round."""
+    if f"evaluation.{metric}" not in record.history.columns:
+        return np.empty(0), np.empty(0)
+    y = record.history[f"evaluation.{metric}"].astype(np.float64)
+    x = record.total_bytes() if column == "bytes" else record.history[column]
+    there = np.isfinite(y)
+    return x[there].astype(np.float64), y[there]

@@ -73,8 +73,8 @@ def _page(records: Sequence[Record], drawn: "Sequence[Picture]") -> str:
 
 
 def _single(record: Record, drawn: "Sequence[Picture]") -> list[str]:
-    refused = refused_table(record)
-    shown = [_picture(picture, refused if picture.key == "refused" else "") for picture in drawn]
+    below = {"refused": refused_table(record), "partition": _statistics(record)}
+    shown = [_picture(picture, below.get(picture.key, "")) for picture in drawn]
     rounds = f'<div class="scroll">{rounds_table(record)}</div>'
     return [
         _figures(record),
@@ -83,6 +83,13 @@ def _single(record: Record, drawn: "Sequence[Picture]") -> list[str]:
         _folded("Configuration", config_tables(record.config)),
         _folded("Versions", config_tables({"versions": record.versions})),
     ]
+
+
+def _statistics(record: Record) -> str:
+    """Numbers about the partition, in words."""
+    found = record.partition.get("statistics") or {}
+    words = (f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items() if value)
+    return f'<p class="empty">{escape(" · ".join(words))}</p>' if found else ""
 
 
 def _several(records: Sequence[Record], drawn: "Sequence[Picture]") -> list[str]:

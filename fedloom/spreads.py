@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fedloom.readable import METRICS, count, headline, value_text
 from fedloom.record import Record
-from fedloom.style import ACCENT, COLOURS, GREY, INK, WARM, figure, halo, whole_rounds
+from fedloom.style import ACCENT, COLOURS, GREY, INK, WARM, figure, halo, hues, whole_rounds
 
 __all__ = ["across_clients", "partition", "refusals"]
 
@@ -37,7 +36,8 @@ def across_clients(records: Sequence[Record]) -> Figure | None:
     _quantile_marks(axes, name, known[0][2]) if len(records) == 1 else axes.legend()
     axes.set_title(f"{METRICS[name].title.capitalize()} on each client")
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: value_text(name, value)))
+    if METRICS[name].share:
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.set_ylabel("share of clients")
     return axes.get_figure(root=True)
 
@@ -83,9 +83,8 @@ def _labels(axes: Axes, largest: Sequence[Mapping[str, Any]]) -> None:
         for label, number in row["labels"].items():
             totals[label] = totals.get(label, 0) + number
     order = sorted(totals, key=lambda label: -totals[label])
-    colours = matplotlib.colormaps["turbo"](np.linspace(0.06, 0.94, max(2, len(order))))
     x, base = np.arange(len(largest)), np.zeros(len(largest))
-    for label, colour in zip(order, colours, strict=False):
+    for label, colour in zip(order, hues(len(order)), strict=True):
         height = np.array([row["labels"].get(label, 0) for row in largest], dtype=np.float64)
         named = label if len(order) <= _LABELS_NAMED else "_"
         axes.bar(x, height, bottom=base, width=0.88, color=colour, linewidth=0, label=named)
@@ -131,5 +130,5 @@ def refusals(records: Sequence[Record]) -> Figure | None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="x", visible=False)
     whole_rounds(axes)
-    axes.legend(ncols=2, loc="lower left", facecolor="white", frameon=True, framealpha=0.9)
+    axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return axes.get_figure(root=True)

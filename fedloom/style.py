@@ -1,5 +1,6 @@
 """How pictures look: colours, lines, axes. Figures are made without pyplot's global state."""
 
+import colorsys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "WARM",
     "figure",
     "halo",
+    "hues",
     "percent",
     "styled",
     "whole_rounds",
@@ -92,3 +94,9 @@ def whole_rounds(axes: Axes) -> None:
 def halo() -> list[patheffects.AbstractPathEffect]:
     """A white edge, so that text is readable over lines."""
     return [patheffects.withStroke(linewidth=3, foreground="white")]
+
+
+def hues(number: int) -> list[tuple[float, float, float]]:
+    """Colours (red, green, blue in [0, 1]) around the wheel; neighbours differ in lightness too."""
+    steps = (((0.58 + i / max(1, number)) % 1, (0.5, 0.68)[i % 2]) for i in range(number))
+    return [colorsys.hls_to_rgb(hue, lightness, 0.52) for hue, lightness in steps]

@@ -111,6 +111,7 @@ class RunDirectory:
 
     def _rewind(self) -> None:
         """Forget what came after the last checkpoint: the rounds to come write it again."""
+        (self.path / "summary.json").unlink(missing_ok=True)
         path = self.path / "metrics.jsonl"
         if path.exists():
             done = self.last_checkpoint
