@@ -92,10 +92,12 @@ class Evaluator:
         limits = limits_of(prepared, folder, share=0.25)
         self._session = session_of(prepared, params, train, examples, limits)
         self._examples = examples
+        self._workers = prepared.capacity.workers
 
     def __call__(self, params: Params) -> Evaluation:
         """Loss, accuracy and so on of one global model."""
-        return evaluate(self._session, params, self._examples)
+        with ThreadPoolExecutor(self._workers) as pool:
+            return evaluate(self._session, params, self._examples, pool=pool)
 
 
 def play(
