@@ -112,7 +112,7 @@ def _values(column: Any) -> Column:
 def array_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in an NPZ file; none where it cannot be read as one."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return tuple(arrays.files)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         return ()
@@ -156,7 +156,7 @@ def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, object]]:
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                text = f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}"
+                text = f"{path}, line {number}: not JSON: {error.msg} at column {error.pos + 1}"
                 raise DataError(text) from None
 
 
@@ -194,7 +194,7 @@ def _read_parquet(path: Path, wanted: list[str]) -> Table:
 
 def _read_npz(path: Path, wanted: list[str]) -> Table:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             _check_names(str(path), wanted, arrays.files)
             return _from_columns(str(path), {name: arrays[name] for name in wanted})
     except (ValueError, TypeError) as error:
