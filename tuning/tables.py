@@ -84,7 +84,7 @@ def table_of(data: object, columns: Iterable[str], *, needed: Collection[str] = 
 
     Args:
         data: rows (an iterable of mappings), columns (a mapping of sequences, or any frame with
-            ``.columns`` or ``.column_names`` and ``frame[name]``), or a function that returns them.
+            ``.column_names`` or ``.columns`` and ``frame[name]``), or a function that returns them.
         columns: which columns to take.
         needed: as in `read_table`.
 
@@ -93,7 +93,7 @@ def table_of(data: object, columns: Iterable[str], *, needed: Collection[str] = 
     """
     wanted = list(dict.fromkeys(columns))
     rows: Any = data() if callable(data) else data
-    names = getattr(rows, "columns", getattr(rows, "column_names", None))
+    names = getattr(rows, "column_names", getattr(rows, "columns", None))
     if isinstance(rows, Mapping) or names is not None:
         _check_names("data", wanted, [str(name) for name in (rows if names is None else names)])
         table = _from_columns("data", {name: _values(rows[name]) for name in wanted})
@@ -106,7 +106,11 @@ def table_of(data: object, columns: Iterable[str], *, needed: Collection[str] = 
 
 
 def _values(column: Any) -> Column:
-    return column if isinstance(column, np.ndarray) else list(column)
+    if isinstance(column, np.ndarray):
+        return column
+    # Arrow columns iterate over wrapped scalars
+    values: list[object] = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+    return values
 
 
 def array_names(path: Path) -> tuple[str, ...]:
