@@ -150,6 +150,13 @@ def test_text_needs_a_tokenizer_and_a_file_needs_a_path() -> None:
         load_examples(DataConfig(), READING)
 
 
+def test_a_task_needs_its_columns_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.label = '': the name of a column, for classify"):
+        corpus_from_rows(ROWS, DataConfig(label=""), READING)
+    with pytest.raises(ConfigError, match=r"data\.text = '': the name of a column, for causal-lm"):
+        corpus_from_rows(ROWS, DataConfig(text="", label=""), Reading("causal-lm", letters()))
+
+
 def test_reading_data_does_not_load_torch() -> None:
     code = "import sys, fedloom.tuning.data; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
