@@ -118,7 +118,8 @@ def _in_blocks(vector: Vector, block: int) -> Vector:
 def _divide(blocks: Vector, scales: Vector) -> Vector:
     """``blocks / scales`` (``[blocks, block]`` by ``[blocks]``), zero where the scale is zero."""
     empty = scales == 0
-    ratios = blocks / np.where(empty, np.float32(1), scales)[:, None]
+    divisors: Vector = np.where(empty, np.float32(1), scales)
+    ratios = blocks / divisors[:, None]
     ratios[empty] = 0
     return ratios
 

@@ -27,7 +27,7 @@ def stream(seed: int, purpose: str, *, round: int = 0, client: str = "") -> "Str
     """The stream of random numbers that `derive` names.
 
     >>> stream(7, "order", round=3, client="a").permutation(5).tolist()
-    [1, 2, 4, 0, 3]
+    [0, 4, 3, 2, 1]
     """
     return Stream(derive(seed, purpose, round=round, client=client))
 
