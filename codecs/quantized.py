@@ -58,8 +58,9 @@ class Int8:
         scales = np.abs(blocks).max(axis=1) / np.float32(_STEPS)
         with np.errstate(over="ignore"):
             overflow = np.isinf(scales * np.float32(_STEPS))
-        bad = np.repeat(overflow, self.block)[: delta.vector.size]
-        refuse_first(self.name, delta.layout, bad, "is too large for an int8 block (3.4e38)")
+        if overflow.any():
+            bad = np.repeat(overflow, self.block)[: delta.vector.size]
+            refuse_first(self.name, delta.layout, bad, "is too large for an int8 block (3.4e38)")
         steps = self._round(_divide(blocks, scales), seed)[: delta.vector.size]
         body = _BLOCK.pack(self.block) + scales.astype("<f4").tobytes() + steps.tobytes()
         return write_frame(self.name, delta.layout, body)
@@ -72,7 +73,10 @@ class Int8:
             halves = words.astype("<u8").view("<u4")[: flat.size]
             # 24 bits are what float32 holds exactly, so that the fraction stays below one.
             flat = np.floor(flat + (halves >> 8).astype(np.float32) * np.float32(2.0**-24))
-        return np.clip(np.rint(flat), -_STEPS, _STEPS).astype(np.int8)
+        steps = np.rint(flat)
+        np.minimum(steps, np.float32(_STEPS), out=steps)
+        np.maximum(steps, np.float32(-_STEPS), out=steps)
+        return steps.astype(np.int8)
 
     def decode(self, payload: Payload, layout: Layout) -> Delta:
         """Unpack.
@@ -113,8 +117,11 @@ def _in_blocks(vector: Vector, block: int) -> Vector:
 
 def _divide(blocks: Vector, scales: Vector) -> Vector:
     """``blocks / scales`` (``[blocks, block]`` by ``[blocks]``), zero where the scale is zero."""
-    column = scales[:, None]
-    return np.divide(blocks, column, out=np.zeros_like(blocks), where=column > 0)
+    empty = scales == 0
+    divisors: Vector = np.where(empty, np.float32(1), scales)
+    ratios = blocks / divisors[:, None]
+    ratios[empty] = 0
+    return ratios
 
 
 def _multiply(layout: Layout, scales: Vector, steps: NDArray[np.int8], block: int) -> Delta:

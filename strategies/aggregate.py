@@ -22,7 +22,7 @@ __all__ = ["FixedPointSum", "WeightedMean"]
 
 _SCALE = 2.0**34
 _LIMIT = 2**63
-_CHUNK = 1 << 15  # elements worked on at a time: the scratch (384 kB) stays in a core's cache
+_CHUNK = 1 << 16  # elements worked on at a time: the scratch (768 kB) stays in a core's cache
 
 
 @dataclass(eq=False)

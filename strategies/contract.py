@@ -39,22 +39,28 @@ def check_tasks(tasks: object, state: State, cohort: Cohort) -> Mapping[ClientId
         raise StrategyError(f"{where}: returned {_kind(tasks)}; expected a mapping of tasks")
     members = {client.id for client in cohort.clients}
     for name, task in tasks.items():
-        if name not in members:
-            raise StrategyError(f"{where}: a task for {name!r}, who is not in the cohort")
-        if not isinstance(task, ClientTask):
-            raise StrategyError(f"{where}: {_kind(task)} for {name!r}; expected a ClientTask")
-        if task.client != name or task.round != cohort.round:
-            said = f"client {task.client!r}, round {task.round}"
-            raise StrategyError(f"{where}: the task of {name!r} says {said}")
-        if not 0 <= task.version <= state.version:
-            said = f"version {task.version}; expected 0 to {state.version}"
-            raise StrategyError(f"{where}: the task of {name!r} says {said}")
+        fault = _fault(name, task, members, cohort.round, state.version)
+        if fault:
+            raise StrategyError(f"{where}: {fault}")
     for selectors in {task.selectors for task in tasks.values()}:
         try:
             selectors.sent(state.params.layout)
         except LayoutError as error:
             raise StrategyError(f"{where}: {error}") from error
     return tasks
+
+
+def _fault(name: str, task: object, members: set[str], round: int, version: int) -> str:
+    """What is wrong with the task of the client `name`, or nothing."""
+    if name not in members:
+        return f"a task for {name!r}, who is not in the cohort"
+    if not isinstance(task, ClientTask):
+        return f"{_kind(task)} for {name!r}; expected a ClientTask"
+    if task.client != name or task.round != round:
+        return f"the task of {name!r} says client {task.client!r}, round {task.round}"
+    if not 0 <= task.version <= version:
+        return f"the task of {name!r} says version {task.version}; expected 0 to {version}"
+    return ""
 
 
 def check_applied(answer: object, state: State, round: int) -> tuple[State, Metrics]:
