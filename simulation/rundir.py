@@ -59,7 +59,8 @@ class RunDirectory:
         """The folder that ``job.run.directory`` names, ready for the next round.
 
         With `resume`, what is there is kept up to the last checkpoint; where no round is done, the
-        run starts afresh, whatever was to be run there. With `overwrite`, the files of an earlier run are deleted, and only they.
+        run starts afresh, whatever was to be run there. With `overwrite`, the files of an earlier
+        run are deleted, and only they.
 
         Raises:
             RunError: the folder holds another job, or this one and neither flag is given, or files
