@@ -34,7 +34,7 @@ from fedloom.simulation.versions import versions
 __all__ = ["RunDirectory"]
 
 _FILES = (
-    *("config.json", "versions.json", "metrics.jsonl", "partition.json", "clients.json"),
+    *("versions.json", "metrics.jsonl", "partition.json", "clients.json"),
     *("summary.json", "report.html"),
 )
 _FOLDERS = ("checkpoints", "adapter", "plots", "events")
@@ -58,8 +58,9 @@ class RunDirectory:
     def create(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
         """The folder that ``job.run.directory`` names, ready for the next round.
 
-        With `resume`, what is there is kept up to the last checkpoint; where nothing is there, the
-        run starts afresh. With `overwrite`, the files of an earlier run are deleted, and only they.
+        With `resume`, what is there is kept up to the last checkpoint; where no round is done, the
+        run starts afresh, whatever was to be run there. With `overwrite`, the files of an earlier
+        run are deleted, and only they.
 
         Raises:
             RunError: the folder holds another job, or this one and neither flag is given, or files
@@ -68,32 +69,37 @@ class RunDirectory:
         run = RunDirectory(_path_of(job), keep=job.run.keep)
         with _writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-            if overwrite:
+            run._check_ours()
+            if overwrite or run._is_blank():
                 run._delete()
-            run._check(job, resume=resume)
+            else:
+                run._check_same(job, resume=resume)
             _write_json(run.path / "config.json", to_table(job))
             _write_json(run.path / "versions.json", versions())
             (run.path / "checkpoints").mkdir(exist_ok=True)
             run._rewind()
         return run
 
+    def _check_ours(self) -> None:
+        """Raise `RunError` if there are files, and no run that they could belong to."""
+        files = (path for path in self.path.iterdir() if not path.name.endswith(".partial"))
+        if not (self.path / "config.json").exists() and any(files):
+            text = f"{self.path} is not empty and holds no run; choose another with --out"
+            raise RunError(text)
+
+    def _is_blank(self) -> bool:
+        """Whether there is nothing to lose: no round is done."""
+        return not len(self.history()) and not self.last_checkpoint
+
     def _delete(self) -> None:
-        """Delete what a run leaves, and nothing else."""
-        if not (self.path / "config.json").exists():
-            return
+        """Delete what a run leaves, and nothing else; its configuration is written over."""
         for name in _FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in reversed(_FILES):  # config.json last: until then this is still a run's folder
+        for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
-    def _check(self, job: Job, *, resume: bool) -> None:
-        """Raise `RunError` unless a run of `job` may begin or go on here."""
-        strangers = {p.name for p in self.path.iterdir() if not p.name.endswith(".partial")}
-        if not (self.path / "config.json").exists():
-            if strangers:
-                text = f"{self.path} is not empty and holds no run; choose another with --out"
-                raise RunError(text)
-            return
+    def _check_same(self, job: Job, *, resume: bool) -> None:
+        """Raise `RunError` unless the run that is there is of `job` and may go on."""
         found = differences(self.config(), to_table(job))
         if found:
             raise RunError(other_job(self.path, found))
@@ -102,10 +108,10 @@ class RunDirectory:
 
     def _already_there(self) -> str:
         if (self.path / "summary.json").exists() and not self.summary()["interrupted"]:
-            return (
-                f"{self.path} holds this run, finished; --overwrite runs it again, --out elsewhere"
-            )
-        rounds = len(self.history())
+            text = f"{self.path} holds this run, finished; "
+            return text + "--overwrite runs it again, --out elsewhere"
+        last = self.history().last
+        rounds = last.round if last else 0
         text = f"{self.path} holds this run, unfinished after {rounds} rounds; "
         return text + "--resume goes on, --overwrite starts again"
 
