@@ -45,7 +45,9 @@ class LowRank:
         x, low = saved
         grad_a, grad_b = self._store.grad_view(self._a), self._store.grad_view(self._b)
         if grad_b is not None:
-            grad_b.add_(torch.bmm(dy.transpose(1, 2), low), alpha=self._scaling)
+            # Transposed, so that the product copies the narrow operand and not `dy`.
+            own = torch.bmm(low.transpose(1, 2), dy).transpose(1, 2)
+            grad_b.add_(own, alpha=self._scaling)
         dlow = torch.bmm(dy, self._store.view(self._b)).mul_(self._scaling)
         if grad_a is not None:
             grad_a.add_(torch.bmm(dlow.transpose(1, 2), x))
