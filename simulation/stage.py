@@ -120,7 +120,7 @@ def play(
     session = session_of(prepared, state.params, stage.train, prepared.corpus.train, limits)
     selectors = Selectors(train=stage.train)
     sent = _changed(job.stages[: index + 1], state.params)
-    with ThreadPoolExecutor(prepared.capacity.workers) as pool:
+    with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
         federation = Federation(
             session=session,
             learner=cast(Learner, create("learners", job.learner)),
