@@ -34,7 +34,8 @@ class Attachment(Protocol):
             y: its output, ``[k, L, d_out]``; may be written to.
 
         Returns:
-            The changed output ``[k, L, d_out]``, and what `backward` needs.
+            The changed output ``[k, L, d_out]``, and what `backward` needs. The memory of `y` is
+            used again: what is kept of it must be a copy.
         """
         ...
 

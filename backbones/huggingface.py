@@ -55,8 +55,8 @@ def load(
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ModelError(f"{folder}: transformers cannot load it: {first}") from None
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = model.config.eos_token_id or 0
+    if task != "classify-image" and getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = getattr(model.config, "eos_token_id", None) or 0
     frozen: nn.Module = model.eval().requires_grad_(False).to(device)
     return frozen
 
@@ -91,7 +91,7 @@ def depth_of(blocks: tuple[str, ...]) -> int:
 
 
 def linears_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
-    """Every linear map of a model, in order, with its block; a language model's head is left out."""
+    """Every linear map of a model, in order, with its block, but for a language model's head."""
     out = getattr(model, "get_output_embeddings", lambda: None)()
     return tuple(
         Linear(name, block_of(name, base), *widths(module))

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedloom.core.component import Component
 from fedloom.core.errors import ConfigError, nearest
-from fedloom.core.registry import Component
 
-__all__ = ["build", "merge", "override", "read_toml", "to_table"]
+__all__ = ["build", "convert", "merge", "override", "read_toml", "to_table"]
 
 Table = Mapping[str, Any]
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def override(table: Table, assignments: Iterable[str]) -> dict[str, Any]:
     {'local': {'lr': 0.5}, 'strategy': 'fedadam'}
 
     Raises:
-        ConfigError: an assignment has no ``=``, or its path runs through a value.
+        ConfigError: an assignment has no ``=``.
     """
     out = dict(table)
     for text in assignments:
@@ -101,7 +101,7 @@ def build(cls: type[T], table: object, where: str = "") -> T:
         path = f"{where}.{key}" if where else key
         if key not in fields:
             raise ConfigError(f"{path}: unknown key; {nearest(key, fields)}")
-        values[key] = _convert(hints[key], value, path)
+        values[key] = convert(hints[key], value, path)
     for name, field in fields.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -109,8 +109,12 @@ def build(cls: type[T], table: object, where: str = "") -> T:
     return cls(**values)
 
 
-def _convert(hint: Any, value: object, path: str) -> object:
-    """`value` as the annotated type, or a `ConfigError` that names both."""
+def convert(hint: Any, value: object, path: str) -> object:
+    """`value` as the annotated type `hint`.
+
+    Raises:
+        ConfigError: it is of another type; the message begins with `path`.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Component:
         return _component(value, path)
@@ -119,7 +123,7 @@ def _convert(hint: Any, value: object, path: str) -> object:
     if origin is tuple:
         return _sequence(args, value, path)
     if origin in (typing.Union, types.UnionType):
-        return _convert(next(a for a in args if a is not type(None)), value, path)
+        return convert(next(a for a in args if a is not type(None)), value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is hint:
@@ -143,7 +147,7 @@ def _sequence(args: tuple[Any, ...], value: object, path: str) -> tuple[object, 
         raise ConfigError(f"{path} = {value!r}: expected {len(args)} values")
     kinds = [args[0]] * len(items) if args[-1] is ... else args
     pairs = enumerate(zip(kinds, items, strict=True))
-    return tuple(_convert(kind, item, f"{path}[{i}]") for i, (kind, item) in pairs)
+    return tuple(convert(kind, item, f"{path}[{i}]") for i, (kind, item) in pairs)
 
 
 def _component(value: object, path: str) -> Component:

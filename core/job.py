@@ -243,6 +243,8 @@ def job_from(table: Mapping[str, Any]) -> Job:
     """
     rest = dict(table)
     default = {key: rest.pop(key) for key in STAGE_KEYS if key in rest}
+    if "stages" not in rest:
+        build(Stage, default)  # so that a mistake is told under the name it was written by
     stages = rest.pop("stages", [{}])
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
         raise ConfigError(f"stages = {stages!r}: expected one or more [[stages]] tables")
@@ -263,7 +265,8 @@ def read_job(path: Path, assignments: Iterable[str] = ()) -> Job:
     over_stages = {key: overrides.pop(key) for key in STAGE_KEYS if key in overrides}
     table = merge(merge(table, overrides), over_stages)
     if "stages" in table and over_stages and isinstance(table["stages"], list):
-        table["stages"] = [merge(stage, over_stages) for stage in table["stages"]]
+        laid = [merge(s, over_stages) if isinstance(s, dict) else s for s in table["stages"]]
+        table["stages"] = laid
     data = table.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"]:
         table["data"] = {**data, "path": str((path.parent / data["path"]).resolve())}

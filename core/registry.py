@@ -9,18 +9,17 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias, Union
 
+from fedloom.core.component import Component, Option
+from fedloom.core.config import convert
 from fedloom.core.errors import ConfigError, UnknownNameError, nearest
 
 __all__ = ["BUILT_IN", "GROUPS", "Component", "create", "find", "names"]
-
-Option: TypeAlias = Union[str, int, float, bool, tuple["Option", ...]]  # noqa: UP007 (recursive)
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "strategies": {
@@ -59,18 +58,6 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 GROUPS = tuple(BUILT_IN)
 
 
-@dataclass(frozen=True)
-class Component:
-    """A named choice with its options, as written in a configuration.
-
-    ``strategy = "fedadam"`` and ``[strategy] name = "fedadam"`` are the same; every other key of
-    the table is an option that the named object takes.
-    """
-
-    name: str
-    options: Mapping[str, Option] = field(default_factory=dict)
-
-
 def names(group: str) -> dict[str, str]:
     """Every registered name of a group with the ``module:Name`` it stands for."""
     installed = {e.name: e.value for e in entry_points(group=f"fedloom.{group}")}
@@ -89,14 +76,17 @@ def find(group: str, name: str) -> Callable[..., object]:
     if not colon:
         hint = nearest(name, known)
         raise UnknownNameError(f"{group}: unknown name {name!r}; {hint}, or 'module:Name'")
-    module = _load(module_name, f"{group}: {name!r}")
-    try:
-        found: Callable[..., object] = getattr(module, attribute)
-    except AttributeError:
+    where = f"{group}: {name!r}"
+    module = _load(module_name, where)
+    found = getattr(module, attribute, None)
+    if found is None:
         public = [n for n in vars(module) if not n.startswith("_")]
         text = f"{group}: module {module_name!r} has no {attribute!r}; {nearest(attribute, public)}"
-        raise UnknownNameError(text) from None
-    return found
+        raise UnknownNameError(text)
+    if not callable(found):
+        raise UnknownNameError(f"{where} is a {type(found).__name__}; expected a class or function")
+    made: Callable[..., object] = found
+    return made
 
 
 def create(group: str, component: Component) -> object:
@@ -104,24 +94,47 @@ def create(group: str, component: Component) -> object:
 
     Raises:
         UnknownNameError: nothing answers to the name.
-        ConfigError: an option is unknown, missing or refused.
+        ConfigError: an option is unknown, missing, of another type or refused.
     """
     factory = find(group, component.name)
     where = f"{group}.{component.name}"
+    signature = inspect.signature(factory)
     try:
-        parameters = inspect.signature(factory).parameters
-        inspect.signature(factory).bind(**component.options)
+        signature.bind(**component.options)
     except TypeError as error:
-        unknown = [key for key in component.options if key not in parameters]
+        unknown = [key for key in component.options if key not in signature.parameters]
         if unknown:
-            hint = nearest(unknown[0], parameters)
+            hint = nearest(unknown[0], signature.parameters)
             raise ConfigError(f"{where}: unknown option {unknown[0]!r}; {hint}") from None
-        raise ConfigError(f"{where}: {error}; options: {', '.join(parameters)}") from None
-    return factory(**component.options)
+        options = ", ".join(signature.parameters)
+        raise ConfigError(f"{where}: {error}; options: {options}") from None
+    typed = _typed(component.options, signature, where)
+    try:
+        return factory(**typed)
+    except ConfigError as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _typed(
+    options: Mapping[str, Option], signature: inspect.Signature, where: str
+) -> dict[str, object]:
+    """The options as the types that the signature states, where it states plain ones."""
+    typed: dict[str, object] = {}
+    for key, value in options.items():
+        parameter = signature.parameters.get(key)
+        hint = parameter.annotation if parameter else object
+        typed[key] = convert(hint, value, f"{where}.{key}") if _is_plain(hint) else value
+    return typed
+
+
+def _is_plain(hint: object) -> bool:
+    if typing.get_origin(hint) is tuple:
+        return all(arg is ... or _is_plain(arg) for arg in typing.get_args(hint))
+    return hint in (str, int, float, bool)
 
 
 def _load(module_name: str, where: str) -> ModuleType:
-    if importlib.util.find_spec(module_name.partition(".")[0]) is not None:
+    if _is_importable(module_name):
         try:
             return importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -134,5 +147,16 @@ def _load(module_name: str, where: str) -> ModuleType:
         raise UnknownNameError(f"{where}: cannot load {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]  # half a module must not be found the next time
+        raise
     return module
+
+
+def _is_importable(module_name: str) -> bool:
+    top = module_name.partition(".")[0]
+    if module_name in sys.modules or top in sys.modules:
+        return True
+    return bool(top) and importlib.util.find_spec(top) is not None

@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.core.errors import require
+
 __all__ = ["Stream", "derive", "stream"]
 
 
@@ -25,7 +27,7 @@ def stream(seed: int, purpose: str, *, round: int = 0, client: str = "") -> "Str
     """The stream of random numbers that `derive` names.
 
     >>> stream(7, "order", round=3, client="a").permutation(5).tolist()
-    [1, 2, 4, 0, 3]
+    [0, 4, 3, 2, 1]
     """
     return Stream(derive(seed, purpose, round=round, client=client))
 
@@ -53,7 +55,11 @@ class Stream:
 
         Floyd's algorithm (Bentley and Floyd, CACM 30(9), 1987), so that choosing a cohort from
         millions of registered clients costs no more than the cohort.
+
+        Raises:
+            ConfigError: there are fewer than `k` to choose from.
         """
+        require(0 <= k <= n, "choose", k, f"0 to {n}, as many as there are")
         taken: set[int] = set()
         for j, word in zip(range(n - k, n), self.words(k), strict=True):
             pick = (int(word) * (j + 1)) >> 64

@@ -10,9 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.core.errors import LayoutError, require
-from fedloom.core.layout import ALL, NONE, Layout, Selector, Vector
-from fedloom.core.registry import Component
+from fedloom.core.component import Component
+from fedloom.core.errors import LayoutError
+from fedloom.core.layout import Layout, Vector
+from fedloom.core.work import LocalWork, Selectors
 
 __all__ = [
     "Client",
@@ -66,88 +67,6 @@ def _check_vector(layout: Layout, vector: Vector) -> None:
     if vector.dtype != np.float32 or vector.shape != (layout.size,):
         got = f"{vector.dtype} {list(vector.shape)}"
         raise LayoutError(f"vector: expected float32 [{layout.size}], got {got}")
-
-
-@dataclass(frozen=True)
-class Selectors:
-    """Who does what with which tensors: patterns over names, blocks and tags (`Layout.select`).
-
-    Attributes:
-        train: trained by the client in this round.
-        up: sent to the server (of those trained).
-        down: sent to the client before it trains.
-        keep: kept by the client across rounds, never sent.
-    """
-
-    train: Selector = ALL
-    up: Selector = ALL
-    down: Selector = ALL
-    keep: Selector = NONE
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """The numbers of local training.
-
-    Attributes:
-        epochs: passes over the client's examples; ignored when `steps` is given.
-        steps: optimizer steps (over as many passes as that takes), or 0 to count epochs.
-        batch_size: examples in a batch.
-        max_examples: at most so many of a client's examples are used in a round (0: all).
-        optimizer: ``sgd`` or ``adamw``.
-        lr: learning rate.
-        momentum: heavy-ball momentum of SGD, torch's convention.
-        betas: decay rates of AdamW's moments.
-        eps: AdamW's denominator offset.
-        weight_decay: L2 (SGD, torch's convention) or decoupled (AdamW) decay.
-        clip_norm: a client's gradient is scaled to at most this L2 norm (0: not clipped).
-        prox_mu: weight of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020,
-            eq. 2).
-        head_lr: learning rate of the tensors tagged ``head`` (0: the same as `lr`).
-    """
-
-    epochs: int = 1
-    steps: int = 0
-    batch_size: int = 16
-    max_examples: int = 0
-    optimizer: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    prox_mu: float = 0.0
-    head_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        known = ("sgd", "adamw")
-        require(
-            self.optimizer in known,
-            "local.optimizer",
-            self.optimizer,
-            f"one of {known}",
-        )
-        require(self.steps >= 0, "local.steps", self.steps, "0 (count epochs) or more")
-        require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
-        require(self.batch_size >= 1, "local.batch_size", self.batch_size, "1 or more")
-        require(0 < self.lr < float("inf"), "local.lr", self.lr, "above 0 and finite")
-        require(0 <= self.momentum < 1, "local.momentum", self.momentum, "in [0, 1)")
-        require(
-            all(0 <= b < 1 for b in self.betas),
-            "local.betas",
-            self.betas,
-            "each in [0, 1)",
-        )
-        require(self.eps > 0, "local.eps", self.eps, "above 0")
-        for name in ("max_examples", "weight_decay", "clip_norm", "prox_mu", "head_lr"):
-            value = getattr(self, name)
-            require(
-                0 <= value < float("inf"),
-                f"local.{name}",
-                value,
-                "0 or more, and finite",
-            )
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ def quantity(clients: int, sigma: float = 0.0, alpha: float = 0.0) -> Rule:
         if alpha:
             shares = draws.dirichlet(np.full(clients, float(alpha)))
         else:
-            weights = draws.lognormal(0.0, sigma, clients)
+            logs = sigma * draws.standard_normal(clients)
+            weights = np.exp(logs - logs.max())  # in proportion the same, and never infinite
             shares = weights / weights.sum()
         return _stored(order, _cut(rows.count, shares))
 

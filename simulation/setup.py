@@ -1,6 +1,7 @@
 """From a job to everything that its first round needs: model, data, clients, room to work in."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from fedloom.backbones import files
 from fedloom.backbones.allocator import keep_large_blocks
-from fedloom.backbones.precision import best_dtype
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
 from fedloom.core.registry import create
@@ -81,7 +81,7 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     """
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = files.resolve(job.backbone.name, note=observer.note)
+    folder = files.resolve(job.backbone.name, _fetching(job.backbone.name, observer))
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
@@ -99,6 +99,18 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     )
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     return Prepared(job, folder, device, model, corpus, population, capacity)
+
+
+def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:
+    """Says once that a backbone is being downloaded."""
+    told: list[str] = []
+
+    def progress(done: int, total: int) -> None:
+        if not told:
+            told.append(name)
+            observer.note(f"fetching {name} ({total / 1e6:.0f} MB), once")
+
+    return progress
 
 
 def _corpus(job: Job, folder: Path, data: object) -> Corpus:
@@ -134,6 +146,8 @@ def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
 
 def _dtype(job: Job, device: torch.device, observer: Observer) -> torch.dtype:
     if job.backbone.dtype == "auto":
+        from fedloom.backbones.precision import best_dtype
+
         dtype = best_dtype(device)
         observer.note(f"backbone in {str(dtype).removeprefix('torch.')}: the faster one here")
         return dtype

@@ -1,4 +1,4 @@
-"""One stage of a run: rounds with one strategy, one way of training, one set of kept activations."""
+"""One stage of a run: rounds with one strategy and one way of training."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from fedloom.codecs.base import Codec
-from fedloom.core.layout import Layout, Selector
 from fedloom.core.job import Stage
+from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Delta, Params, RoundReport, Selectors, State
 from fedloom.server.round import run_round
@@ -92,10 +92,12 @@ class Evaluator:
         limits = limits_of(prepared, folder, share=0.25)
         self._session = session_of(prepared, params, train, examples, limits)
         self._examples = examples
+        self._workers = prepared.capacity.workers
 
     def __call__(self, params: Params) -> Evaluation:
         """Loss, accuracy and so on of one global model."""
-        return evaluate(self._session, params, self._examples)
+        with ThreadPoolExecutor(self._workers) as pool:
+            return evaluate(self._session, params, self._examples, pool=pool)
 
 
 def play(

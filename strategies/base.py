@@ -39,7 +39,12 @@ class Strategy(Protocol):
     def accumulate(self, total: Any | None, update: ClientUpdate) -> Any:
         """Fold one decoded update into the running total (None before the first).
 
-        The result must not depend on the order of the updates.
+        The result must not depend on the order of the updates. The total given may be written
+        into: whoever calls keeps only what is returned. The update is never written to.
+
+        Raises:
+            UpdateRefusedError: the update cannot be folded in. The total given is then as it was,
+                and the round goes on with it.
         """
         ...
 
@@ -60,7 +65,7 @@ class Aggregator(Protocol):
     """How updates become one pseudo-gradient."""
 
     def add(self, total: Any | None, update: ClientUpdate) -> Any:
-        """Fold one decoded update into the total, in any order."""
+        """Fold one decoded update into the total, in any order; as `Strategy.accumulate`."""
         ...
 
     def mean(self, params: Params, total: Any) -> Delta:

@@ -19,21 +19,21 @@ LORA_TARGETS = {
     "gpt2": ("c_attn",),
     "llama": ("q_proj", "v_proj"),
     "qwen2": ("q_proj", "v_proj"),
-    "vit": ("query", "value"),
+    "vit": ("q_proj", "v_proj"),
 }
 IA3_TARGETS = {
     "bert": (("key", "value"), ("output.dense",)),
     "gpt2": (("c_attn",), ("mlp.c_proj",)),
     "llama": (("k_proj", "v_proj"), ("down_proj",)),
     "qwen2": (("k_proj", "v_proj"), ("mlp.down_proj",)),
-    "vit": (("key", "value"), ("output.dense",)),
+    "vit": (("k_proj", "v_proj"), ("fc2",)),
 }
 FEED_FORWARD = {
     "bert": ("output.dense",),
     "gpt2": ("mlp.c_proj",),
     "llama": ("down_proj",),
     "qwen2": ("down_proj",),
-    "vit": ("output.dense",),
+    "vit": ("fc2",),
 }
 
 
@@ -56,7 +56,9 @@ def _chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...])
     if bad:
         raise ConfigError(f"adapter.layers = {bad[0]}: the backbone has layers 0 to {depth - 1}")
     blocks = {f"layer.{n % depth}" for n in layers}
-    inside = [x for x in catalog.linears if not blocks or x.block in blocks]
+    # A pooler or a head is no place for an adapter: it is frozen, or trained in full.
+    layered = [x for x in catalog.linears if "layer." in x.block]
+    inside = [x for x in layered if not blocks or x.block in blocks]
     if targets == ("all-linear",):
         return inside
     for target in targets:

@@ -64,7 +64,7 @@ class Scaling:
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Saved]:
         """Scale the features of `y`."""
-        return y * self._vector(), (y,)
+        return y * self._vector(), (y.clone(),)
 
     def backward(self, saved: Saved, dy: Tensor) -> tuple[Tensor, None]:
         """``dl = sum_L dy * y``; the frozen output sees ``dy * l``."""
@@ -119,7 +119,7 @@ class BottleneckBranch:
         bias = self._get("down.bias").unsqueeze(1)
         inner = torch.baddbmm(bias, y, self._get("down.weight").transpose(1, 2)).relu_()
         out = torch.baddbmm(y, inner, self._get("up.weight").transpose(1, 2))
-        return out.add_(self._get("up.bias").unsqueeze(1)), (y, inner)
+        return out.add_(self._get("up.bias").unsqueeze(1)), (y.clone(), inner)
 
     def backward(self, saved: Saved, dy: Tensor) -> tuple[Tensor, None]:
         """Gradients of the four tensors; the frozen output sees both paths."""

@@ -11,7 +11,7 @@ from fedloom.tuning.base import CohortModel
 __all__ = ["Capacity", "choose_device", "free_memory", "measure_capacity"]
 
 CPU_CLIENTS, CPU_TOKENS = 16, 8192
-"""On a processor the products are at their peak with a few thousand rows; more only takes memory."""
+"""A processor's products are at their peak with a few thousand rows; more only takes memory."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from fedloom.core.errors import ConfigError, DataError
+from fedloom.core.errors import ConfigError, DataError, require
 from fedloom.core.job import DataConfig
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.labels import class_numbers
@@ -121,6 +121,8 @@ def corpus_from_rows(
 
 
 def _columns(config: DataConfig, task: str) -> list[str]:
+    for key in ("text",) if task == "causal-lm" else ("text", "label"):
+        require(bool(getattr(config, key)), f"data.{key}", "", f"the name of a column, for {task}")
     prompt = config.prompt if task == "causal-lm" else ""
     label = "" if task == "causal-lm" else config.label
     names = (config.text, prompt, label, config.client, config.split)

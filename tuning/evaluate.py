@@ -1,10 +1,12 @@
 """How good a model is on some examples."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedloom.core.types import Params
 from fedloom.tuning.base import Session
@@ -30,17 +32,32 @@ class Evaluation:
 
 
 def evaluate(
-    session: Session, params: Params, examples: Examples, *, batch_tokens: int = 4096
+    session: Session,
+    params: Params,
+    examples: Examples,
+    *,
+    pool: Executor | None = None,
+    batch_tokens: int = 4096,
 ) -> Evaluation:
-    """Run the global model over all examples, similar lengths together."""
+    """Run the global model over all examples, similar lengths together.
+
+    Args:
+        session: the model, set up for these examples.
+        params: the global model.
+        examples: what it is evaluated on.
+        pool: threads that run batches side by side.
+        batch_tokens: tokens in a batch at most.
+    """
     lengths = examples.lengths()
     order = np.argsort(lengths, kind="stable")
-    store = session.store(params, 1)
-    parts = []
-    for rows in _batches(order, lengths, batch_tokens):
+
+    def one(rows: NDArray[np.int64]) -> Tensor:
         with torch.no_grad():
-            found = session.losses(store, [rows])
-        parts.append(torch.stack((found.each.double(), found.predicted, found.target)).cpu())
+            found = session.losses(session.store(params, 1), [rows])
+        return torch.stack((found.each.double(), found.predicted, found.target)).cpu()
+
+    batches = _batches(order, lengths, batch_tokens)
+    parts = list(pool.map(one, batches) if pool else map(one, batches))
     each, predicted, target = torch.cat(parts, dim=1).numpy()
     right = (predicted == target).astype(np.float32)
     metrics = {"loss": float(each.mean()), "accuracy": float(right.mean())}

@@ -6,8 +6,10 @@ Neither transformers nor peft is imported.
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from fedloom.backbones.base import Linear
 from fedloom.backbones.fused import FusedBackbone
+from fedloom.backbones.packing import Read
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
 from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
@@ -98,7 +100,7 @@ class FusedModel:
         return self.backbone.saved_bytes_per_token() * self.depth
 
     @property
-    def read(self) -> str | None:
+    def read(self) -> Read:
         """Which token of each example is read: ``first``, ``last``, or None for all."""
         if self.task.kind == "causal-lm" or self.task.pooling == "mean":
             return None
@@ -116,7 +118,7 @@ class FusedModel:
         """int64 ``[N]``: tokens that each example takes in the blocks."""
         lengths = examples.lengths()
         return (
-            lengths * self.backbone.shape.tokens if self.task.kind == "classify-image" else lengths
+            lengths * (1 + self.backbone.shape.patches) if self.task.kind == "classify-image" else lengths
         )
 
     def active(self, params: Params, train: Selector) -> tuple[Part, ...]:

@@ -104,7 +104,7 @@ class FusedSession:
         model, examples = self._model, self._examples
         if isinstance(examples, ImageExamples):
             widest = max(len(r) for r in rows)
-            packing = pack_images(len(rows), widest, model.backbone.shape.tokens, read=model.read)
+            packing = pack_images(len(rows), widest, 1 + model.backbone.shape.patches, read=model.read)
         else:
             assert isinstance(examples, TextExamples)
             pieces = [[examples.ids(int(i)) for i in own] for own in rows]
@@ -165,9 +165,7 @@ class FusedSession:
             packing = self._packing(own)
             whole = self._cut == self._model.depth
             trim = whole and packing.read is not None
-            hidden = backbone.run(
-                self._embed(own, packing), packing, last=self._cut, trim=trim
-            )
+            hidden = backbone.run(self._embed(own, packing), packing, last=self._cut, trim=trim)
             return self._read(hidden, packing)[0] if whole else hidden[0]
 
 

@@ -6,7 +6,6 @@ that their bits do not depend on who asked first: a resumed run ends in the same
 """
 
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,6 @@ class PrefixCache:
             if on_disk
             else torch.empty(rows, width, dtype=dtype)  # pages are taken when first written
         )
-        self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
@@ -97,15 +95,16 @@ class PrefixCache:
     def _index(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         starts, counts = self._starts[places], self._starts[places + 1] - self._starts[places]
         shift = np.repeat(starts - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
-        return np.arange(len(shift)) + shift
+        index: NDArray[np.int64] = np.arange(len(shift)) + shift
+        return index
 
     def _fill(self, groups: NDArray[np.int64]) -> None:
-        with self._lock:
-            for group in groups[~self._done[groups]]:
-                first, last = group * GROUP, min((group + 1) * GROUP, self._kept)
-                span = slice(int(self._starts[first]), int(self._starts[last]))
-                self._rows[span] = self._compute(self._order[first:last]).cpu()
-                self._done[group] = True
+        """Compute what is missing. Two threads may compute the same group: to the same bits."""
+        for group in groups[~self._done[groups]]:
+            first, last = group * GROUP, min((group + 1) * GROUP, self._kept)
+            span = slice(int(self._starts[first]), int(self._starts[last]))
+            self._rows[span] = self._compute(self._order[first:last]).cpu()
+            self._done[group] = True
 
     def _mixed(self, examples: NDArray[np.int64], kept: NDArray[np.bool_]) -> Tensor:
         """Some examples do not fit: compute those one group of one, always alone."""

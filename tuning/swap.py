@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedloom.backbones.base import Linear, Site, Sites
+from fedloom.backbones.base import Sites
 from fedloom.tuning.attach import attach
-from fedloom.tuning.base import Part, Rows
+from fedloom.tuning.base import Rows
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.store import Store
 
@@ -80,9 +79,7 @@ def swap(model: nn.Module, names: Sequence[str]) -> Slot:
     return slot
 
 
-def padded_inputs(
-    examples: Examples, rows: Rows, *, device: torch.device
-) -> dict[str, Tensor]:
+def padded_inputs(examples: Examples, rows: Rows, *, device: torch.device) -> dict[str, Tensor]:
     """A cohort's batch as a `transformers` model takes it: ``[k * b, T]``, client by client.
 
     Clients with fewer than b examples repeat one; the caller leaves those slots out of the loss.

@@ -185,7 +185,9 @@ class SwappedSession:
             logits = attach(pooled, empty, head, store.anchor).flatten(0, 1)
         else:
             logits = out.logits
-        target = torch.from_numpy(np.concatenate([self._examples.labels[r] for r in rows]))
+        labels = self._examples.labels
+        assert labels is not None
+        target = torch.from_numpy(labels[np.concatenate(rows)])
         owner = torch.from_numpy(owners([len(r) for r in rows]))
         slots = valid_slots(rows)
         if slots is not None:

@@ -84,7 +84,7 @@ def table_of(data: object, columns: Iterable[str], *, needed: Collection[str] = 
 
     Args:
         data: rows (an iterable of mappings), columns (a mapping of sequences, or any frame with
-            ``.columns`` or ``.column_names`` and ``frame[name]``), or a function that returns them.
+            ``.column_names`` or ``.columns`` and ``frame[name]``), or a function that returns them.
         columns: which columns to take.
         needed: as in `read_table`.
 
@@ -93,7 +93,7 @@ def table_of(data: object, columns: Iterable[str], *, needed: Collection[str] = 
     """
     wanted = list(dict.fromkeys(columns))
     rows: Any = data() if callable(data) else data
-    names = getattr(rows, "columns", getattr(rows, "column_names", None))
+    names = getattr(rows, "column_names", getattr(rows, "columns", None))
     if isinstance(rows, Mapping) or names is not None:
         _check_names("data", wanted, [str(name) for name in (rows if names is None else names)])
         table = _from_columns("data", {name: _values(rows[name]) for name in wanted})
@@ -106,13 +106,17 @@ def table_of(data: object, columns: Iterable[str], *, needed: Collection[str] = 
 
 
 def _values(column: Any) -> Column:
-    return column if isinstance(column, np.ndarray) else list(column)
+    if isinstance(column, np.ndarray):
+        return column
+    # Arrow columns iterate over wrapped scalars
+    values: list[object] = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+    return values
 
 
 def array_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in an NPZ file; none where it cannot be read as one."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return tuple(arrays.files)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         return ()
@@ -156,7 +160,7 @@ def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, object]]:
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                text = f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}"
+                text = f"{path}, line {number}: not JSON: {error.msg} at column {error.pos + 1}"
                 raise DataError(text) from None
 
 
@@ -194,7 +198,7 @@ def _read_parquet(path: Path, wanted: list[str]) -> Table:
 
 def _read_npz(path: Path, wanted: list[str]) -> Table:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             _check_names(str(path), wanted, arrays.files)
             return _from_columns(str(path), {name: arrays[name] for name in wanted})
     except (ValueError, TypeError) as error:

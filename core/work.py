@@ -1,0 +1,100 @@
+"""What is asked of a client: the numbers of its training, and which tensors take part."""
+
+from dataclasses import dataclass
+
+from fedloom.core.errors import require
+from fedloom.core.layout import ALL, NONE, Layout, Selector
+
+__all__ = ["LocalWork", "Selectors"]
+
+
+@dataclass(frozen=True)
+class Selectors:
+    """Who does what with which tensors: patterns over names, blocks and tags (`Layout.select`).
+
+    Attributes:
+        train: trained by the client in this round.
+        up: sent to the server (of those trained).
+        down: sent to the client before it trains.
+        keep: kept by the client across rounds, never sent.
+    """
+
+    train: Selector = ALL
+    up: Selector = ALL
+    down: Selector = ALL
+    keep: Selector = NONE
+
+    def sent(self, layout: Layout) -> Layout:
+        """The tensors of a model's `layout` that a client sends back: trained, up, and not kept.
+
+        Raises:
+            LayoutError: a pattern matches no tensor.
+        """
+        trained, up, kept = (layout.select(s) for s in (self.train, self.up, self.keep))
+        specs = (s for s in layout if s.name in trained and s.name in up and s.name not in kept)
+        return Layout(tuple(specs))
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """The numbers of local training.
+
+    Attributes:
+        epochs: passes over the client's examples; ignored when `steps` is given.
+        steps: optimizer steps (over as many passes as that takes), or 0 to count epochs.
+        batch_size: examples in a batch.
+        max_examples: at most so many of a client's examples are used in a round (0: all).
+        optimizer: ``sgd`` or ``adamw``.
+        lr: learning rate.
+        momentum: heavy-ball momentum of SGD, torch's convention.
+        betas: decay rates of AdamW's moments.
+        eps: AdamW's denominator offset.
+        weight_decay: L2 (SGD, torch's convention) or decoupled (AdamW) decay.
+        clip_norm: a client's gradient is scaled to at most this L2 norm (0: not clipped).
+        prox_mu: weight of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020,
+            eq. 2).
+        head_lr: learning rate of the tensors tagged ``head`` (0: the same as `lr`).
+    """
+
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 16
+    max_examples: int = 0
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    prox_mu: float = 0.0
+    head_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = ("sgd", "adamw")
+        require(
+            self.optimizer in known,
+            "local.optimizer",
+            self.optimizer,
+            f"one of {known}",
+        )
+        require(self.steps >= 0, "local.steps", self.steps, "0 (count epochs) or more")
+        require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
+        require(self.batch_size >= 1, "local.batch_size", self.batch_size, "1 or more")
+        require(0 < self.lr < float("inf"), "local.lr", self.lr, "above 0 and finite")
+        require(0 <= self.momentum < 1, "local.momentum", self.momentum, "in [0, 1)")
+        require(
+            all(0 <= b < 1 for b in self.betas),
+            "local.betas",
+            self.betas,
+            "each in [0, 1)",
+        )
+        require(0 < self.eps < float("inf"), "local.eps", self.eps, "above 0 and finite")
+        for name in ("max_examples", "weight_decay", "clip_norm", "prox_mu", "head_lr"):
+            value = getattr(self, name)
+            require(
+                0 <= value < float("inf"),
+                f"local.{name}",
+                value,
+                "0 or more, and finite",
+            )

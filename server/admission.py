@@ -1,0 +1,85 @@
+"""Which updates of a round can be used: asked for, of this round, finite, of the model's tensors.
+
+What a client sends is not trusted; whatever is wrong with it, the round goes on without it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from fedloom.core.errors import LayoutError, UpdateRefusedError
+from fedloom.core.layout import Layout
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Payload, Selectors
+
+__all__ = ["Admission", "Decode"]
+
+Decode: TypeAlias = Callable[[Payload, Layout], Delta]
+
+
+@dataclass(eq=False)
+class Admission:
+    """The door of one round.
+
+    Attributes:
+        tasks: who was asked for what.
+        layout: the model's layout.
+        decode: a payload, and the layout of what its client was asked to send, into a delta.
+        closed: the clients whose update is counted; no second one of theirs is.
+        sent: what clients with given selectors were asked to send.
+    """
+
+    tasks: Mapping[ClientId, ClientTask]
+    layout: Layout
+    decode: Decode
+    closed: set[ClientId] = field(default_factory=set)
+    sent: dict[Selectors, Layout] = field(default_factory=dict)
+
+    def admit(self, update: ClientUpdate) -> ClientUpdate:
+        """The update with its delta decoded, if it can be used.
+
+        Raises:
+            UpdateRefusedError: it cannot; the message is the reason.
+        """
+        task = self.tasks.get(update.client)
+        if task is None:
+            raise UpdateRefusedError("no task was given to this client")
+        if update.round != task.round:
+            raise UpdateRefusedError(f"of round {update.round}; this is round {task.round}")
+        if update.client in self.closed:
+            raise UpdateRefusedError("an update of this client is already counted")
+        delta = self._delta(update, task)
+        if update.num_examples <= 0:
+            raise UpdateRefusedError(f"num_examples = {update.num_examples}: above 0 is allowed")
+        try:
+            self.layout.spans(delta.layout)
+        except LayoutError as error:
+            raise UpdateRefusedError(f"not the model's tensors: {error}") from None
+        if not np.isfinite(delta.vector).all():
+            raise UpdateRefusedError("the delta is not finite")
+        return replace(update, payload=None, delta=delta)
+
+    def close(self, client: ClientId) -> None:
+        """Refuse whatever else `client` sends in this round."""
+        self.closed.add(client)
+
+    def _delta(self, update: ClientUpdate, task: ClientTask) -> Delta:
+        if update.delta is not None:
+            return update.delta
+        if update.payload is None:
+            measured = ", ".join(f"{name} = {value}" for name, value in update.metrics.items())
+            raise UpdateRefusedError(
+                f"the client sent no delta; it reports {measured or 'nothing'}"
+            )
+        try:
+            return self.decode(update.payload, self._sent(task.selectors))
+        # Any error: a codec may come from anyone, and what it reads comes from a client.
+        except Exception as error:
+            text = f"the payload cannot be decoded: {type(error).__name__}: {error}"
+            raise UpdateRefusedError(text) from error
+
+    def _sent(self, selectors: Selectors) -> Layout:
+        if selectors not in self.sent:
+            self.sent[selectors] = selectors.sent(self.layout)
+        return self.sent[selectors]

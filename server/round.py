@@ -1,0 +1,65 @@
+"""One round: the same function for a live federation, a simulation, and a test.
+
+Only `dispatch` differs: it hands tasks out and yields updates as they come.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeAlias
+
+from fedloom.core.errors import UpdateRefusedError
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, RoundReport, State
+from fedloom.server.admission import Admission, Decode
+from fedloom.server.tally import Tally
+from fedloom.strategies.base import Strategy
+from fedloom.strategies.contract import check_applied, check_tasks, hook
+
+__all__ = ["Decode", "Dispatch", "run_round"]
+
+Dispatch: TypeAlias = Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]
+
+
+async def run_round(
+    strategy: Strategy, state: State, cohort: Cohort, dispatch: Dispatch, *, decode: Decode
+) -> tuple[State, RoundReport]:
+    """Hand out the work of one round and fold what comes back into the next state.
+
+    An update that cannot be used is refused with a reason, and the round goes on without it. One
+    update is held at a time; beyond that, memory grows by a few numbers for each client.
+
+    Args:
+        strategy: the federated algorithm.
+        state: the state before the round; never written to.
+        cohort: who was picked.
+        dispatch: hands tasks out and yields updates in any order.
+        decode: a payload, and the layout of what its client was asked to send, into a delta.
+
+    Returns:
+        The next state, and what happened.
+
+    Raises:
+        StrategyError: the strategy raised or broke its contract; the message names the hook and
+            the round. Nothing is lost: `state` is as it was.
+    """
+    number = cohort.round
+    with hook("configure", number):
+        planned = strategy.configure(state, cohort)
+    tasks = check_tasks(planned, state, cohort)
+
+    admission, tally = Admission(tasks, state.params.layout, decode), Tally()
+    total: Any | None = None
+    async for update in dispatch(tasks):
+        tally.spend(update.cost)
+        try:
+            decoded = admission.admit(update)
+            with hook("accumulate", number):
+                total = strategy.accumulate(total, decoded)
+        except UpdateRefusedError as error:
+            tally.refuse(update.client, str(error))
+        else:
+            admission.close(update.client)
+            tally.accept(update)
+
+    with hook("apply", number):
+        applied = strategy.apply(state, total)
+    after, metrics = check_applied(applied, state, number)
+    return after, tally.report(number, metrics)

@@ -1,0 +1,52 @@
+"""The books of one round: who was counted, who was refused, what it cost, what was measured."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from fedloom.core.types import ClientId, ClientUpdate, Cost, Metrics, Refusal, RoundReport
+
+__all__ = ["Tally"]
+
+
+@dataclass(eq=False)
+class Tally:
+    """Counts while a round runs, and becomes its report.
+
+    Attributes:
+        accepted: updates folded into the model.
+        refused: updates that were not, with reasons.
+        cost: of all updates that came, refused ones too.
+        measured: for each metric, ``(num_examples, value)`` of the accepted updates.
+    """
+
+    accepted: int = 0
+    refused: list[Refusal] = field(default_factory=list)
+    cost: Cost = Cost()
+    measured: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def spend(self, cost: Cost) -> None:
+        """Add what an update cost, whether or not it is accepted."""
+        self.cost = self.cost + cost
+
+    def refuse(self, client: ClientId, reason: str) -> None:
+        """Note that an update was not counted."""
+        self.refused.append(Refusal(client, reason))
+
+    def accept(self, update: ClientUpdate) -> None:
+        """Count an update, and its metrics where they are numbers."""
+        self.accepted += 1
+        for name, value in update.metrics.items():
+            if math.isfinite(value):
+                self.measured[name].append((update.num_examples, value))
+
+    def report(self, round: int, metrics: Metrics) -> RoundReport:
+        """The round's report; the strategy's `metrics` win over clients' of the same name."""
+        means = {name: _mean(pairs) for name, pairs in self.measured.items()}
+        refused = tuple(self.refused)
+        return RoundReport(round, self.accepted, refused, {**means, **metrics}, self.cost)
+
+
+def _mean(pairs: list[tuple[int, float]]) -> float:
+    """The weighted mean, the same bits in any order: `math.fsum` rounds once."""
+    return math.fsum(n * value for n, value in pairs) / sum(n for n, _ in pairs)

@@ -1,0 +1,147 @@
+"""What every strategy must satisfy, ours and yours: `check_strategy` in a test of your own.
+
+>>> from fedloom.strategies.fedavg import fedavg
+>>> check_strategy(fedavg())
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.core.checkpoint import load_state, save_state
+from fedloom.core.errors import RunError, StrategyError
+from fedloom.core.layout import Layout, TensorSpec, Vector
+from fedloom.core.seeds import stream
+from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
+from fedloom.strategies.base import Strategy
+from fedloom.strategies.contract import check_applied, check_state, check_tasks, hook
+
+__all__ = ["check_strategy"]
+
+_LAYOUT = Layout((TensorSpec("a", (2, 3)), TensorSpec("b", (5,)), TensorSpec("c", (1, 4))))
+_COHORT = tuple(Client(f"client-{i}", 1 + 7 * i) for i in range(5))
+_ROUNDS = 3
+
+
+def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
+    """Take a strategy through a few rounds, in several orders, and through a checkpoint.
+
+    It must keep the layout, stay finite, advance the version by one each round, give tasks to
+    members of the cohort only, live with an empty cohort and with a single client, leave its
+    arguments as they are (a total excepted), keep nothing in itself from round to round, survive
+    saving and loading bit for bit, and not depend on the order of the updates in a single bit.
+
+    Args:
+        strategy: what to check.
+        layout: tensors to check it on, where it does not work on any.
+
+    Raises:
+        StrategyError: it breaks one of these; the message names the hook.
+    """
+    trial = _Trial(strategy, layout or _LAYOUT)
+    trial.run((), ())
+    trial.run(_COHORT[:1], (0,))
+    once = trial.run(_COHORT, (0, 1, 2, 3, 4))
+    again = trial.run(_COHORT, (0, 1, 2, 3, 4))
+    _same(once, again, "apply: the same rounds twice give two results; what changes is for State")
+    for order in ((4, 3, 2, 1, 0), (2, 0, 4, 1, 3)):
+        other = trial.run(_COHORT, order)
+        _same(once, other, "accumulate: another order of the updates gives another result")
+    saved = trial.run(_COHORT, (0, 1, 2, 3, 4), save=True)
+    _same(once, saved, "apply: a state that was saved and loaded gives another result")
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Rounds of one strategy on made-up updates."""
+
+    strategy: Strategy
+    layout: Layout
+
+    def run(
+        self, clients: tuple[Client, ...], order: Sequence[int], *, save: bool = False
+    ) -> State:
+        """The state after a few rounds with updates in `order`, each from a file with `save`."""
+        params = Params(self.layout, _noise("params", self.layout.size))
+        with hook("init", 0), _unwritten("init", params.vector):
+            state = self.strategy.init(params)
+        check_state(state, self.layout, 0, "init, round 0")
+        for number in range(1, _ROUNDS + 1):
+            state = self._round(state, Cohort(number, clients), order)
+            state = _through_a_file(state) if save else state
+        return state
+
+    def _round(self, state: State, cohort: Cohort, order: Sequence[int]) -> State:
+        number, arrays = cohort.round, [state.params.vector, *state.slots.values()]
+        with hook("configure", number), _unwritten("configure", *arrays):
+            planned = self.strategy.configure(state, cohort)
+        tasks = check_tasks(planned, state, cohort)
+        deltas = {name: _delta(task, self.layout) for name, task in sorted(tasks.items())}
+        total: Any | None = None
+        for name in _ordered(list(deltas), order):
+            examples = next(c.num_examples for c in cohort.clients if c.id == name)
+            update = ClientUpdate(name, number, examples, delta=deltas[name])
+            with hook("accumulate", number):
+                total = self.strategy.accumulate(total, update)
+        with hook("apply", number), _unwritten("apply", *arrays):
+            applied = self.strategy.apply(state, total)
+        for name, task in tasks.items():
+            untouched = np.array_equal(deltas[name].vector, _delta(task, self.layout).vector)
+            _promise(untouched, "accumulate: wrote into the delta of an update")
+        return check_applied(applied, state, number)[0]
+
+
+def _ordered(names: Sequence[str], order: Sequence[int]) -> list[str]:
+    return [names[i] for i in order if i < len(names)]
+
+
+def _noise(purpose: str, size: int, *, round: int = 0, client: str = "") -> Vector:
+    uniform = stream(0, f"conformance.{purpose}", round=round, client=client).uniform(size)
+    return (uniform - 0.5).astype(np.float32)
+
+
+def _delta(task: ClientTask, layout: Layout) -> Delta:
+    """A made-up answer to a task: the same for the same task."""
+    sent = task.selectors.sent(layout)
+    return Delta(sent, _noise("delta", sent.size, round=task.round, client=task.client))
+
+
+@contextmanager
+def _unwritten(name: str, *arrays: NDArray[np.generic]) -> Iterator[None]:
+    """Check that a hook leaves arrays as they are."""
+    before = [array.copy() for array in arrays]
+    yield
+    kept = all(a.tobytes() == b.tobytes() for a, b in zip(arrays, before, strict=True))
+    _promise(kept, f"{name}: wrote into the arrays of the state or the model it was given")
+
+
+def _through_a_file(state: State) -> State:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.safetensors"
+        try:
+            save_state(path, state, {})
+            loaded = load_state(path, state.params.layout)[0]
+        except RunError as error:
+            raise StrategyError(f"apply: its state cannot be saved: {error}") from error
+    _same(state, loaded, "apply: its state is another once it is saved and loaded")
+    return loaded
+
+
+def _same(one: State, two: State, otherwise: str) -> None:
+    _promise(_bits(one) == _bits(two) and one.notes == two.notes, otherwise)
+
+
+def _bits(state: State) -> Mapping[str, tuple[str, tuple[int, ...], bytes]]:
+    arrays = {"params": state.params.vector, **{f"slot/{n}": a for n, a in state.slots.items()}}
+    return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
+
+
+def _promise(kept: bool, otherwise: str) -> None:
+    if not kept:
+        raise StrategyError(otherwise)

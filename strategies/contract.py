@@ -1,0 +1,99 @@
+"""What a strategy's answers must satisfy, whoever wrote it; checked in every round."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from fedloom.core.errors import LayoutError, StrategyError, UpdateRefusedError
+from fedloom.core.layout import Layout
+from fedloom.core.types import ClientId, ClientTask, Cohort, Metrics, State
+
+__all__ = ["check_applied", "check_state", "check_tasks", "hook"]
+
+
+@contextmanager
+def hook(name: str, round: int) -> Iterator[None]:
+    """Turn whatever a strategy raises into a `StrategyError` that names the hook and the round.
+
+    The one error that passes is `UpdateRefusedError` from ``accumulate``: the strategy refuses an
+    update, which is its right.
+    """
+    try:
+        yield
+    except Exception as error:
+        if name == "accumulate" and isinstance(error, UpdateRefusedError):
+            raise
+        text = f"{name}, round {round}: raised {type(error).__name__}: {error}"
+        raise StrategyError(text) from error
+
+
+def check_tasks(tasks: object, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
+    """The answer of `Strategy.configure`, if it is tasks for members of the cohort.
+
+    Raises:
+        StrategyError: it is not; the message names the hook and the round.
+    """
+    where = f"configure, round {cohort.round}"
+    if not isinstance(tasks, Mapping):
+        raise StrategyError(f"{where}: returned {_kind(tasks)}; expected a mapping of tasks")
+    members = {client.id for client in cohort.clients}
+    for name, task in tasks.items():
+        fault = _fault(name, task, members, cohort.round, state.version)
+        if fault:
+            raise StrategyError(f"{where}: {fault}")
+    for selectors in {task.selectors for task in tasks.values()}:
+        try:
+            selectors.sent(state.params.layout)
+        except LayoutError as error:
+            raise StrategyError(f"{where}: {error}") from error
+    return tasks
+
+
+def _fault(name: str, task: object, members: set[str], round: int, version: int) -> str:
+    """What is wrong with the task of the client `name`, or nothing."""
+    if name not in members:
+        return f"a task for {name!r}, who is not in the cohort"
+    if not isinstance(task, ClientTask):
+        return f"{_kind(task)} for {name!r}; expected a ClientTask"
+    if task.client != name or task.round != round:
+        return f"the task of {name!r} says client {task.client!r}, round {task.round}"
+    if not 0 <= task.version <= version:
+        return f"the task of {name!r} says version {task.version}; expected 0 to {version}"
+    return ""
+
+
+def check_applied(answer: object, state: State, round: int) -> tuple[State, Metrics]:
+    """The answer of `Strategy.apply` to `state`, if it is the next state and metrics.
+
+    Raises:
+        StrategyError: it is not; the message names the hook and the round.
+    """
+    where = f"apply, round {round}"
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise StrategyError(f"{where}: returned {_kind(answer)}; expected a state and metrics")
+    after, metrics = answer
+    if not isinstance(metrics, Mapping):
+        raise StrategyError(f"{where}: metrics are {_kind(metrics)}; expected a mapping of numbers")
+    return check_state(after, state.params.layout, state.version + 1, where), metrics
+
+
+def check_state(after: object, layout: Layout, version: int, where: str) -> State:
+    """What a strategy returned, if it is a state of this layout and version, and finite.
+
+    Raises:
+        StrategyError: it is not; the message begins with `where`.
+    """
+    if not isinstance(after, State):
+        raise StrategyError(f"{where}: returned {_kind(after)}; expected a State")
+    if after.params.layout.digest != layout.digest:
+        raise StrategyError(f"{where}: returned another layout than the model's")
+    if after.version != version:
+        raise StrategyError(f"{where}: returned version {after.version}; expected {version}")
+    if not np.isfinite(after.params.vector).all():
+        raise StrategyError(f"{where}: returned parameters that are not finite")
+    return after
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
