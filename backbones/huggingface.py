@@ -14,7 +14,7 @@ from torch import nn
 from fedloom.backbones.base import Linear
 from fedloom.core.errors import ModelError
 
-__all__ = ["depth_of", "block_of", "is_linear", "linears_of", "load", "norms_of"]
+__all__ = ["block_of", "depth_of", "is_linear", "linears_of", "load", "norms_of"]
 
 _AUTO = {
     ("classify", "mean"): "AutoModel",

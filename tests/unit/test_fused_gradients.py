@@ -8,7 +8,6 @@ import torch
 from fused_models import (
     TEXT,
     Lora,
-    Scale,
     fused,
     lora,
     lora_hooks,
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from fedloom.backbones.base import Packing, Site
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.backbones.norm import frozen_norm
-from fedloom.backbones.packing import pack, pack_images
+from fedloom.backbones.packing import pack
 
 SIZES = ((5, 9, 2), (7,), (1, 3, 12, 4))
 REGULAR = ((6, 6), (6, 6), (6, 6))

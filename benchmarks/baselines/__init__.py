@@ -1,0 +1,1 @@
+"""The federated work of the simulator benchmark, done by other systems."""
