@@ -18,6 +18,7 @@ from fedloom.backbones.frame import Frame
 from fedloom.backbones.mlp import Mlp, MlpTape
 from fedloom.backbones.norm import Norm, NormTape
 from fedloom.backbones.product import Product
+from fedloom.core.errors import ModelError
 
 __all__ = ["Block", "run_block"]
 
@@ -140,6 +141,8 @@ class _Run(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        if ctx.rest is None:
+            raise ModelError("fused block: second backward pass; the first freed the activations")
         block, tape, frame, sites = ctx.rest
         ctx.rest = None  # frees the activations now, not when the graph goes
         flat = dy.contiguous().flatten(0, 1)

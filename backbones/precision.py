@@ -19,7 +19,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
     Never assumed: without AMX, AVX512-BF16 or a GPU made for it, bfloat16 is several times slower.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float32
+        )
     exact, rough = (_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16))
     return torch.bfloat16 if rough < exact else torch.float32
 

@@ -3,8 +3,7 @@
     python benchmarks/blocks.py --threads 1 --clients 1 4 16
 
 Weights are random, of all-MiniLM-L6's shape: values do not change the speed. Every client trains
-LoRA (r = 8) on queries and values with its own batch; times are the best of several steps. The
-model is written once to a temporary folder and read as any other.
+LoRA (r = 8) on queries and values with its own batch; times are the best of several steps.
 """
 
 import argparse
@@ -52,7 +51,6 @@ class Lora:
 
 
 def bert_weights(width: int, depth: int, inner: int, vocab: int) -> Iterable[tuple[str, Tensor]]:
-    """Random weights under BERT's names."""
     yield "embeddings.word_embeddings.weight", torch.randn(vocab, width)
     yield "embeddings.position_embeddings.weight", torch.randn(512, width)
     yield "embeddings.token_type_embeddings.weight", torch.randn(2, width)
@@ -104,13 +102,13 @@ def best_ms(backbone: FusedBackbone, packing: Packing, *, trim: bool, repeats: i
     clock = time.process_time if backbone.device.type == "cpu" else time.perf_counter
     sites = adapters(backbone, packing.clients)
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + 1):  # the first warms up
         start = clock()
         step(backbone, packing, sites, trim)
         if backbone.device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(clock() - start)
-    return min(times[1:]) * 1e3 / packing.clients
+        times.append((clock() - start) * 1e3 / packing.clients)
+    return min(times[1:])
 
 
 def arguments() -> argparse.Namespace:
