@@ -131,7 +131,8 @@ class FusedBackbone:
                 where nothing else is read, which holds for the very last block.
 
         Returns:
-            ``[k, L, d]``, or ``[k, b, d]`` where trimmed. Blocks that need no gradient keep nothing.
+            ``[k, L, d]``, or ``[k, b, d]`` where trimmed. Blocks that need no gradient keep
+            nothing.
 
         Raises:
             ModelError: `trim` with a packing that reads all tokens.
