@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -12,17 +11,17 @@ from fedloom.core.registry import create
 from fedloom.core.seeds import stream
 from fedloom.core.types import LocalWork, Metrics, Params
 from fedloom.simulation.setup import Prepared
-from fedloom.simulation.stage import Evaluator, limits_of, session_of
+from fedloom.simulation.stage import Evaluator, training_session
 from fedloom.tuning.base import Assignment, Learner
 from fedloom.tuning.cohort import chunks, size_of
 
 __all__ = ["central", "local"]
 
-LOCAL_CLIENTS = 20
+LOCAL_CLIENTS = 8
 MOST_EPOCHS = 10
 
 
-def central(prepared: Prepared, start: Params, folder: Path) -> Metrics:
+def central(prepared: Prepared, start: Params) -> Metrics:
     """One client that holds all training examples, given the same stages.
 
     Every stage sees as many examples as the federation's stage does (1 to 10 passes over the
@@ -32,21 +31,20 @@ def central(prepared: Prepared, start: Params, folder: Path) -> Metrics:
 
     def train(params: Params, work: LocalWork, index: int) -> Params:
         stage = prepared.job.stages[index]
-        limits = limits_of(prepared, folder, share=0.75)
-        session = session_of(prepared, params, stage.train, prepared.corpus.train, limits)
+        session = training_session(prepared, params, stage)
         learner = cast(Learner, create("learners", prepared.job.learner))
         one = [Assignment("central", everything, index + 1, prepared.job.seed)]
         (result,) = learner.train(session, params, work, one)
         return _moved(params, result.layout.names, result.delta)
 
     params = _stages(prepared, start, len(everything), train)
-    return Evaluator(prepared, params, ALL, prepared.corpus.test, folder)(params).metrics
+    return Evaluator(prepared, params, ALL, prepared.corpus.test)(params).metrics
 
 
-def local(prepared: Prepared, start: Params, folder: Path) -> Metrics:
+def local(prepared: Prepared, start: Params) -> Metrics:
     """Each of some clients alone on its own examples; the mean of their accuracy on the test split.
 
-    At most 20 clients are tried, chosen by the run's seed.
+    At most 8 clients are tried, chosen by the run's seed.
     """
     population = prepared.population
     count = min(LOCAL_CLIENTS, len(population))
@@ -55,7 +53,7 @@ def local(prepared: Prepared, start: Params, folder: Path) -> Metrics:
     models = {client: start for client in clients}
     for index in range(len(prepared.job.stages)):
         models = _each_alone(prepared, models, index)
-    judge = Evaluator(prepared, start, ALL, prepared.corpus.test, folder)
+    judge = Evaluator(prepared, start, ALL, prepared.corpus.test)
     found = [judge(params).metrics for params in models.values()]
     return {name: float(np.mean([m[name] for m in found])) for name in found[0]}
 
@@ -72,7 +70,7 @@ def _each_alone(prepared: Prepared, models: dict[str, Params], index: int) -> di
     groups = [list(models)] if shared else [[client] for client in models]
     for group in groups:
         params = models[group[0]]
-        session = session_of(prepared, params, stage.train, prepared.corpus.train, None)
+        session = training_session(prepared, params, stage)
         rows = [prepared.population.rows_of(client) for client in group]
         seen = stage.rounds * stage.clients_per_round * float(np.mean([len(r) for r in rows]))
         work = _passes(stage.local, seen, len(prepared.corpus.train))

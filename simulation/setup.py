@@ -16,6 +16,7 @@ from fedloom.backbones.precision import best_dtype
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
 from fedloom.core.registry import create
+from fedloom.simulation.activations import Activations
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.observe import Observer
 from fedloom.simulation.partition import Rule, TrainingRows
@@ -42,6 +43,7 @@ class Prepared:
         corpus: the data.
         population: the clients.
         capacity: how much is trained at once.
+        activations: frozen activations that are kept.
     """
 
     job: Job
@@ -51,6 +53,7 @@ class Prepared:
     corpus: Corpus
     population: Population
     capacity: Capacity
+    activations: Activations
 
     @property
     def curve(self) -> Examples:
@@ -69,12 +72,13 @@ class Prepared:
         return np.arange(len(self.corpus.train))
 
 
-def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
+def prepare(job: Job, observer: Observer, cache: Path, *, data: object = None) -> Prepared:
     """Load everything a job names.
 
     Args:
         job: the job.
         observer: told of choices made.
+        cache: folder for activations that memory does not hold.
         data: rows in memory, instead of ``job.data.path``.
 
     Raises:
@@ -99,7 +103,9 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
         folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
     )
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
-    return Prepared(job, folder, device, model, corpus, population, capacity)
+    memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
+    activations = Activations(model, memory, disk, cache)
+    return Prepared(job, folder, device, model, corpus, population, capacity, activations)
 
 
 def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:

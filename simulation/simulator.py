@@ -92,7 +92,7 @@ def simulate(
     """
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
     threads = torch.get_num_threads()
-    prepared = prepare(job, observer, data=data)
+    prepared = prepare(job, observer, directory.path / "cache", data=data)
     try:
         if prepared.device.type == "cpu":
             # One thread per worker: rows then have the same bits whoever else is in the chunk.
@@ -181,15 +181,14 @@ def _rounds(
         if course.done < first:
             course.state = State(course.state.params)  # a new stage, a new strategy
         params = course.state.params
-        judge = Evaluator(prepared, params, stage.train, prepared.curve, directory.path)
+        judge = Evaluator(prepared, params, stage.train, prepared.curve)
         if course.done == 0 and index == 0:
             course.before = course.evaluated = judge(params).metrics
             opening = RoundLine(0, stage=stage.name, evaluation=course.before)
             directory.append(opening)
             observer.round_done(opening)
         begin = max(first, course.done + 1)
-        played = play(prepared, index, course.state, first=begin, last=last, folder=directory.path)
-        for done in played:
+        for done in play(prepared, index, course.state, first=begin, last=last):
             _after(prepared, directory, observer, course, done, judge)
 
 
