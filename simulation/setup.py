@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +28,24 @@ from fedloom.tuning.data import Corpus, Reading, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.tokens import read_tokenizer
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Choices", "Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run chose by looking at the machine, and must not choose again when it is resumed.
+
+    They decide float association and rounding, and so the bits of the result.
+
+    Attributes:
+        dtype: of the frozen weights and activations.
+        clients: clients in a chunk at most.
+        tokens: tokens in a chunk's step at most.
+    """
+
+    dtype: str
+    clients: int
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +61,7 @@ class Prepared:
         population: the clients.
         capacity: how much is trained at once.
         activations: frozen activations that are kept.
+        choices: what was chosen by looking at the machine.
     """
 
     job: Job
@@ -54,6 +72,7 @@ class Prepared:
     population: Population
     capacity: Capacity
     activations: Activations
+    choices: Choices
 
     @property
     def curve(self) -> Examples:
@@ -72,7 +91,14 @@ class Prepared:
         return np.arange(len(self.corpus.train))
 
 
-def prepare(job: Job, observer: Observer, cache: Path, *, data: object = None) -> Prepared:
+def prepare(
+    job: Job,
+    observer: Observer,
+    cache: Path,
+    *,
+    data: object = None,
+    earlier: Choices | None = None,
+) -> Prepared:
     """Load everything a job names.
 
     Args:
@@ -80,6 +106,7 @@ def prepare(job: Job, observer: Observer, cache: Path, *, data: object = None) -
         observer: told of choices made.
         cache: folder for activations that memory does not hold.
         data: rows in memory, instead of ``job.data.path``.
+        earlier: what the run chose when it began, where it is resumed.
 
     Raises:
         FedloomError: something that the job names is not there or does not fit.
@@ -98,14 +125,17 @@ def prepare(job: Job, observer: Observer, cache: Path, *, data: object = None) -
         normalize=job.backbone.normalize,
         head_init=job.backbone.head_init,
     )
-    dtype = _dtype(job, device, observer)
+    dtype = getattr(torch, earlier.dtype) if earlier else _dtype(job, device, observer)
     model = build_model(
         folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
     )
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
+    if earlier:
+        capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     activations = Activations(model, memory, disk, cache)
-    return Prepared(job, folder, device, model, corpus, population, capacity, activations)
+    choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
+    return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
 
 
 def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:

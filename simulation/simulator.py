@@ -1,8 +1,9 @@
 """A federation on one machine: the stages of a job, round by round, saved as they go."""
 
+import dataclasses
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from fedloom.simulation.closing import close
 from fedloom.simulation.history import History
 from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
 from fedloom.simulation.rundir import RunDirectory
-from fedloom.simulation.setup import Prepared, prepare
+from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Evaluator, Played, play
-from fedloom.tuning.capacity import Capacity
 
 __all__ = ["Run", "simulate"]
 
@@ -92,7 +92,11 @@ def simulate(
     """
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
     threads = torch.get_num_threads()
-    prepared = prepare(job, observer, directory.path / "cache", data=data)
+    saved = directory.table("choices")
+    earlier = Choices(**saved) if saved and directory.last_checkpoint else None
+    cache = directory.path / "cache"
+    prepared = prepare(job, observer, cache, data=data, earlier=earlier)
+    directory.write_choices(dataclasses.asdict(prepared.choices))
     try:
         if prepared.device.type == "cpu":
             # One thread per worker: rows then have the same bits whoever else is in the chunk.
@@ -105,7 +109,7 @@ def simulate(
 def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run:
     job = prepared.job
     start = prepared.model.initial(job.seed)
-    course, prepared = _begin(prepared, directory, start)
+    course = _begin(prepared, directory, start)
     write_partition(prepared, directory)
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
@@ -130,18 +134,16 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     return Run(directory.path, directory.history(), summary, course.state.params, prepared)
 
 
-def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[_Course, Prepared]:
+def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> _Course:
     """The course from the last checkpoint, or from the beginning."""
     done = directory.last_checkpoint
     if not done:
-        return _Course(State(start)), prepared
+        return _Course(State(start))
     state, facts = load_state(directory.checkpoints()[done], start.layout)
     record = json.loads(str(facts["course"]))
     if record["seed"] != prepared.job.seed:
         raise RunError(f"{directory.path}: its checkpoint is of seed {record['seed']}")
-    # What was trained at once decides float association, so it is as it was at the start.
-    capacity = replace(prepared.capacity, clients=record["clients"], tokens=record["tokens"])
-    course = _Course(
+    return _Course(
         state,
         done,
         record["elapsed"],
@@ -150,7 +152,6 @@ def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[
         record["before"],
         record["evaluated"],
     )
-    return course, replace(prepared, capacity=capacity)
 
 
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:
@@ -229,11 +230,11 @@ def _after(
     course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
     directory.append(line)
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
-        _save(prepared.capacity, directory, course, job.seed)
+        _save(directory, course, job.seed)
     observer.round_done(line)
 
 
-def _save(capacity: Capacity, directory: RunDirectory, course: _Course, seed: int) -> None:
+def _save(directory: RunDirectory, course: _Course, seed: int) -> None:
     record: dict[str, Any] = {
         "seed": seed,
         "elapsed": course.elapsed,
@@ -241,8 +242,6 @@ def _save(capacity: Capacity, directory: RunDirectory, course: _Course, seed: in
         "bytes_down": course.bytes_down,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
-        "clients": capacity.clients,
-        "tokens": capacity.tokens,
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
     directory.prune()
