@@ -97,6 +97,8 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     model = build_model(
         folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
     )
+    if model.note:
+        observer.note(model.note)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     return Prepared(job, folder, device, model, corpus, population, capacity)
 
