@@ -35,7 +35,7 @@ from fedloom.simulation.versions import versions
 __all__ = ["RunDirectory"]
 
 _FILES = (
-    *("versions.json", "metrics.jsonl", "partition.json", "clients.json"),
+    *("choices.json", "versions.json", "metrics.jsonl", "partition.json", "clients.json"),
     *("summary.json", "report.html"),
 )
 _FOLDERS = ("checkpoints", "adapter", "plots", "events")

@@ -129,6 +129,8 @@ def prepare(
     model = build_model(
         folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
     )
+    if model.note:
+        observer.note(model.note)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
