@@ -45,7 +45,7 @@ def export_adapter(
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / ALL_TENSORS, metadata=_specs(params.layout, classes))
         if exported.config:
-            kept = {exported.key(name): t for name, t in tensors.items() if exported.has(name)}
+            kept = exported.contents(tensors)
             save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
             text = json.dumps(dict(exported.config), indent=2, sort_keys=True)
             (folder / "adapter_config.json").write_text(text + "\n")

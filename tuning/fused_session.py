@@ -17,7 +17,7 @@ from fedloom.tuning.attach import attach
 from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
-from fedloom.tuning.losses import client_losses, owners, valid_slots
+from fedloom.tuning.losses import class_losses, client_losses
 from fedloom.tuning.prefix import PrefixCache
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import next_tokens, packed_starts
@@ -79,14 +79,9 @@ class FusedSession:
         assert head is not None
         blank = pooled.new_zeros(*pooled.shape[:2], self._model.task.classes)
         logits = attach(pooled, blank, head, store.anchor).flatten(0, 1)
-        slots = valid_slots(rows)
-        if slots is not None:
-            logits = logits[torch.from_numpy(slots).to(logits.device)]
         labels = self._examples.labels
         assert labels is not None
-        target = torch.from_numpy(labels[np.concatenate(rows)]).to(logits.device)
-        owner = torch.from_numpy(owners([len(r) for r in rows])).to(logits.device)
-        return client_losses(logits, target, owner, len(rows))
+        return class_losses(logits, labels, rows)
 
     def _language(self, store: Store, rows: Rows) -> Losses:
         backbone = self._model.backbone
