@@ -50,7 +50,8 @@ def test_at_once_one_by_one_and_both_engines(
     assert apart(train_at_once(fused, examples, work), alone) < 1e-5
     swapped = train_at_once(generic, examples, work)
     assert apart(swapped, alone) < 1e-5
-    assert apart(one_by_one(generic, examples, work), swapped) < 1e-5
+    if adapter == "lora":  # of the others at once is compared with one by one above
+        assert apart(one_by_one(generic, examples, work), swapped) < 1e-5
     for mine, other in zip(swapped, alone, strict=True):
         assert mine.metrics == pytest.approx(other.metrics, rel=1e-5)
 
@@ -82,14 +83,15 @@ def test_one_step_moves_a_subset_as_it_moves_all(model_folder: Folders, ragged: 
         np.testing.assert_allclose(part.delta, wanted, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["bert", "bert-mean", "llama", "qwen2-lm", "vit"])
-@pytest.mark.parametrize("adapter", ["lora", "head"])
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [(name, "lora") for name in ("bert", "bert-mean", "llama", "qwen2-lm", "vit")]
+    + [(name, "head") for name in ("bert", "bert-mean", "llama", "vit")],
+)
 def test_kept_activations_change_nothing(
     model_folder: Folders, ragged: Ragged, name: str, adapter: str
 ) -> None:
     case = CASES[name]
-    if case.task.kind == "causal-lm" and adapter == "head":
-        pytest.skip("a language model has no head to train")
     options = {"layers": (-1,)} if adapter == "lora" else {}
     model, examples = case.build(model_folder, Component(adapter, options)), case.examples(ragged)
     assert isinstance(model, FusedModel)
