@@ -70,7 +70,7 @@ class Attention:
         """Map ``[k * L, d]`` to the same, or to ``[k * b, d]`` where only some are read."""
         q, kv, tapes = self._project(x, frame, sites)
         heads = tuple(self._heads(q, kv, frame, slots) for slots in frame.slots)
-        mixed = torch.empty(q.shape, dtype=x.dtype, device=x.device)
+        mixed = x.new_empty(q.shape)
         grids = [self._mix(h, slots) for h, slots in zip(heads, frame.slots, strict=True)]
         put = frame.put_heads if frame.read is None else frame.put_read_heads
         put(grids, mixed)
@@ -186,6 +186,5 @@ class Attention:
 
 def _scaled(a: Tensor, b: Tensor, head_dim: int) -> Tensor:
     """``a b / sqrt(head_dim)``, batched."""
-    shape = (a.shape[0], a.shape[1], b.shape[2])
-    blank = torch.empty(shape, dtype=a.dtype, device=a.device)
-    return torch.baddbmm(blank, a, b, beta=0, alpha=head_dim**-0.5, out=blank)
+    blank = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+    return blank.baddbmm_(a, b, beta=0, alpha=head_dim**-0.5)

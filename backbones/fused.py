@@ -132,7 +132,8 @@ class FusedBackbone:
 
         Returns:
             ``[k, L, d]``, or ``[k, b, d]`` where trimmed. Blocks that need no gradient keep
-            nothing.
+            nothing. What stands at padding means nothing, and a loss must not read it: its gradient
+            there has to be zero.
 
         Raises:
             ModelError: `trim` with a packing that reads all tokens.

@@ -1,14 +1,17 @@
 """The simulator's side of a round: tasks in, updates out, trained in chunks on this machine."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.core.errors import CodecError
+from fedloom.core.layout import ALL
 from fedloom.core.seeds import derive
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
 from fedloom.tuning.base import Assignment, Learner, LocalResult, Session
@@ -16,6 +19,12 @@ from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 
 __all__ = ["Federation", "dispatcher"]
+
+Trained: TypeAlias = list[tuple[ClientTask, LocalResult]]
+
+AHEAD = 4
+"""Chunks handed to the pool per worker, those being trained among them: enough that a long chunk
+keeps no other worker waiting."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +58,24 @@ def dispatcher(
     """
 
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
-        futures = [
-            federation.pool.submit(_train, federation, params, chunk)
+        waiting = deque(
+            chunk
             for group in _groups(list(tasks.values()))
             for chunk in _chunked(federation, group)
-        ]
+        )
+        # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
+        # not grow with the cohort.
+        running: deque[Future[Trained]] = deque()
         try:
-            for future in futures:
-                for task, result in future.result():
+            while waiting or running:
+                while waiting and len(running) < AHEAD * federation.capacity.workers:
+                    chunk = waiting.popleft()
+                    running.append(federation.pool.submit(_train, federation, params, chunk))
+                for task, result in running.popleft().result():
                     yield _update(task, result, federation.codec, bytes_down)
         finally:
-            _cancel(futures)
+            for future in running:
+                future.cancel()
 
     return dispatch
 
@@ -78,13 +94,11 @@ def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[Clien
         rows = federation.rows_of(task.client)
         sizes.append(size_of(len(rows), federation.session.tokens(rows), task.work))
     capacity = federation.capacity
-    parts = chunks(sizes, most=capacity.clients, budget=capacity.tokens)
+    parts = chunks(sizes, most=capacity.clients, budget=capacity.tokens, split=capacity.chunks)
     return [[tasks[i] for i in part] for part in parts]
 
 
-def _train(
-    federation: Federation, params: Params, tasks: list[ClientTask]
-) -> list[tuple[ClientTask, LocalResult]]:
+def _train(federation: Federation, params: Params, tasks: list[ClientTask]) -> Trained:
     cohort = [
         Assignment(task.client, federation.rows_of(task.client), task.round, task.seed)
         for task in tasks
@@ -95,8 +109,10 @@ def _train(
 
 def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int) -> ClientUpdate:
     """What the client would send: its delta, encoded, and what it cost."""
-    sent = result.layout.select(task.selectors.up) if task.selectors.up != ("*",) else result.layout
-    vector = result.layout.gather(result.delta, sent)
+    sent, vector = result.layout, result.delta
+    if task.selectors.up != ALL:
+        sent = result.layout.select(task.selectors.up)
+        vector = result.layout.gather(result.delta, sent)
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     try:
         payload = codec.encode(Delta(sent, vector), seed=seed % 2**63)
@@ -116,8 +132,3 @@ def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int
         metrics=result.metrics,
         cost=cost,
     )
-
-
-def _cancel(futures: list[Future[list[tuple[ClientTask, LocalResult]]]]) -> None:
-    for future in futures:
-        future.cancel()

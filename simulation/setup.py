@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from fedloom.backbones import files
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.precision import best_dtype
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
 from fedloom.core.registry import create
+from fedloom.simulation.activations import Activations
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.observe import Observer
 from fedloom.simulation.partition import Rule, TrainingRows
@@ -26,7 +28,24 @@ from fedloom.tuning.data import Corpus, Reading, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.tokens import read_tokenizer
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Choices", "Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run chose by looking at the machine, and must not choose again when it is resumed.
+
+    They decide float association and rounding, and so the bits of the result.
+
+    Attributes:
+        dtype: of the frozen weights and activations.
+        clients: clients in a chunk at most.
+        tokens: tokens in a chunk's step at most.
+    """
+
+    dtype: str
+    clients: int
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +60,8 @@ class Prepared:
         corpus: the data.
         population: the clients.
         capacity: how much is trained at once.
+        activations: frozen activations that are kept.
+        choices: what was chosen by looking at the machine.
     """
 
     job: Job
@@ -50,6 +71,8 @@ class Prepared:
     corpus: Corpus
     population: Population
     capacity: Capacity
+    activations: Activations
+    choices: Choices
 
     @property
     def curve(self) -> Examples:
@@ -68,13 +91,22 @@ class Prepared:
         return np.arange(len(self.corpus.train))
 
 
-def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
+def prepare(
+    job: Job,
+    observer: Observer,
+    cache: Path,
+    *,
+    data: object = None,
+    earlier: Choices | None = None,
+) -> Prepared:
     """Load everything a job names.
 
     Args:
         job: the job.
         observer: told of choices made.
+        cache: folder for activations that memory does not hold.
         data: rows in memory, instead of ``job.data.path``.
+        earlier: what the run chose when it began, where it is resumed.
 
     Raises:
         FedloomError: something that the job names is not there or does not fit.
@@ -93,14 +125,19 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
         normalize=job.backbone.normalize,
         head_init=job.backbone.head_init,
     )
-    dtype = _dtype(job, device, observer)
+    dtype = getattr(torch, earlier.dtype) if earlier else _dtype(job, device, observer)
     model = build_model(
         folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
     )
     if model.note:
         observer.note(model.note)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
-    return Prepared(job, folder, device, model, corpus, population, capacity)
+    if earlier:
+        capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
+    memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
+    activations = Activations(model, memory, disk, cache)
+    choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
+    return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
 
 
 def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:
@@ -148,8 +185,6 @@ def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
 
 def _dtype(job: Job, device: torch.device, observer: Observer) -> torch.dtype:
     if job.backbone.dtype == "auto":
-        from fedloom.backbones.precision import best_dtype
-
         dtype = best_dtype(device)
         observer.note(f"backbone in {str(dtype).removeprefix('torch.')}: the faster one here")
         return dtype

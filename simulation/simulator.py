@@ -1,8 +1,9 @@
 """A federation on one machine: the stages of a job, round by round, saved as they go."""
 
+import dataclasses
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from fedloom.simulation.closing import close
 from fedloom.simulation.history import History
 from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
 from fedloom.simulation.rundir import RunDirectory
-from fedloom.simulation.setup import Prepared, prepare
+from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Evaluator, Played, play
-from fedloom.tuning.capacity import Capacity
 
 __all__ = ["Run", "simulate"]
 
@@ -51,6 +51,8 @@ class _Course:
         state: the strategy's state.
         done: rounds that are done.
         elapsed: seconds that they took.
+        bytes_up: bytes that clients sent in them.
+        bytes_down: bytes that clients received in them.
         before: evaluation of the first model.
         evaluated: the newest evaluation.
     """
@@ -58,6 +60,8 @@ class _Course:
     state: State
     done: int = 0
     elapsed: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
     before: Metrics = field(default_factory=dict)
     evaluated: Metrics = field(default_factory=dict)
 
@@ -88,7 +92,11 @@ def simulate(
     """
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
     threads = torch.get_num_threads()
-    prepared = prepare(job, observer, data=data)
+    saved = directory.table("choices")
+    earlier = Choices(**saved) if saved and directory.last_checkpoint else None
+    cache = directory.path / "cache"
+    prepared = prepare(job, observer, cache, data=data, earlier=earlier)
+    directory.write_choices(dataclasses.asdict(prepared.choices))
     try:
         if prepared.device.type == "cpu":
             # One thread per worker: rows then have the same bits whoever else is in the chunk.
@@ -101,7 +109,7 @@ def simulate(
 def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run:
     job = prepared.job
     start = prepared.model.initial(job.seed)
-    course, prepared = _begin(prepared, directory, start)
+    course = _begin(prepared, directory, start)
     write_partition(prepared, directory)
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
@@ -126,19 +134,24 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     return Run(directory.path, directory.history(), summary, course.state.params, prepared)
 
 
-def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[_Course, Prepared]:
+def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> _Course:
     """The course from the last checkpoint, or from the beginning."""
     done = directory.last_checkpoint
     if not done:
-        return _Course(State(start)), prepared
+        return _Course(State(start))
     state, facts = load_state(directory.checkpoints()[done], start.layout)
     record = json.loads(str(facts["course"]))
     if record["seed"] != prepared.job.seed:
         raise RunError(f"{directory.path}: its checkpoint is of seed {record['seed']}")
-    # What was trained at once decides float association, so it is as it was at the start.
-    capacity = replace(prepared.capacity, clients=record["clients"], tokens=record["tokens"])
-    course = _Course(state, done, record["elapsed"], record["before"], record["evaluated"])
-    return course, replace(prepared, capacity=capacity)
+    return _Course(
+        state,
+        done,
+        record["elapsed"],
+        record["bytes_up"],
+        record["bytes_down"],
+        record["before"],
+        record["evaluated"],
+    )
 
 
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:
@@ -169,15 +182,14 @@ def _rounds(
         if course.done < first:
             course.state = State(course.state.params)  # a new stage, a new strategy
         params = course.state.params
-        judge = Evaluator(prepared, params, stage.train, prepared.curve, directory.path)
+        judge = Evaluator(prepared, params, stage.train, prepared.curve)
         if course.done == 0 and index == 0:
             course.before = course.evaluated = judge(params).metrics
             opening = RoundLine(0, stage=stage.name, evaluation=course.before)
             directory.append(opening)
             observer.round_done(opening)
         begin = max(first, course.done + 1)
-        played = play(prepared, index, course.state, first=begin, last=last, folder=directory.path)
-        for done in played:
+        for done in play(prepared, index, course.state, first=begin, last=last):
             _after(prepared, directory, observer, course, done, judge)
 
 
@@ -195,7 +207,6 @@ def _after(
     due = number % job.evaluate.every == 0 or number == job.rounds
     evaluation = judge(played.state.params).metrics if due else {}
     seconds = played.seconds + time.perf_counter() - began
-    before = directory.history().last
     report, cost = played.report, played.report.cost
     line = RoundLine(
         round=number,
@@ -207,8 +218,8 @@ def _after(
         evaluation=evaluation,
         bytes_up=cost.bytes_up,
         bytes_down=cost.bytes_down,
-        total_bytes_up=cost.bytes_up + (before.total_bytes_up if before else 0),
-        total_bytes_down=cost.bytes_down + (before.total_bytes_down if before else 0),
+        total_bytes_up=course.bytes_up + cost.bytes_up,
+        total_bytes_down=course.bytes_down + cost.bytes_down,
         seconds=seconds,
         elapsed=course.elapsed + seconds,
         clients_per_second=(report.accepted + len(report.refused)) / max(played.seconds, 1e-9),
@@ -216,20 +227,21 @@ def _after(
     )
     course.state, course.done = played.state, number
     course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
+    course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
     directory.append(line)
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
-        _save(prepared.capacity, directory, course, job.seed)
+        _save(directory, course, job.seed)
     observer.round_done(line)
 
 
-def _save(capacity: Capacity, directory: RunDirectory, course: _Course, seed: int) -> None:
+def _save(directory: RunDirectory, course: _Course, seed: int) -> None:
     record: dict[str, Any] = {
         "seed": seed,
         "elapsed": course.elapsed,
+        "bytes_up": course.bytes_up,
+        "bytes_down": course.bytes_down,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
-        "clients": capacity.clients,
-        "tokens": capacity.tokens,
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
     directory.prune()

@@ -1,5 +1,6 @@
 """Batches of a cohort through a fused backbone: embed or recall, run, read, compare."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,7 @@ class FusedSession:
         self._parts = model.active(params, train)
         self._cut = model.cut(self._parts)
         self._lengths = model.token_counts(examples)
+        self._grids: dict[tuple[int, int, int], Packing] = {}
 
     def store(self, params: Params, clients: int) -> Store:
         """Rows for k clients."""
@@ -97,16 +99,27 @@ class FusedSession:
 
     def _packing(self, rows: Rows) -> Packing:
         model, examples = self._model, self._examples
+        lengths = self._lengths[_filled(rows)]
+        same = bool((lengths == lengths[0]).all())
         if isinstance(examples, ImageExamples):
-            widest = max(len(r) for r in rows)
-            packing = pack_images(
-                len(rows), widest, 1 + model.backbone.shape.patches, read=model.read
-            )
-        else:
-            assert isinstance(examples, TextExamples)
-            pieces = [[examples.ids(int(i)) for i in own] for own in rows]
-            packing = pack(pieces, read=model.read)
-        return packing.to(model.backbone.device)
+            return self._regular(rows, int(lengths[0]))
+        assert isinstance(examples, TextExamples)
+        if same and len({len(r) for r in rows}) == 1:
+            packing = self._regular(rows, int(lengths[0]))
+            starts = examples.offsets[np.concatenate(rows)]
+            ids = examples.tokens[starts[:, None] + np.arange(lengths[0])].astype(np.int64)
+            own = torch.from_numpy(ids).view(packing.positions.shape)
+            return replace(packing, ids=own.to(model.backbone.device))
+        pieces = [[examples.ids(int(i)) for i in own] for own in rows]
+        return pack(pieces, read=model.read).to(model.backbone.device)
+
+    def _regular(self, rows: Rows, tokens: int) -> Packing:
+        """Clients with equally many examples of one length, without ids; made once per shape."""
+        key = len(rows), max(len(r) for r in rows), tokens
+        if key not in self._grids:
+            packing = pack_images(*key, read=self._model.read)
+            self._grids[key] = packing.to(self._model.backbone.device)
+        return self._grids[key]
 
     def _embed(self, rows: Rows, packing: Packing) -> Tensor:
         backbone, examples = self._model.backbone, self._examples
@@ -178,4 +191,6 @@ def _real_tokens(packing: Packing) -> Tensor:
 def _filled(rows: Rows) -> NDArray[np.int64]:
     """The batch's ``k * b`` slots; clients with fewer examples repeat their first."""
     widest = max(len(r) for r in rows)
+    if all(len(r) == widest for r in rows):
+        return np.concatenate(rows)
     return np.concatenate([np.concatenate((r, np.repeat(r[:1], widest - len(r)))) for r in rows])

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedloom.core.types import LocalWork
-from fedloom.tuning.cohort import SIDE_BY_SIDE, Size, chunks, size_of
+from fedloom.tuning.cohort import Size, chunks, size_of
 
 sizes_of = st.lists(st.builds(Size, st.integers(1, 20), st.integers(1, 500)), max_size=60)
 mosts = st.integers(1, 20)
@@ -31,9 +31,9 @@ def test_neighbours_are_of_the_same_size(sizes: list[Size], most: int, budget: i
 
 @given(sizes_of, mosts, budgets)
 def test_side_by_side_where_there_are_enough(sizes: list[Size], most: int, budget: int) -> None:
-    found = chunks(sizes, most=most, budget=budget)
-    if len(sizes) >= 2 * SIDE_BY_SIDE:
-        assert len(found) >= SIDE_BY_SIDE
+    found = chunks(sizes, most=most, budget=budget, split=4)
+    if len(sizes) >= 8:
+        assert len(found) >= 4
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), mosts)

@@ -51,7 +51,7 @@ class Backprop:
         seconds = (time.perf_counter() - began) / len(cohort)
         results: list[LocalResult | None] = [None] * len(cohort)
         for place, i in enumerate(order):
-            tokens = sum(session.tokens(batch) for batch in plans[i])
+            tokens = session.tokens(np.concatenate(plans[i]))
             results[i] = LocalResult(
                 client=cohort[i].client,
                 layout=store.trained,
