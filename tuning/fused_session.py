@@ -136,7 +136,10 @@ class FusedSession:
         if self._cache is None:
             start = self._embed(rows, packing)
             return backbone.run(start, packing, last=depth, sites=sites, trim=trim)
-        kept = self._cache.gather(np.concatenate(rows)).to(backbone.device)
+        # Images of clients with fewer than the others are repeated; texts are not.
+        images = isinstance(self._examples, ImageExamples)
+        asked = _filled(rows) if images else np.concatenate(rows)
+        kept = self._cache.gather(asked).to(backbone.device)
         start = kept.new_zeros(packing.clients * packing.length, kept.shape[-1])
         start[_real_tokens(packing)] = kept
         start = start.view(packing.clients, packing.length, -1)
