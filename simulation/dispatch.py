@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from threading import Semaphore
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,6 @@ from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 
 __all__ = ["Federation", "dispatcher"]
-
-Trained: TypeAlias = list[tuple[ClientTask, LocalResult]]
 
 AHEAD = 4
 """Chunks handed to the pool per worker, those being trained among them: enough that a long chunk
@@ -37,7 +35,8 @@ class Federation:
         codec: how updates travel.
         rows_of: the training examples of a client, by id.
         capacity: how much is trained at once.
-        pool: threads that train chunks.
+        pool: threads that train chunks and encode updates: one more than chunks are trained at
+            once lets the two go side by side.
     """
 
     session: Session
@@ -57,6 +56,15 @@ def dispatcher(
     the same to the bit.
     """
 
+    # Updates are encoded in the pool too, beside the training of other chunks: a device is not kept
+    # waiting for a processor's work, and no more chunks than it has room for are on it.
+    room = Semaphore(federation.capacity.workers)
+
+    def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
+        with room:
+            trained = _train(federation, params, chunk)
+        return [_update(task, result, federation.codec, bytes_down) for task, result in trained]
+
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
         waiting = deque(
             chunk
@@ -65,14 +73,13 @@ def dispatcher(
         )
         # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
         # not grow with the cohort.
-        running: deque[Future[Trained]] = deque()
+        running: deque[Future[list[ClientUpdate]]] = deque()
         try:
             while waiting or running:
                 while waiting and len(running) < AHEAD * federation.capacity.workers:
-                    chunk = waiting.popleft()
-                    running.append(federation.pool.submit(_train, federation, params, chunk))
-                for task, result in running.popleft().result():
-                    yield _update(task, result, federation.codec, bytes_down)
+                    running.append(federation.pool.submit(work, waiting.popleft()))
+                for update in running.popleft().result():
+                    yield update
         finally:
             for future in running:
                 future.cancel()
@@ -98,7 +105,9 @@ def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[Clien
     return [[tasks[i] for i in part] for part in parts]
 
 
-def _train(federation: Federation, params: Params, tasks: list[ClientTask]) -> Trained:
+def _train(
+    federation: Federation, params: Params, tasks: list[ClientTask]
+) -> list[tuple[ClientTask, LocalResult]]:
     cohort = [
         Assignment(task.client, federation.rows_of(task.client), task.round, task.seed)
         for task in tasks

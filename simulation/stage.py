@@ -93,7 +93,7 @@ def play(
     session = training_session(prepared, state.params, stage)
     selectors = Selectors(train=stage.train)
     sent = _changed(job.stages[: index + 1], state.params)
-    with ThreadPoolExecutor(prepared.capacity.workers) as pool:
+    with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
         federation = Federation(
             session=session,
             learner=cast(Learner, create("learners", job.learner)),
