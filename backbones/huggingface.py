@@ -14,7 +14,7 @@ from torch import nn
 from fedloom.backbones.base import Linear
 from fedloom.core.errors import ModelError
 
-__all__ = ["block_of", "depth_of", "is_linear", "linears_of", "load", "norms_of"]
+__all__ = ["block_of", "is_linear", "linears_of", "load", "norms_of"]
 
 _AUTO = {
     ("classify", "mean"): "AutoModel",
@@ -95,11 +95,6 @@ def block_of(name: str, base: str) -> str:
         return "embeddings" if "embed" in name else "other"
     stack = "decoder." if ".decoder." in f".{name}" and "encoder" not in name else ""
     return f"{stack}layer.{found.group(1)}"
-
-
-def depth_of(blocks: tuple[str, ...]) -> int:
-    """Number of transformer layers among the blocks."""
-    return sum(block.startswith("layer.") for block in blocks)
 
 
 def linears_of(model: nn.Module, base: str) -> tuple[Linear, ...]:

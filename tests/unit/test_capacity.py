@@ -8,6 +8,7 @@ from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.capacity import (
+    CPU_CHUNKS,
     CPU_CLIENTS,
     CPU_TOKENS,
     Capacity,
@@ -38,16 +39,21 @@ def capacity(model: Sized, *, workers: int = 1, memory_gb: float = 1.0) -> Capac
 
 
 def test_a_processor_is_full_with_a_few_clients() -> None:
-    assert capacity(Sized()) == Capacity(1, CPU_CLIENTS, CPU_TOKENS)
+    assert capacity(Sized()) == Capacity(1, CPU_CLIENTS, CPU_TOKENS, CPU_CHUNKS)
 
 
 def test_memory_is_shared_by_the_workers() -> None:
-    # 1 GiB: a client's row takes 5 * 4 * 10^6 bytes = 20 MB, a token 1 MB.
-    # One worker: 1073.7 MB - 20 MB leave 1053 tokens; a quarter of 1073.7 MB holds 13 rows.
-    # Two workers: 536.9 MB each: 516 tokens and 6 rows.
+    # A quarter of a GiB, 268.4 MB: a client's row takes 5 * 4 * 10^6 bytes = 20 MB, a token 1 MB.
+    # One worker: 268.4 - 20 MB leave 248 tokens; a quarter of 268.4 MB holds 3 rows.
+    # Two workers: 134.2 MB each: 114 tokens and 1 row.
     model = Sized(10**6, 10**6)
-    assert capacity(model) == Capacity(1, 13, 1053)
-    assert capacity(model, workers=2) == Capacity(2, 6, 516)
+    found = [capacity(model, workers=n, memory_gb=0.25) for n in (1, 2)]
+    assert [(c.workers, c.clients, c.tokens) for c in found] == [(1, 3, 248), (2, 1, 114)]
+
+
+def test_activations_are_bounded_where_there_is_memory_for_more() -> None:
+    assert capacity(Sized(1, 10**6)).tokens == 256 * 2**20 // 10**6
+    assert capacity(Sized(1, 10**8), memory_gb=8.0).tokens == 64  # never less, if it fits
 
 
 def test_one_client_at_a_time_where_there_is_no_batched_form() -> None:
