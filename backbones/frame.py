@@ -40,19 +40,6 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Even:
-    """Examples of one length laid end to end, all of whose tokens are wanted.
-
-    Attributes:
-        count: how many, R.
-        causal: tokens attend to no later token.
-    """
-
-    count: int
-    causal: bool
-
-
-@dataclass(frozen=True)
 class Frame:
     """A packing as the blocks use it, prepared once for all of them.
 
@@ -62,7 +49,6 @@ class Frame:
         slots: the grids.
         back: int64 ``[k * L]`` into the slots of all grids; None where they are in order.
         read: int64 ``[k * b]``: the tokens whose output is wanted; None where all are.
-        even: where attention needs no gathering, mask or rotation; else None.
     """
 
     clients: int
@@ -70,7 +56,6 @@ class Frame:
     slots: tuple[Slots, ...]
     back: Tensor | None
     read: Tensor | None
-    even: Even | None
 
     def heads(self, tokens: Tensor, slots: Slots, head_dim: int) -> Tensor:
         """Gather ``[k * L, heads * head_dim]`` into ``[R, heads, T, head_dim]``."""
@@ -121,9 +106,7 @@ def frame(packing: Packing, shape: Shape, dtype: torch.dtype, *, trim: bool) -> 
     read = packing.read.flatten() if trim and packing.read is not None else None
     slots = tuple(_slots(grid, packing, shape, dtype, read) for grid in packing.grids)
     back = None if packing.regular else packing.back
-    plain = packing.regular and read is None and shape.rope_theta is None
-    even = Even(slots[0].count, shape.causal) if plain else None
-    return Frame(packing.clients, packing.clients * packing.length, slots, back, read, even)
+    return Frame(packing.clients, packing.clients * packing.length, slots, back, read)
 
 
 def _slots(
