@@ -1,6 +1,7 @@
 """Where results are written: one JSON file a section, and all of them in the README."""
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -26,23 +27,23 @@ def machine() -> str:
                 facts[key.strip()] = value.strip()
     flags = facts["flags"].split()
     units = ", ".join(flag for flag in FASTER if flag in flags)
-    cores = sum(
-        line.startswith("processor") for line in Path("/proc/cpuinfo").read_text().splitlines()
-    )
     gib = int(facts["MemTotal"].split()[0]) / 2**20
-    return (
-        f"{facts['model name']} ({units}), {cores} cores, {gib:.0f} GiB, torch {version('torch')}"
-    )
+    parts = (f"{facts['model name']} ({units})", f"{os.cpu_count()} cores", f"{gib:.0f} GiB")
+    return ", ".join((*parts, f"torch {version('torch')}"))
 
 
 def commit() -> str:
     """The commit that is checked out, with ``+`` where files differ from it."""
+    try:
+        name, changed = (_git(*words) for words in (("rev-parse", "--short", "HEAD"), ("diff",)))
+    except OSError:  # no git here
+        return "unknown"
+    return (name or "unknown") + ("+" if changed else "")
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("diff", "HEAD") else "")
+def _git(*words: str) -> str:
+    done = subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def page(title: str, table: Sequence[Sequence[str]], facts: Mapping[str, str]) -> str:
