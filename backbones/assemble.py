@@ -40,8 +40,10 @@ class Source:
 
     @property
     def norm_dtype(self) -> torch.dtype:
-        """float32 on CPUs, where it makes the statistics float32 (on GPUs they are anyway)."""
-        return torch.float32 if self.checkpoint.device.type == "cpu" else self.dtype
+        """float32 in layer norms on CPUs: their statistics are then float32, as on GPUs."""
+        on_cpu = self.checkpoint.device.type == "cpu"
+        mixed = self.dtype == torch.bfloat16 and on_cpu and not self.shape.rms
+        return torch.float32 if mixed else self.dtype
 
     def outer(self, part: str, field: str, expected: tuple[int, ...]) -> Tensor:
         """A tensor outside of blocks."""

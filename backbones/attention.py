@@ -19,7 +19,7 @@ __all__ = ["Attention", "AttentionTape"]
 class _Heads:
     """Queries, keys, values and probabilities of one grid.
 
-    Shapes, with G query heads to each of `kv` key heads: queries ``[R * kv, G * queries, head_dim]``,
+    With G query heads to each of `kv` key heads: queries are ``[R * kv, G * queries, head_dim]``,
     keys and values ``[R * kv, T, head_dim]``, probabilities ``[R * kv, G * queries, T]``.
     """
 
@@ -70,7 +70,7 @@ class Attention:
         """Map ``[k * L, d]`` to the same, or to ``[k * b, d]`` where only some are read."""
         q, kv, tapes = self._project(x, frame, sites)
         heads = tuple(self._heads(q, kv, frame, slots) for slots in frame.slots)
-        mixed = torch.empty(q.shape, dtype=x.dtype, device=x.device)
+        mixed = x.new_empty(q.shape)
         grids = [self._mix(h, slots) for h, slots in zip(heads, frame.slots, strict=True)]
         put = frame.put_heads if frame.read is None else frame.put_read_heads
         put(grids, mixed)
@@ -86,10 +86,9 @@ class Attention:
         self, x: Tensor, frame: Frame, sites: Sites
     ) -> tuple[Tensor, Tensor, tuple[ProductTape, ...]]:
         """Queries (of the tokens that are read), keys and values side by side, and the tapes."""
-        kv_widths = self.widths[1] + self.widths[2]
         if frame.read is None or len(self.qkv.members) == 1:
             qkv, tape = self.qkv.forward(x, frame.clients, sites)
-            q, kv = qkv.split((self.widths[0], kv_widths), 1)
+            q, kv = qkv[:, : self.widths[0]], qkv[:, self.widths[0] :]
             return (q if frame.read is None else q[frame.read]), kv, (tape,)
         queries, others = self._apart
         q, q_tape = queries.forward(x[frame.read], frame.clients, sites)
@@ -97,7 +96,7 @@ class Attention:
         return q, kv, (q_tape, kv_tape)
 
     def _heads(self, q: Tensor, kv: Tensor, frame: Frame, slots: Slots) -> _Heads:
-        k, v = kv.split(self.widths[1:], 1)
+        k, v = kv[:, : self.widths[1]], kv[:, self.widths[1] :]
         gather = frame.heads if frame.read is None else frame.read_heads
         queries = gather(q, slots, self.head_dim)
         keys, values = (frame.heads(part, slots, self.head_dim) for part in (k, v))
@@ -121,9 +120,9 @@ class Attention:
         if d_mixed is None:
             return None
         d_qkv = dy.new_empty(frame.tokens, sum(self.widths))
-        joined, d_kv = d_qkv.split((self.widths[0], sum(self.widths[1:])), 1)
+        joined, d_kv = d_qkv[:, : self.widths[0]], d_qkv[:, self.widths[0] :]
         d_q = joined if frame.read is None else dy.new_empty(len(dy), self.widths[0])
-        self._core_backward(tape.heads, d_mixed, frame, (d_q, *d_kv.split(self.widths[1:], 1)))
+        self._core_backward(tape.heads, d_mixed, frame, (d_q, d_kv))
         if len(tape.qkv) == 2:
             return self._apart_backward(tape.qkv, d_q, d_kv, frame, need_dx)
         if frame.read is not None:
@@ -150,9 +149,9 @@ class Attention:
         heads: Sequence[_Heads],
         d_mixed: Tensor,
         frame: Frame,
-        into: tuple[Tensor, Tensor, Tensor],
+        into: tuple[Tensor, Tensor],
     ) -> None:
-        """Write the gradients to queries, keys and values of all tokens."""
+        """Write the gradients to queries, and to keys and values side by side."""
         parts = [
             self._grid_backward(h, d_mixed, frame, slots)
             for h, slots in zip(heads, frame.slots, strict=True)
@@ -160,8 +159,8 @@ class Attention:
         d_q, d_k, d_v = zip(*parts, strict=True)
         put = frame.put_heads if frame.read is None else frame.put_read_heads
         put(d_q, into[0])
-        frame.put_heads(d_k, into[1])
-        frame.put_heads(d_v, into[2])
+        frame.put_heads(d_k, into[1][:, : self.widths[1]])
+        frame.put_heads(d_v, into[1][:, self.widths[1] :])
 
     def _grid_backward(
         self, heads: _Heads, d_mixed: Tensor, frame: Frame, slots: Slots
@@ -187,6 +186,5 @@ class Attention:
 
 def _scaled(a: Tensor, b: Tensor, head_dim: int) -> Tensor:
     """``a b / sqrt(head_dim)``, batched."""
-    shape = (a.shape[0], a.shape[1], b.shape[2])
-    blank = torch.empty(shape, dtype=a.dtype, device=a.device)
-    return torch.baddbmm(blank, a, b, beta=0, alpha=head_dim**-0.5, out=blank)
+    blank = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+    return blank.baddbmm_(a, b, beta=0, alpha=head_dim**-0.5)

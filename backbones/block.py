@@ -18,6 +18,7 @@ from fedloom.backbones.frame import Frame
 from fedloom.backbones.mlp import Mlp, MlpTape
 from fedloom.backbones.norm import Norm, NormTape
 from fedloom.backbones.product import Product
+from fedloom.core.errors import ModelError
 
 __all__ = ["Block", "run_block"]
 
@@ -138,8 +139,10 @@ class _Run(torch.autograd.Function):
         return out.view(frame.clients, -1, hidden.shape[-1])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        if ctx.rest is None:
+            raise ModelError("fused block: second backward pass; the first freed the activations")
         block, tape, frame, sites = ctx.rest
         ctx.rest = None  # frees the activations now, not when the graph goes
         flat = dy.contiguous().flatten(0, 1)
@@ -155,7 +158,7 @@ def run_block(block: Block, hidden: Tensor, frame: Frame, sites: Sites) -> Tenso
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or block.attached(sites)):
         anchor = torch.empty((), device=hidden.device, requires_grad=True)
-        out: Tensor = _Run.apply(hidden, anchor, block, frame, sites)
+        out: Tensor = _Run.apply(hidden, anchor, block, frame, sites)  # type: ignore[no-untyped-call]
         return out
     with torch.no_grad():
         flat, _ = block.forward(hidden.flatten(0, 1), frame, sites)

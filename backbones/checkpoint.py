@@ -36,9 +36,9 @@ class Checkpoint:
         """The tensor stored under the first of `names` that the checkpoint has."""
         for name in names:
             if name in self.files:
-                with safe_open(self.files[name], "pt", device=str(self.device)) as file:
+                with safe_open(self.files[name], "pt") as file:
                     tensor: Tensor = file.get_tensor(name)
-                return tensor
+                return tensor.to(self.device)
         return None
 
     def get(self, names: Iterable[str]) -> Tensor:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from fedloom.backbones.assemble import Source
 from fedloom.backbones.base import Packing
@@ -42,9 +42,9 @@ class Embedding:
         longest = max(grid.index.shape[1] for grid in packing.grids)
         if longest > self.longest:
             raise DataError(f"embed: {longest} tokens; this backbone reads at most {self.longest}")
-        hidden = F.embedding(packing.ids, self.tokens)
+        hidden = functional.embedding(packing.ids, self.tokens)
         if self.positions is not None:
-            hidden = hidden.add_(F.embedding(packing.positions, self.positions))
+            hidden = hidden.add_(functional.embedding(packing.positions, self.positions))
         return hidden if self.norm is None else self.norm.apply(hidden)[0]
 
 
@@ -78,7 +78,9 @@ class ImageEmbedding:
             have = tuple(pixels.shape[2:])
             raise DataError(f"embed: images of {have}; this backbone reads {expected}")
         images = pixels.flatten(0, 1).to(self.weight.dtype)
-        patches = F.unfold(images, self.shape.patch, stride=self.shape.patch).transpose(1, 2)
+        patches = functional.unfold(images, self.shape.patch, stride=self.shape.patch).transpose(
+            1, 2
+        )
         hidden = self.positions.repeat(k * b, 1, 1)
         hidden[:, 0] += self.first
         flat = affine(patches.flatten(0, 1).contiguous(), self.weight, self.bias)

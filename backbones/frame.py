@@ -61,14 +61,14 @@ class Frame:
         """Gather ``[k * L, heads * head_dim]`` into ``[R, heads, T, head_dim]``."""
         if slots.index is not None:
             tokens = tokens.index_select(0, slots.index)
-        grid = tokens.unflatten(1, (-1, head_dim)).unflatten(0, (slots.count, slots.length))
+        grid = tokens.view(slots.count, slots.length, -1, head_dim)
         return grid.transpose(1, 2).contiguous()
 
     def read_heads(self, queries: Tensor, slots: Slots, head_dim: int) -> Tensor:
         """Gather ``[k * b, heads * head_dim]`` into ``[R, heads, 1, head_dim]``."""
         if slots.rows is not None:
             queries = queries.index_select(0, slots.rows)
-        return queries.unflatten(1, (-1, head_dim)).unsqueeze(2).contiguous()
+        return queries.reshape(slots.count, -1, 1, head_dim)
 
     def put_heads(self, grids: Sequence[Tensor], tokens: Tensor) -> None:
         """Scatter ``[R, heads, T, head_dim]`` of every grid into ``[k * L, heads * head_dim]``.
@@ -79,12 +79,8 @@ class Frame:
             shape = grids[0].transpose(1, 2).shape
             tokens.view(shape).copy_(grids[0].transpose(1, 2))
             return
-        sizes = [slots.count * slots.length for slots in self.slots]
-        laid = tokens.new_empty(sum(sizes) + 1, tokens.shape[1])
-        laid[-1].zero_()
-        for part, grid in zip(laid[:-1].split(sizes), grids, strict=True):
-            rows = grid.transpose(1, 2)
-            part.view(rows.shape).copy_(rows)
+        rows = [grid.transpose(1, 2).reshape(-1, tokens.shape[1]) for grid in grids]
+        laid = torch.cat([*rows, tokens.new_zeros(1, tokens.shape[1])])
         tokens.copy_(laid.index_select(0, self.back))
 
     def put_read_heads(self, grids: Sequence[Tensor], queries: Tensor) -> None:

@@ -131,7 +131,9 @@ class FusedBackbone:
                 where nothing else is read, which holds for the very last block.
 
         Returns:
-            ``[k, L, d]``, or ``[k, b, d]`` where trimmed. Blocks that need no gradient keep nothing.
+            ``[k, L, d]``, or ``[k, b, d]`` where trimmed. Blocks that need no gradient keep
+            nothing. What stands at padding means nothing, and a loss must not read it: its gradient
+            there has to be zero.
 
         Raises:
             ModelError: `trim` with a packing that reads all tokens.

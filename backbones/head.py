@@ -27,7 +27,7 @@ class FrozenLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map ``[..., d_in]`` to ``[..., d_out]``."""
-        y: Tensor = _Affine.apply(x.flatten(0, -2), self.weight, self.bias)
+        y: Tensor = _Affine.apply(x.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
 
@@ -38,7 +38,7 @@ class _Affine(torch.autograd.Function):
         return affine(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         return affine(dy.contiguous(), ctx.weight.t()), None, None
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from fedloom.backbones.base import Sites
 from fedloom.backbones.product import Product, ProductTape
@@ -80,10 +80,10 @@ class Mlp:
 
 def _activate(x: Tensor, activation: Activation) -> Tensor:
     if activation == "gelu":
-        return F.gelu(x)
+        return functional.gelu(x)
     if activation == "gelu_tanh":
-        return F.gelu(x, approximate="tanh")
-    return F.silu(x) if activation == "silu" else F.relu(x)
+        return functional.gelu(x, approximate="tanh")
+    return functional.silu(x) if activation == "silu" else functional.relu(x)
 
 
 def _activation_gradient(dy: Tensor, x: Tensor, activation: Activation) -> Tensor:

@@ -124,7 +124,7 @@ def _rms_gradient(kept: Saved, weight: Tensor, dy: Tensor) -> Tensor:
 
 def frozen_norm(norm: Norm, x: Tensor) -> Tensor:
     """The norm of ``[..., d]``, differentiable in x."""
-    y: Tensor = _Frozen.apply(x, norm)
+    y: Tensor = _Frozen.apply(x, norm)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -137,6 +137,6 @@ class _Frozen(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         return ctx.norm.gradient(ctx.saved_tensors, dy.contiguous()), None

@@ -33,7 +33,6 @@ def pool(hidden: Tensor, packing: Packing, pooling: Pooling) -> Tensor:
 
 def _rows(flat: Tensor, grid: Grid, pooling: Pooling) -> Tensor:
     """One vector for each row of a grid, ``[R, d]``."""
-    length = grid.index.shape[1]
     if pooling == "first":
         return flat[grid.index[:, 0]]
     if pooling == "last":
@@ -41,7 +40,7 @@ def _rows(flat: Tensor, grid: Grid, pooling: Pooling) -> Tensor:
             return flat[grid.index[:, -1]]
         last = grid.mask.sum(1, keepdim=True) - 1
         return flat[grid.index.gather(1, last)[:, 0]]
-    tokens = flat[grid.index.flatten()].unflatten(0, (-1, length))
+    tokens = flat[grid.index]
     if grid.mask is None:
         return tokens.mean(1, dtype=torch.float32).to(flat.dtype)
     kept = tokens * grid.mask[:, :, None].to(flat.dtype)

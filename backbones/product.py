@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
 
@@ -181,7 +181,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type == "cpu" and _has_pointwise(x.dtype):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
-    return F.linear(x, weight, bias)
+    return functional.linear(x, weight, bias)
 
 
 @functools.cache
@@ -192,4 +192,4 @@ def _has_pointwise(dtype: torch.dtype) -> bool:
         y = torch.ops.mkldnn._linear_pointwise(x, weight.t(), x[0], "none", [], "")
     except (AttributeError, RuntimeError):
         return False
-    return bool(torch.equal(y, F.linear(x, weight.t(), x[0])))
+    return bool(torch.equal(y, functional.linear(x, weight.t(), x[0])))

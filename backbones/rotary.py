@@ -20,7 +20,7 @@ class Rotation:
 
 
 def rotation(positions: Tensor, theta: float, head_dim: int, dtype: torch.dtype) -> Rotation:
-    """The rotation of ``positions [...]``: pair i turns by ``position * theta^(-2i / head_dim)``."""
+    """The rotation of ``positions [...]``: pair i turns by ``position theta^(-2i / head_dim)``."""
     step = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
     angles = positions[..., None].float() * (1.0 / theta**step)
     return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))

@@ -19,7 +19,7 @@ from fedloom.core.component import Component, Option
 from fedloom.core.config import convert
 from fedloom.core.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["BUILT_IN", "GROUPS", "Component", "create", "find", "names"]
+__all__ = ["BUILT_IN", "GROUPS", "Component", "Option", "create", "find", "names"]
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "strategies": {

@@ -105,7 +105,8 @@ def _options(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
     for field in node.body:  # a dataclass
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             name = field.target.id
-            yield from () if name.startswith("_") else (_with_default(name, field.value),)
+            hidden = name.startswith("_") or name == "name"  # ``name`` chooses the object itself
+            yield from () if hidden else (_with_default(name, field.value),)
 
 
 def _arguments(arguments: ast.arguments) -> Iterable[str]:

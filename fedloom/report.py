@@ -11,10 +11,10 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from fedloom.core.errors import RunError
+from fedloom.markup import comparison, config_tables, different_keys, refused_table, rounds_table
 from fedloom.readable import METRICS, bytes_text, count, duration, value_text
 from fedloom.record import Record
 from fedloom.simulation.observe import RoundLine
-from fedloom.tables import comparison, config_tables, different_keys, refused_table, rounds_table
 
 if TYPE_CHECKING:
     from fedloom.plots import Picture

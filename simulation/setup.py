@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedloom.backbones import files
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.precision import best_dtype
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
 from fedloom.core.registry import create
@@ -146,8 +147,6 @@ def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
 
 def _dtype(job: Job, device: torch.device, observer: Observer) -> torch.dtype:
     if job.backbone.dtype == "auto":
-        from fedloom.backbones.precision import best_dtype
-
         dtype = best_dtype(device)
         observer.note(f"backbone in {str(dtype).removeprefix('torch.')}: the faster one here")
         return dtype

@@ -51,6 +51,8 @@ class _Course:
         state: the strategy's state.
         done: rounds that are done.
         elapsed: seconds that they took.
+        bytes_up: bytes that clients sent in them.
+        bytes_down: bytes that clients received in them.
         before: evaluation of the first model.
         evaluated: the newest evaluation.
     """
@@ -58,6 +60,8 @@ class _Course:
     state: State
     done: int = 0
     elapsed: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
     before: Metrics = field(default_factory=dict)
     evaluated: Metrics = field(default_factory=dict)
 
@@ -137,7 +141,15 @@ def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[
         raise RunError(f"{directory.path}: its checkpoint is of seed {record['seed']}")
     # What was trained at once decides float association, so it is as it was at the start.
     capacity = replace(prepared.capacity, clients=record["clients"], tokens=record["tokens"])
-    course = _Course(state, done, record["elapsed"], record["before"], record["evaluated"])
+    course = _Course(
+        state,
+        done,
+        record["elapsed"],
+        record["bytes_up"],
+        record["bytes_down"],
+        record["before"],
+        record["evaluated"],
+    )
     return course, replace(prepared, capacity=capacity)
 
 
@@ -195,7 +207,6 @@ def _after(
     due = number % job.evaluate.every == 0 or number == job.rounds
     evaluation = judge(played.state.params).metrics if due else {}
     seconds = played.seconds + time.perf_counter() - began
-    before = directory.history().last
     report, cost = played.report, played.report.cost
     line = RoundLine(
         round=number,
@@ -207,8 +218,8 @@ def _after(
         evaluation=evaluation,
         bytes_up=cost.bytes_up,
         bytes_down=cost.bytes_down,
-        total_bytes_up=cost.bytes_up + (before.total_bytes_up if before else 0),
-        total_bytes_down=cost.bytes_down + (before.total_bytes_down if before else 0),
+        total_bytes_up=course.bytes_up + cost.bytes_up,
+        total_bytes_down=course.bytes_down + cost.bytes_down,
         seconds=seconds,
         elapsed=course.elapsed + seconds,
         clients_per_second=(report.accepted + len(report.refused)) / max(played.seconds, 1e-9),
@@ -216,6 +227,7 @@ def _after(
     )
     course.state, course.done = played.state, number
     course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
+    course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
     directory.append(line)
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
         _save(prepared.capacity, directory, course, job.seed)
@@ -226,6 +238,8 @@ def _save(capacity: Capacity, directory: RunDirectory, course: _Course, seed: in
     record: dict[str, Any] = {
         "seed": seed,
         "elapsed": course.elapsed,
+        "bytes_up": course.bytes_up,
+        "bytes_down": course.bytes_down,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
         "clients": capacity.clients,

@@ -75,7 +75,7 @@ def measure_capacity(
     tokens = (per_worker - row) // max(model.bytes_per_token, 1)
     if tokens < 64:
         need = (row + 64 * model.bytes_per_token) * side / 2**30
-        text = f"needs {need:.2f} GiB for one client's smallest batch, {budget / 2**30:.2f} may be used"
+        text = f"one client's smallest batch needs {need:.2f} GiB, {budget / 2**30:.2f} may be used"
         raise ModelError(f"the model does not fit in memory: {text}; fewer workers need less")
     clients = max(per_worker // 4 // max(row, 1), 1)
     if cpu:

@@ -118,7 +118,9 @@ class FusedModel:
         """int64 ``[N]``: tokens that each example takes in the blocks."""
         lengths = examples.lengths()
         return (
-            lengths * (1 + self.backbone.shape.patches) if self.task.kind == "classify-image" else lengths
+            lengths * (1 + self.backbone.shape.patches)
+            if self.task.kind == "classify-image"
+            else lengths
         )
 
     def active(self, params: Params, train: Selector) -> tuple[Part, ...]:

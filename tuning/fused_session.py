@@ -104,7 +104,8 @@ class FusedSession:
         model, examples = self._model, self._examples
         if isinstance(examples, ImageExamples):
             widest = max(len(r) for r in rows)
-            packing = pack_images(len(rows), widest, 1 + model.backbone.shape.patches, read=model.read)
+            tokens = 1 + model.backbone.shape.patches
+            packing = pack_images(len(rows), widest, tokens, read=model.read)
         else:
             assert isinstance(examples, TextExamples)
             pieces = [[examples.ids(int(i)) for i in own] for own in rows]

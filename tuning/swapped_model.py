@@ -178,7 +178,7 @@ class SwappedSession:
             pooled = mean_pool(out.last_hidden_state, inputs.get("attention_mask"))
             if model.task.normalize:
                 pooled = functional.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
-            pooled = pooled.unflatten(0, (len(rows), -1))  # type: ignore[no-untyped-call]
+            pooled = pooled.unflatten(0, (len(rows), -1))
             empty = pooled.new_zeros(*pooled.shape[:2], model.task.classes)
             head = store.sites["classifier"].after
             assert head is not None

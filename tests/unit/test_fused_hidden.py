@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fused_models import CPU, TEXT, fused, padded_hidden, reference, tokens
+from fused_models import CPU, IRREGULAR, TEXT, Sizes, fused, padded_hidden, reference, tokens
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
 from fedloom.backbones.fused import FusedBackbone, load_fused
 from fedloom.backbones.norm import frozen_norm
-from fedloom.backbones.packing import pack, pack_images
-
-SIZES = ((5, 9, 2), (7,), (1, 3, 12, 4))
+from fedloom.backbones.packing import Read, pack, pack_images
 
 
 def all_states(backbone: FusedBackbone, packing: Packing) -> Tensor:
@@ -23,7 +21,7 @@ def all_states(backbone: FusedBackbone, packing: Packing) -> Tensor:
 @pytest.mark.parametrize("buckets", [True, False])
 @pytest.mark.parametrize("family", TEXT)
 def test_irregular_lengths_equal_transformers(family: str, buckets: bool, tmp_path: Path) -> None:
-    model, examples = reference(family), tokens(SIZES)
+    model, examples = reference(family), tokens(IRREGULAR)
     ours = all_states(fused(model, tmp_path), pack(examples, read=None, buckets=buckets))
     for client, mine in zip(examples, ours, strict=True):
         theirs = padded_hidden(model, client)
@@ -53,17 +51,16 @@ def test_images_equal_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", TEXT)
 @pytest.mark.parametrize("read", ["first", "last"])
-def test_trim_equals_untrimmed(family: str, read: str, tmp_path: Path) -> None:
-    assert read == "first" or read == "last"
+@pytest.mark.parametrize("sizes", [IRREGULAR, ((4, 4), (4, 4))])
+def test_trim_equals_untrimmed(family: str, read: Read, sizes: Sizes, tmp_path: Path) -> None:
     backbone = fused(reference(family), tmp_path)
-    for sizes in (SIZES, ((4, 4), (4, 4))):
-        packing = pack(tokens(sizes), read=read)
-        hidden = backbone.embed(packing)
-        trimmed = backbone.run(hidden, packing, trim=True)
-        ours = backbone.finish(trimmed, packing, read, trimmed=True)
-        whole = backbone.finish(backbone.run(hidden, packing), packing, read)
-        real = torch.cat([grid.rows for grid in packing.grids])
-        torch.testing.assert_close(ours.flatten(0, 1)[real], whole.flatten(0, 1)[real])
+    packing = pack(tokens(sizes), read=read)
+    hidden = backbone.embed(packing)
+    trimmed = backbone.run(hidden, packing, trim=True)
+    ours = backbone.finish(trimmed, packing, read or "first", trimmed=True)
+    whole = backbone.finish(backbone.run(hidden, packing), packing, read or "first")
+    real = torch.cat([grid.rows for grid in packing.grids])
+    torch.testing.assert_close(ours.flatten(0, 1)[real], whole.flatten(0, 1)[real])
 
 
 @pytest.mark.parametrize("family", [*TEXT, "vit"])
@@ -77,7 +74,7 @@ def test_bfloat16_is_near_float32(family: str, tmp_path: Path) -> None:
         pixels = torch.randn(2, 2, 3, 12, 12)
         starts = [b.embed_images(pixels, packing) for b in (exact, rough)]
     else:
-        packing = pack(tokens(SIZES), read=None)
+        packing = pack(tokens(IRREGULAR), read=None)
         starts = [b.embed(packing) for b in (exact, rough)]
     a, b = (m.run(h, packing) for m, h in zip((exact, rough), starts, strict=True))
     assert b.dtype == torch.bfloat16
@@ -85,7 +82,7 @@ def test_bfloat16_is_near_float32(family: str, tmp_path: Path) -> None:
 
 
 def test_mean_pooling_averages_each_example(tmp_path: Path) -> None:
-    model, examples = reference("llama"), tokens(SIZES)
+    model, examples = reference("llama"), tokens(IRREGULAR)
     backbone = fused(model, tmp_path)
     packing = pack(examples, read=None)
     ours = backbone.finish(backbone.run(backbone.embed(packing), packing), packing, "mean")

@@ -41,7 +41,7 @@ class Backprop:
             active = [i for i in order if len(plans[i]) > step]
             store.activate(len(active))
             losses = session.losses(store, [plans[i][step] for i in active])
-            losses.loss.sum().backward()  # type: ignore[no-untyped-call]
+            losses.loss.sum().backward()
             optimizer.step()
             sums[:, : len(active)] += torch.stack(
                 (losses.loss.detach() * losses.count, losses.correct, losses.count)

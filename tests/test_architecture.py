@@ -1,0 +1,105 @@
+"""The map of rooms, held to: who may import whom, what ships, how long a file may be."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FRONT = "fedloom"
+MAY_IMPORT = {
+    "core": set(),
+    "codecs": {"core"},
+    "backbones": {"core"},
+    "strategies": {"core"},
+    "tuning": {"core", "backbones"},
+    "server": {"core", "codecs", "backbones", "tuning", "strategies"},
+    "simulation": {"core", "codecs", "backbones", "tuning", "strategies", "server"},
+    "fedloom": {"core", "codecs", "backbones", "tuning", "strategies", "server", "simulation"},
+}
+WITHOUT_TORCH = ("core", "strategies")
+SIMULATION_SEES = "fedloom.server.round"  # of the server, the simulator needs the round only
+ROOMS = sorted(MAY_IMPORT.keys() - {FRONT})
+SOURCES = sorted({path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py")})
+
+
+def imported_by(path: Path) -> set[str]:
+    """Every dotted name that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    return names
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    parts = (name.split(".") for name in imported_by(path))
+    return {p[1] for p in parts if p[0] == FRONT and len(p) > 1 and p[1] in ROOMS}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_every_room_is_on_the_map() -> None:
+    on_disk = {init.parent.name for init in ROOT.glob("*/__init__.py")}
+    assert on_disk == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_follow_the_map(path: Path) -> None:
+    room = room_of(path)
+    assert rooms_imported_by(path) - {room} <= MAY_IMPORT[room]
+
+
+def test_the_simulator_sees_only_the_round_of_the_server() -> None:
+    names = {n for p in SOURCES if room_of(p) == "simulation" for n in imported_by(p)}
+    seen = {name for name in names if name.startswith("fedloom.server")}
+    assert all(name.startswith(SIMULATION_SEES) for name in seen)
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_some_rooms_know_no_torch(room: str) -> None:
+    names = {name for p in SOURCES if room_of(p) == room for name in imported_by(p)}
+    assert not [name for name in names if name.partition(".")[0] in ("torch", "transformers")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_file_fits_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_every_package_ships_and_is_linked() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    inits = [init for room in MAY_IMPORT for init in (ROOT / room).rglob("__init__.py")]
+    folders = {init.parent.relative_to(ROOT).parts for init in inits if not is_link(init)}
+    on_disk = {".".join([FRONT, *(p for p in parts if p != FRONT)]) for parts in folders}
+    assert set(config["packages"]) == on_disk
+    assert sorted(config["package-dir"]) == [FRONT, *(f"{FRONT}.{room}" for room in ROOMS)]
+    assert all((ROOT / FRONT / room).resolve() == ROOT / room for room in ROOMS)
+
+
+def is_link(path: Path) -> bool:
+    return path.resolve() != path
+
+
+def test_only_fedloom_is_installed_at_the_top() -> None:
+    ours = {name for name, found in packages_distributions().items() if FRONT in found}
+    assert {name for name in ours if not name.startswith("__editable__")} <= {FRONT}
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    code = "import fedloom; print(fedloom.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"## [{done.stdout.strip()}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
