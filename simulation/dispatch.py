@@ -1,5 +1,6 @@
 """The simulator's side of a round: tasks in, updates out, trained in chunks on this machine."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def dispatcher(
         ]
         try:
             for future in futures:
-                for task, result in future.result():
+                # Awaited, so that Ctrl-C need not wait for the rest of the round.
+                for task, result in await asyncio.wrap_future(future):
                     yield _update(task, result, federation.codec, bytes_down)
         finally:
             _cancel(futures)
