@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from fedloom.backbones import files
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.precision import best_dtype
-from fedloom.core.errors import DataError
+from fedloom.core.errors import ConfigError, DataError, LayoutError
 from fedloom.core.job import Job
+from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.observe import Observer
@@ -27,7 +28,7 @@ from fedloom.tuning.data import Corpus, Reading, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.tokens import read_tokenizer
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "in_dtype", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,7 @@ class Prepared:
         job: the job.
         folder: the model's folder.
         device: where it runs.
+        dtype: of the frozen backbone.
         model: the backbone with its adapter and head.
         corpus: the data.
         population: the clients.
@@ -47,6 +49,7 @@ class Prepared:
     job: Job
     folder: Path
     device: torch.device
+    dtype: torch.dtype
     model: CohortModel
     corpus: Corpus
     population: Population
@@ -80,6 +83,7 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
+    _check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = files.resolve(job.backbone.name, _fetching(job.backbone.name, observer))
@@ -87,19 +91,67 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
+    dtype = _dtype(job, device, observer)
+    model = _model(job, folder, len(corpus.classes), dtype, device)
+    _check_selectors(job, model.layout)
+    capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
+    return Prepared(job, folder, device, dtype, model, corpus, population, capacity)
+
+
+def in_dtype(prepared: Prepared, name: str) -> Prepared:
+    """The same with the backbone in the type of that name, such as ``bfloat16``.
+
+    A run goes on in the type that it began with, whatever ``auto`` would choose this time.
+    """
+    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
+    if dtype == prepared.dtype:
+        return prepared
+    classes = len(prepared.corpus.classes)
+    model = _model(prepared.job, prepared.folder, classes, dtype, prepared.device)
+    return replace(prepared, dtype=dtype, model=model)
+
+
+def _model(
+    job: Job, folder: Path, classes: int, dtype: torch.dtype, device: torch.device
+) -> CohortModel:
     task = Task(
         kind=job.backbone.task,
-        classes=len(corpus.classes),
+        classes=classes,
         pooling=job.backbone.pooling,
         normalize=job.backbone.normalize,
         head_init=job.backbone.head_init,
     )
-    dtype = _dtype(job, device, observer)
-    model = build_model(
+    return build_model(
         folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
     )
-    capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
-    return Prepared(job, folder, device, model, corpus, population, capacity)
+
+
+def _check_names(job: Job) -> None:
+    """Find wrong names and options before anything is read, those of a late stage too.
+
+    Raises:
+        ConfigError: a name stands for nothing, or an option is unknown or refused.
+    """
+    create("partitions", job.partition)
+    create("adapters", job.adapter)
+    create("learners", job.learner)
+    for codec in (job.codec_up, job.codec_down):
+        create("codecs", codec)
+    for stage in job.stages:
+        create("strategies", stage.strategy)
+
+
+def _check_selectors(job: Job, layout: Layout) -> None:
+    """Find a stage that trains what is not there before the stages before it are done.
+
+    Raises:
+        ConfigError: a pattern matches no tensor.
+    """
+    for stage in job.stages:
+        try:
+            layout.select(stage.train)
+        except LayoutError as error:
+            raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
 
 
 def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:

@@ -16,10 +16,9 @@ from fedloom.simulation.closing import close
 from fedloom.simulation.history import History
 from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
 from fedloom.simulation.rundir import RunDirectory
-from fedloom.simulation.setup import Prepared, prepare
+from fedloom.simulation.setup import Prepared, in_dtype, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Evaluator, Played, play
-from fedloom.tuning.capacity import Capacity
 
 __all__ = ["Run", "simulate"]
 
@@ -90,9 +89,11 @@ def simulate(
     Raises:
         FedloomError: something in the job cannot be done; nothing already written is damaged.
     """
+    RunDirectory.check(job, resume=resume, overwrite=overwrite)
+    prepared = prepare(job, observer, data=data)
+    # Only now: a job that cannot run must not have deleted the run before it.
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
     threads = torch.get_num_threads()
-    prepared = prepare(job, observer, data=data)
     try:
         if prepared.device.type == "cpu":
             # One thread per worker: rows then have the same bits whoever else is in the chunk.
@@ -150,7 +151,7 @@ def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[
         record["before"],
         record["evaluated"],
     )
-    return course, replace(prepared, capacity=capacity)
+    return course, replace(in_dtype(prepared, record["dtype"]), capacity=capacity)
 
 
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:
@@ -230,20 +231,21 @@ def _after(
     course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
     directory.append(line)
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
-        _save(prepared.capacity, directory, course, job.seed)
+        _save(prepared, directory, course)
     observer.round_done(line)
 
 
-def _save(capacity: Capacity, directory: RunDirectory, course: _Course, seed: int) -> None:
+def _save(prepared: Prepared, directory: RunDirectory, course: _Course) -> None:
     record: dict[str, Any] = {
-        "seed": seed,
+        "seed": prepared.job.seed,
         "elapsed": course.elapsed,
         "bytes_up": course.bytes_up,
         "bytes_down": course.bytes_down,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
-        "clients": capacity.clients,
-        "tokens": capacity.tokens,
+        "clients": prepared.capacity.clients,
+        "tokens": prepared.capacity.tokens,
+        "dtype": str(prepared.dtype).removeprefix("torch."),
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
     directory.prune()
