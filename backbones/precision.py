@@ -24,7 +24,12 @@ def best_dtype(device: torch.device) -> torch.dtype:
             if torch.cuda.is_bf16_supported(including_emulation=False)
             else torch.float32
         )
-    exact, rough = (_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as training runs: two that wait for each other time the scheduler
+    try:
+        exact, rough = (_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    finally:
+        torch.set_num_threads(threads)
     return torch.bfloat16 if rough < exact else torch.float32
 
 

@@ -1,5 +1,6 @@
 """The simulator's side of a round: tasks in, updates out, trained in chunks on this machine."""
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,7 +79,8 @@ def dispatcher(
             while waiting or running:
                 while waiting and len(running) < AHEAD * federation.capacity.workers:
                     running.append(federation.pool.submit(work, waiting.popleft()))
-                for update in running.popleft().result():
+                # Awaited, so that Ctrl-C need not wait for the rest of the round.
+                for update in await asyncio.wrap_future(running.popleft()):
                     yield update
         finally:
             for future in running:

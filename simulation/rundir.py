@@ -56,6 +56,24 @@ class RunDirectory:
         self.keep = keep
 
     @staticmethod
+    def check(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
+        """Raise what `create` would, and change nothing; return the folder as it is.
+
+        Raises:
+            RunError: as `create`.
+        """
+        run = RunDirectory(_path_of(job), keep=job.run.keep)
+        nearest = next(p for p in (run.path, *run.path.absolute().parents) if p.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+            text = f"{nearest}: not a folder that can be written to"
+            raise RunError(f"{text}; choose another with --out")
+        if nearest == run.path:
+            run._check_ours()
+            if not (overwrite or run._is_blank()):
+                run._check_same(job, resume=resume)
+        return run
+
+    @staticmethod
     def create(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
         """The folder that ``job.run.directory`` names, ready for the next round.
 

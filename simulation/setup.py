@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from fedloom.backbones import files
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.precision import best_dtype
-from fedloom.core.errors import DataError
+from fedloom.core.errors import ConfigError, DataError, LayoutError
 from fedloom.core.job import Job
+from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.simulation.activations import Activations
 from fedloom.simulation.holdings import StoredPartition
@@ -56,6 +57,7 @@ class Prepared:
         job: the job.
         folder: the model's folder.
         device: where it runs.
+        dtype: of the frozen backbone.
         model: the backbone with its adapter and head.
         corpus: the data.
         population: the clients.
@@ -67,6 +69,7 @@ class Prepared:
     job: Job
     folder: Path
     device: torch.device
+    dtype: torch.dtype
     model: CohortModel
     corpus: Corpus
     population: Population
@@ -111,6 +114,7 @@ def prepare(
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
+    _check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = files.resolve(job.backbone.name, _fetching(job.backbone.name, observer))
@@ -118,19 +122,11 @@ def prepare(
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
-    task = Task(
-        kind=job.backbone.task,
-        classes=len(corpus.classes),
-        pooling=job.backbone.pooling,
-        normalize=job.backbone.normalize,
-        head_init=job.backbone.head_init,
-    )
     dtype = getattr(torch, earlier.dtype) if earlier else _dtype(job, device, observer)
-    model = build_model(
-        folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
-    )
+    model = _model(job, folder, len(corpus.classes), dtype, device)
     if model.note:
         observer.note(model.note)
+    _check_selectors(job, model.layout)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
@@ -138,6 +134,49 @@ def prepare(
     activations = Activations(model, memory, disk, cache)
     choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
     return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
+
+
+def _model(
+    job: Job, folder: Path, classes: int, dtype: torch.dtype, device: torch.device
+) -> CohortModel:
+    task = Task(
+        kind=job.backbone.task,
+        classes=classes,
+        pooling=job.backbone.pooling,
+        normalize=job.backbone.normalize,
+        head_init=job.backbone.head_init,
+    )
+    return build_model(
+        folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
+    )
+
+
+def _check_names(job: Job) -> None:
+    """Find wrong names and options before anything is read, those of a late stage too.
+
+    Raises:
+        ConfigError: a name stands for nothing, or an option is unknown or refused.
+    """
+    create("partitions", job.partition)
+    create("adapters", job.adapter)
+    create("learners", job.learner)
+    for codec in (job.codec_up, job.codec_down):
+        create("codecs", codec)
+    for stage in job.stages:
+        create("strategies", stage.strategy)
+
+
+def _check_selectors(job: Job, layout: Layout) -> None:
+    """Find a stage that trains what is not there before the stages before it are done.
+
+    Raises:
+        ConfigError: a pattern matches no tensor.
+    """
+    for stage in job.stages:
+        try:
+            layout.select(stage.train)
+        except LayoutError as error:
+            raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
 
 
 def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:

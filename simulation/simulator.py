@@ -90,13 +90,14 @@ def simulate(
     Raises:
         FedloomError: something in the job cannot be done; nothing already written is damaged.
     """
+    found = RunDirectory.check(job, resume=resume, overwrite=overwrite)
+    going_on = bool(found.last_checkpoint) and not overwrite
+    earlier = Choices(**found.table("choices")) if going_on else None
+    prepared = prepare(job, observer, found.path / "cache", data=data, earlier=earlier)
+    # Only now: a job that cannot run must not have deleted the run before it.
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
-    threads = torch.get_num_threads()
-    saved = directory.table("choices")
-    earlier = Choices(**saved) if saved and directory.last_checkpoint else None
-    cache = directory.path / "cache"
-    prepared = prepare(job, observer, cache, data=data, earlier=earlier)
     directory.write_choices(dataclasses.asdict(prepared.choices))
+    threads = torch.get_num_threads()
     try:
         if prepared.device.type == "cpu":
             # One thread per worker: rows then have the same bits whoever else is in the chunk.

@@ -1,5 +1,6 @@
 """Small random models of each family, written once per session as users' folders are."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
@@ -83,6 +85,36 @@ class Folders(dict[tuple[str, str], Path]):
         json.loads((folder / "config.json").read_text())
         self[key] = folder
         return folder
+
+
+@pytest.fixture(scope="session")
+def text_model(model_folder: "dict[tuple[str, str], Path]") -> "dict[str, Path]":
+    """Models with a tokenizer beside them, as a text job needs: ``classify`` and ``causal-lm``."""
+    folders = {
+        "classify": model_folder["bert", "AutoModel"],
+        "causal-lm": model_folder["llama", "AutoModelForCausalLM"],
+    }
+    tokenizer = word_pieces()
+    for folder in folders.values():
+        tokenizer.save(str(folder / "tokenizer.json"))
+    return folders
+
+
+def word_pieces() -> Tokenizer:
+    """A WordPiece tokenizer of the models' 120 ids, trained on the fixture's texts."""
+    path = Path(__file__).parent / "fixtures" / "text_era.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=120, limit_alphabet=30, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
