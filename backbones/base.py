@@ -93,7 +93,8 @@ class Grid:
 
     Attributes:
         index: int64 ``[R, T]``: where each token lies among the ``k * L`` packed tokens; padding
-            points at token 0. Slot t of a row holds the token at position t of its example.
+            points at the example's first token. Slot t of a row holds the token at position t of
+            its example.
         mask: bool ``[R, T]``, true where there is a token; None where every slot is filled.
         rows: int64 ``[R]``: which of the ``k * b`` examples each row is.
     """
@@ -117,8 +118,8 @@ class Packing:
         back: int64 ``[k * L]``: where each packed token lies among the slots of all grids laid end
             to end (padding points one past the last slot).
         read: int64 ``[k, b]``: index among the ``k * L`` packed tokens of the token that each
-            example is read at (first or last), clients with fewer examples padded with 0; None
-            where all tokens are read.
+            example is read at (first or last), clients with fewer examples padded with their own
+            first token; None where all tokens are read.
         regular: every client holds the same number of examples of one length, with no padding and
             one grid in packed order: gathering is a reshape.
         useful: fraction of the ``k * L`` tokens that are not padding.

@@ -14,7 +14,7 @@ from torch import nn
 from fedloom.backbones.base import Linear
 from fedloom.core.errors import ModelError
 
-__all__ = ["block_of", "depth_of", "is_linear", "linears_of", "load", "norms_of"]
+__all__ = ["block_of", "is_linear", "linears_of", "load", "norms_of"]
 
 _AUTO = {
     ("classify", "mean"): "AutoModel",
@@ -29,8 +29,12 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 def load(
     folder: Path, *, task: str, pooling: str, classes: int, dtype: torch.dtype, device: torch.device
-) -> nn.Module:
+) -> tuple[nn.Module, frozenset[str]]:
     """Load a model for a task, frozen and in evaluation mode (no dropout).
+
+    Returns:
+        The model, and the names of its tensors that the folder does not hold in this shape:
+        a new head. Their values are of no use to anyone, but the same every time.
 
     Raises:
         ModelError: transformers is not installed, or cannot read the folder.
@@ -45,20 +49,28 @@ def load(
         options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     if task == "classify" and pooling == "mean":
         options |= {"add_pooling_layer": False}
-    auto = getattr(transformers, _AUTO[(task, pooling)])
-    try:
-        try:
-            model = auto.from_pretrained(folder, local_files_only=True, **options)
-        except TypeError:  # only some encoders know a pooling layer
-            options.pop("add_pooling_layer", None)
-            model = auto.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{folder}: transformers cannot load it: {first}") from None
+    model, new = _read(getattr(transformers, _AUTO[(task, pooling)]), folder, options)
     if task != "classify-image" and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = getattr(model.config, "eos_token_id", None) or 0
     frozen: nn.Module = model.eval().requires_grad_(False).to(device)
-    return frozen
+    return frozen, new
+
+
+def _read(auto: Any, folder: Path, options: dict[str, Any]) -> tuple[Any, frozenset[str]]:
+    options = {"local_files_only": True, "output_loading_info": True, **options}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                model, info = auto.from_pretrained(folder, **options)
+            except TypeError:  # only some encoders know a pooling layer
+                options.pop("add_pooling_layer", None)
+                model, info = auto.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{folder}: transformers cannot load it: {first}") from None
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
+    return model, frozenset(info["missing_keys"]) | mismatched
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -83,11 +95,6 @@ def block_of(name: str, base: str) -> str:
         return "embeddings" if "embed" in name else "other"
     stack = "decoder." if ".decoder." in f".{name}" and "encoder" not in name else ""
     return f"{stack}layer.{found.group(1)}"
-
-
-def depth_of(blocks: tuple[str, ...]) -> int:
-    """Number of transformer layers among the blocks."""
-    return sum(block.startswith("layer.") for block in blocks)
 
 
 def linears_of(model: nn.Module, base: str) -> tuple[Linear, ...]:

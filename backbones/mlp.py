@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloom.backbones.base import Sites
+from fedloom.backbones.fusion import fused_on_gpu
 from fedloom.backbones.product import Product, ProductTape
 from fedloom.backbones.shape import Activation
 
@@ -48,11 +49,7 @@ class Mlp:
     def forward(self, x: Tensor, clients: int, sites: Sites) -> tuple[Tensor, MlpTape]:
         """Map ``[n, d]`` to ``[n, d]``; return it and the tape."""
         inner, up = self.up.forward(x, clients, sites)
-        if self.gated:
-            gate, value = inner.chunk(2, 1)
-            active = _activate(gate, self.activation).mul_(value)
-        else:
-            active = _activate(inner, self.activation)
+        active = (_gated if self.gated else _activate)(inner, self.activation)
         y, down = self.down.forward(active, clients, sites)
         return y, MlpTape(inner, up, down)
 
@@ -64,18 +61,26 @@ class Mlp:
         if d_active is None:
             return None
         if self.gated:
-            d_inner = self._gated_gradient(tape.inner, d_active)
+            d_inner = _gated_gradient(tape.inner, d_active, self.activation)
         else:
             d_inner = _activation_gradient(d_active, tape.inner, self.activation)
         return self.up.backward(tape.up, d_inner, need_dx=need_dx)
 
-    def _gated_gradient(self, inner: Tensor, d_active: Tensor) -> Tensor:
-        d_inner = torch.empty_like(inner)
-        gate, value = inner.chunk(2, 1)
-        d_gate, d_value = d_inner.chunk(2, 1)
-        torch.mul(d_active, _activate(gate, self.activation), out=d_value)
-        d_gate.copy_(_activation_gradient(d_active.mul_(value), gate, self.activation))
-        return d_inner
+
+@fused_on_gpu
+def _gated(inner: Tensor, activation: Activation) -> Tensor:
+    gate, value = inner.chunk(2, 1)
+    return _activate(gate, activation).mul_(value)
+
+
+@fused_on_gpu
+def _gated_gradient(inner: Tensor, d_active: Tensor, activation: Activation) -> Tensor:
+    d_inner = torch.empty_like(inner)
+    gate, value = inner.chunk(2, 1)
+    d_gate, d_value = d_inner.chunk(2, 1)
+    d_value.copy_(d_active * _activate(gate, activation))
+    d_gate.copy_(_activation_gradient(d_active.mul_(value), gate, activation))
+    return d_inner
 
 
 def _activate(x: Tensor, activation: Activation) -> Tensor:

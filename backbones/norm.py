@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
+from fedloom.backbones.fusion import fused_on_gpu
 from fedloom.backbones.product import per_client, put
 
 __all__ = ["Norm", "NormTape", "frozen_norm"]
@@ -97,7 +98,7 @@ class Norm:
     def gradient(self, kept: Saved, dy: Tensor) -> Tensor:
         """The gradient to the input of `apply`."""
         if self.bias is None:
-            return _rms_gradient(kept, self.weight, dy)
+            return _rms_gradient(dy, kept, self.weight)
         x, mean, scale = kept
         dx: Tensor = torch.ops.aten.native_layer_norm_backward(
             dy, x, [x.shape[-1]], mean, scale, self.weight, self.bias, [True, False, False]
@@ -105,6 +106,7 @@ class Norm:
         return dx
 
 
+@fused_on_gpu
 def _rms(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Saved]:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -112,7 +114,8 @@ def _rms(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Saved]:
     return y, (x, scale)
 
 
-def _rms_gradient(kept: Saved, weight: Tensor, dy: Tensor) -> Tensor:
+@fused_on_gpu
+def _rms_gradient(dy: Tensor, kept: Saved, weight: Tensor) -> Tensor:
     """``dx = s (g - x s^2 mean(g x))`` with ``g = dy w`` and ``s`` the inverse RMS of x."""
     x, scale = kept
     dx = dy * weight

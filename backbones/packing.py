@@ -144,7 +144,8 @@ def _grids(placed: _Examples, buckets: bool) -> tuple[tuple[Grid, ...], Tensor]:
         index = placed.starts[chosen, None] + np.arange(longest)
         mask = np.arange(longest) < sizes[chosen, None]
         back[index[mask]] = slots + np.flatnonzero(mask)
-        index[~mask] = 0
+        # Padding points into its own example, so that a client that diverges spoils no other.
+        index = np.where(mask, index, placed.starts[chosen, None])
         kept = None if mask.all() else torch.from_numpy(mask)
         grids.append(Grid(torch.from_numpy(index), kept, torch.from_numpy(placed.rows[chosen])))
         slots += index.size
@@ -155,7 +156,7 @@ def _grids(placed: _Examples, buckets: bool) -> tuple[tuple[Grid, ...], Tensor]:
 def _read(placed: _Examples, read: Read) -> Tensor | None:
     if read is None:
         return None
-    index = np.zeros(placed.clients * placed.most, np.int64)
+    index = np.repeat(np.arange(placed.clients) * placed.length, placed.most)
     last = placed.sizes - 1 if read == "last" else 0
     index[placed.rows] = placed.starts + last
     return torch.from_numpy(index).view(placed.clients, placed.most)

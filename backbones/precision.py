@@ -45,6 +45,6 @@ def _seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _timed(x: Tensor, weight: Tensor) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()  # not wall time: a busy machine must not decide
     affine(x, weight)
-    return time.perf_counter() - start
+    return time.thread_time() - start

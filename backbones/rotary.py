@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedloom.backbones.fusion import fused_on_gpu
+
 __all__ = ["Rotation", "rotate", "rotation"]
 
 
@@ -28,10 +30,14 @@ def rotation(positions: Tensor, theta: float, head_dim: int, dtype: torch.dtype)
 
 def rotate(heads: Tensor, turn: Rotation, *, back: bool = False) -> Tensor:
     """Turn ``[R, heads, T, head_dim]``; `back` turns the other way, which is the gradient."""
-    sign = -1.0 if back else 1.0
+    return _turned(heads, turn.cos, turn.sin, -1.0 if back else 1.0)
+
+
+@fused_on_gpu
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     turned = torch.empty_like(heads)
     low, high = heads.chunk(2, -1)
     out_low, out_high = turned.chunk(2, -1)
-    torch.mul(low, turn.cos, out=out_low).addcmul_(high, turn.sin, value=-sign)
-    torch.mul(high, turn.cos, out=out_high).addcmul_(low, turn.sin, value=sign)
+    out_low.copy_(low * cos).addcmul_(high, sin, value=-sign)
+    out_high.copy_(high * cos).addcmul_(low, sin, value=sign)
     return turned

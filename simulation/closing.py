@@ -42,13 +42,13 @@ def close(
 ) -> Closing:
     """Evaluate the last model, train the references that the job asks for, save the adapter."""
     export_adapter(prepared.model, end, directory.adapter, classes=prepared.corpus.classes)
-    judge = Evaluator(prepared, end, ALL, prepared.corpus.test, directory.path)
+    judge = Evaluator(prepared, end, ALL, prepared.corpus.test)
     test = judge(end).metrics
     found: dict[str, Metrics] = {}
     for name in prepared.job.run.references:
         observer.note(f"training the reference {name!r}")
         train = {"central": references.central, "local": references.local}[name]
-        found[name] = train(prepared, start, directory.path)
+        found[name] = train(prepared, start)
     clients = _each_client(prepared, end)
     if clients:
         directory.write_clients(clients)

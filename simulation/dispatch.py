@@ -1,15 +1,18 @@
 """The simulator's side of a round: tasks in, updates out, trained in chunks on this machine."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Semaphore
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.core.errors import CodecError
+from fedloom.core.layout import ALL
 from fedloom.core.seeds import derive
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
 from fedloom.tuning.base import Assignment, Learner, LocalResult, Session
@@ -17,6 +20,10 @@ from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 
 __all__ = ["Federation", "dispatcher"]
+
+AHEAD = 4
+"""Chunks handed to the pool per worker, those being trained among them: enough that a long chunk
+keeps no other worker waiting."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Federation:
         codec: how updates travel.
         rows_of: the training examples of a client, by id.
         capacity: how much is trained at once.
-        pool: threads that train chunks.
+        pool: threads that train chunks and encode updates: one more than chunks are trained at
+            once lets the two go side by side.
     """
 
     session: Session
@@ -49,19 +57,34 @@ def dispatcher(
     the same to the bit.
     """
 
+    # Updates are encoded in the pool too, beside the training of other chunks: a device is not kept
+    # waiting for a processor's work, and no more chunks than it has room for are on it.
+    room = Semaphore(federation.capacity.workers)
+
+    def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
+        with room:
+            trained = _train(federation, params, chunk)
+        return [_update(task, result, federation.codec, bytes_down) for task, result in trained]
+
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
-        futures = [
-            federation.pool.submit(_train, federation, params, chunk)
+        waiting = deque(
+            chunk
             for group in _groups(list(tasks.values()))
             for chunk in _chunked(federation, group)
-        ]
+        )
+        # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
+        # not grow with the cohort.
+        running: deque[Future[list[ClientUpdate]]] = deque()
         try:
-            for future in futures:
+            while waiting or running:
+                while waiting and len(running) < AHEAD * federation.capacity.workers:
+                    running.append(federation.pool.submit(work, waiting.popleft()))
                 # Awaited, so that Ctrl-C need not wait for the rest of the round.
-                for task, result in await asyncio.wrap_future(future):
-                    yield _update(task, result, federation.codec, bytes_down)
+                for update in await asyncio.wrap_future(running.popleft()):
+                    yield update
         finally:
-            _cancel(futures)
+            for future in running:
+                future.cancel()
 
     return dispatch
 
@@ -80,7 +103,7 @@ def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[Clien
         rows = federation.rows_of(task.client)
         sizes.append(size_of(len(rows), federation.session.tokens(rows), task.work))
     capacity = federation.capacity
-    parts = chunks(sizes, most=capacity.clients, budget=capacity.tokens)
+    parts = chunks(sizes, most=capacity.clients, budget=capacity.tokens, split=capacity.chunks)
     return [[tasks[i] for i in part] for part in parts]
 
 
@@ -97,8 +120,10 @@ def _train(
 
 def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int) -> ClientUpdate:
     """What the client would send: its delta, encoded, and what it cost."""
-    sent = result.layout.select(task.selectors.up) if task.selectors.up != ("*",) else result.layout
-    vector = result.layout.gather(result.delta, sent)
+    sent, vector = result.layout, result.delta
+    if task.selectors.up != ALL:
+        sent = result.layout.select(task.selectors.up)
+        vector = result.layout.gather(result.delta, sent)
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     try:
         payload = codec.encode(Delta(sent, vector), seed=seed % 2**63)
@@ -118,8 +143,3 @@ def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int
         metrics=result.metrics,
         cost=cost,
     )
-
-
-def _cancel(futures: list[Future[list[tuple[ClientTask, LocalResult]]]]) -> None:
-    for future in futures:
-        future.cancel()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -12,41 +11,42 @@ from fedloom.core.registry import create
 from fedloom.core.seeds import stream
 from fedloom.core.types import LocalWork, Metrics, Params
 from fedloom.simulation.setup import Prepared
-from fedloom.simulation.stage import Evaluator, limits_of, session_of
+from fedloom.simulation.stage import Evaluator, training_session
 from fedloom.tuning.base import Assignment, Learner
 from fedloom.tuning.cohort import chunks, size_of
 
 __all__ = ["central", "local"]
 
-LOCAL_CLIENTS = 20
-MOST_EPOCHS = 10
+LOCAL_CLIENTS = 8
+LOCAL_PASSES = 5
+MOST_PASSES = 10
 
 
-def central(prepared: Prepared, start: Params, folder: Path) -> Metrics:
+def central(prepared: Prepared, start: Params) -> Metrics:
     """One client that holds all training examples, given the same stages.
 
-    Every stage sees as many examples as the federation's stage does (1 to 10 passes over the
-    data), with the stage's own optimizer and batch size.
+    Every stage sees as many examples as the federation's stage does, but at most 10 passes over
+    the data, with the stage's own optimizer and batch size.
     """
     everything = np.arange(len(prepared.corpus.train), dtype=np.int64)
 
     def train(params: Params, work: LocalWork, index: int) -> Params:
         stage = prepared.job.stages[index]
-        limits = limits_of(prepared, folder, share=0.75)
-        session = session_of(prepared, params, stage.train, prepared.corpus.train, limits)
+        session = training_session(prepared, params, stage)
         learner = cast(Learner, create("learners", prepared.job.learner))
         one = [Assignment("central", everything, index + 1, prepared.job.seed)]
         (result,) = learner.train(session, params, work, one)
         return _moved(params, result.layout.names, result.delta)
 
     params = _stages(prepared, start, len(everything), train)
-    return Evaluator(prepared, params, ALL, prepared.corpus.test, folder)(params).metrics
+    return Evaluator(prepared, params, ALL, prepared.corpus.test)(params).metrics
 
 
-def local(prepared: Prepared, start: Params, folder: Path) -> Metrics:
+def local(prepared: Prepared, start: Params) -> Metrics:
     """Each of some clients alone on its own examples; the mean of their accuracy on the test split.
 
-    At most 20 clients are tried, chosen by the run's seed.
+    At most 8 clients are tried, chosen by the run's seed; each passes over its examples 5 times in
+    every stage.
     """
     population = prepared.population
     count = min(LOCAL_CLIENTS, len(population))
@@ -55,7 +55,7 @@ def local(prepared: Prepared, start: Params, folder: Path) -> Metrics:
     models = {client: start for client in clients}
     for index in range(len(prepared.job.stages)):
         models = _each_alone(prepared, models, index)
-    judge = Evaluator(prepared, start, ALL, prepared.corpus.test, folder)
+    judge = Evaluator(prepared, start, ALL, prepared.corpus.test)
     found = [judge(params).metrics for params in models.values()]
     return {name: float(np.mean([m[name] for m in found])) for name in found[0]}
 
@@ -72,10 +72,9 @@ def _each_alone(prepared: Prepared, models: dict[str, Params], index: int) -> di
     groups = [list(models)] if shared else [[client] for client in models]
     for group in groups:
         params = models[group[0]]
-        session = session_of(prepared, params, stage.train, prepared.corpus.train, None)
+        session = training_session(prepared, params, stage)
         rows = [prepared.population.rows_of(client) for client in group]
-        seen = stage.rounds * stage.clients_per_round * float(np.mean([len(r) for r in rows]))
-        work = _passes(stage.local, seen, len(prepared.corpus.train))
+        work = replace(stage.local, epochs=LOCAL_PASSES, steps=0, max_examples=0, prox_mu=0.0)
         sizes = [size_of(len(r), session.tokens(r), work) for r in rows]
         for part in chunks(sizes, most=prepared.capacity.clients, budget=prepared.capacity.tokens):
             cohort = [Assignment(group[i], rows[i], index + 1, prepared.job.seed) for i in part]
@@ -99,9 +98,9 @@ def _stages(
 
 
 def _passes(work: LocalWork, seen: float, total: int) -> LocalWork:
-    """The same work over all data, as often as makes up for the examples seen in rounds."""
-    epochs = min(max(round(seen / max(total, 1)), 1), MOST_EPOCHS)
-    return replace(work, epochs=epochs, steps=0, max_examples=0, prox_mu=0.0)
+    """The same work in so many steps that `seen` examples are seen, over `total` examples."""
+    steps = max(round(min(seen, MOST_PASSES * total) / work.batch_size), 1)
+    return replace(work, steps=steps, max_examples=0, prox_mu=0.0)
 
 
 def _moved(params: Params, names: tuple[str, ...], delta: np.ndarray) -> Params:

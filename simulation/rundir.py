@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, and when it may be used again.
 
 config.json       the resolved job
+choices.json      what it chose by looking at the machine: type, clients trained at once
 versions.json     what computed it: fedloom, Python, libraries, processor
 metrics.jsonl     one line per round, safe on disk before the next round begins
 partition.json    sizes and label counts of the clients
@@ -34,7 +35,7 @@ from fedloom.simulation.versions import versions
 __all__ = ["RunDirectory"]
 
 _FILES = (
-    *("versions.json", "metrics.jsonl", "partition.json", "clients.json"),
+    *("choices.json", "versions.json", "metrics.jsonl", "partition.json", "clients.json"),
     *("summary.json", "report.html"),
 )
 _FOLDERS = ("checkpoints", "adapter", "plots", "events")
@@ -55,8 +56,8 @@ class RunDirectory:
         self.keep = keep
 
     @staticmethod
-    def check(job: Job, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Raise what `create` would, and change nothing.
+    def check(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
+        """Raise what `create` would, and change nothing; return the folder as it is.
 
         Raises:
             RunError: as `create`.
@@ -70,6 +71,7 @@ class RunDirectory:
             run._check_ours()
             if not (overwrite or run._is_blank()):
                 run._check_same(job, resume=resume)
+        return run
 
     @staticmethod
     def create(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
@@ -242,6 +244,10 @@ class RunDirectory:
     def write_clients(self, clients: Mapping[ClientId, Metrics]) -> None:
         """Keep the last model's evaluation on each client's own examples."""
         self._save("clients", clients)
+
+    def write_choices(self, choices: Mapping[str, str | int]) -> None:
+        """Keep what the run chose by looking at the machine."""
+        self._save("choices", choices)
 
     def write_summary(self, summary: Summary) -> None:
         """Keep how the run ended."""

@@ -17,6 +17,7 @@ from fedloom.core.errors import ConfigError, DataError, LayoutError
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
+from fedloom.simulation.activations import Activations
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.observe import Observer
 from fedloom.simulation.partition import Rule, TrainingRows
@@ -28,7 +29,24 @@ from fedloom.tuning.data import Corpus, Reading, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.tokens import read_tokenizer
 
-__all__ = ["Prepared", "in_dtype", "prepare"]
+__all__ = ["Choices", "Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run chose by looking at the machine, and must not choose again when it is resumed.
+
+    They decide float association and rounding, and so the bits of the result.
+
+    Attributes:
+        dtype: of the frozen weights and activations.
+        clients: clients in a chunk at most.
+        tokens: tokens in a chunk's step at most.
+    """
+
+    dtype: str
+    clients: int
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +62,8 @@ class Prepared:
         corpus: the data.
         population: the clients.
         capacity: how much is trained at once.
+        activations: frozen activations that are kept.
+        choices: what was chosen by looking at the machine.
     """
 
     job: Job
@@ -54,6 +74,8 @@ class Prepared:
     corpus: Corpus
     population: Population
     capacity: Capacity
+    activations: Activations
+    choices: Choices
 
     @property
     def curve(self) -> Examples:
@@ -72,13 +94,22 @@ class Prepared:
         return np.arange(len(self.corpus.train))
 
 
-def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
+def prepare(
+    job: Job,
+    observer: Observer,
+    cache: Path,
+    *,
+    data: object = None,
+    earlier: Choices | None = None,
+) -> Prepared:
     """Load everything a job names.
 
     Args:
         job: the job.
         observer: told of choices made.
+        cache: folder for activations that memory does not hold.
         data: rows in memory, instead of ``job.data.path``.
+        earlier: what the run chose when it began, where it is resumed.
 
     Raises:
         FedloomError: something that the job names is not there or does not fit.
@@ -91,24 +122,18 @@ def prepare(job: Job, observer: Observer, *, data: object = None) -> Prepared:
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
-    dtype = _dtype(job, device, observer)
+    dtype = getattr(torch, earlier.dtype) if earlier else _dtype(job, device, observer)
     model = _model(job, folder, len(corpus.classes), dtype, device)
+    if model.note:
+        observer.note(model.note)
     _check_selectors(job, model.layout)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
-    return Prepared(job, folder, device, dtype, model, corpus, population, capacity)
-
-
-def in_dtype(prepared: Prepared, name: str) -> Prepared:
-    """The same with the backbone in the type of that name, such as ``bfloat16``.
-
-    A run goes on in the type that it began with, whatever ``auto`` would choose this time.
-    """
-    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
-    if dtype == prepared.dtype:
-        return prepared
-    classes = len(prepared.corpus.classes)
-    model = _model(prepared.job, prepared.folder, classes, dtype, prepared.device)
-    return replace(prepared, dtype=dtype, model=model)
+    if earlier:
+        capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
+    memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
+    activations = Activations(model, memory, disk, cache)
+    choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
+    return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
 
 
 def _model(

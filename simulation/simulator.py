@@ -1,8 +1,9 @@
 """A federation on one machine: the stages of a job, round by round, saved as they go."""
 
+import dataclasses
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fedloom.simulation.closing import close
 from fedloom.simulation.history import History
 from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
 from fedloom.simulation.rundir import RunDirectory
-from fedloom.simulation.setup import Prepared, in_dtype, prepare
+from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Evaluator, Played, play
 
@@ -89,10 +90,13 @@ def simulate(
     Raises:
         FedloomError: something in the job cannot be done; nothing already written is damaged.
     """
-    RunDirectory.check(job, resume=resume, overwrite=overwrite)
-    prepared = prepare(job, observer, data=data)
+    found = RunDirectory.check(job, resume=resume, overwrite=overwrite)
+    going_on = bool(found.last_checkpoint) and not overwrite
+    earlier = Choices(**found.table("choices")) if going_on else None
+    prepared = prepare(job, observer, found.path / "cache", data=data, earlier=earlier)
     # Only now: a job that cannot run must not have deleted the run before it.
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
+    directory.write_choices(dataclasses.asdict(prepared.choices))
     threads = torch.get_num_threads()
     try:
         if prepared.device.type == "cpu":
@@ -106,7 +110,7 @@ def simulate(
 def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run:
     job = prepared.job
     start = prepared.model.initial(job.seed)
-    course, prepared = _begin(prepared, directory, start)
+    course = _begin(prepared, directory, start)
     write_partition(prepared, directory)
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
@@ -131,18 +135,16 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     return Run(directory.path, directory.history(), summary, course.state.params, prepared)
 
 
-def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[_Course, Prepared]:
+def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> _Course:
     """The course from the last checkpoint, or from the beginning."""
     done = directory.last_checkpoint
     if not done:
-        return _Course(State(start)), prepared
+        return _Course(State(start))
     state, facts = load_state(directory.checkpoints()[done], start.layout)
     record = json.loads(str(facts["course"]))
     if record["seed"] != prepared.job.seed:
         raise RunError(f"{directory.path}: its checkpoint is of seed {record['seed']}")
-    # What was trained at once decides float association, so it is as it was at the start.
-    capacity = replace(prepared.capacity, clients=record["clients"], tokens=record["tokens"])
-    course = _Course(
+    return _Course(
         state,
         done,
         record["elapsed"],
@@ -151,7 +153,6 @@ def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> tuple[
         record["before"],
         record["evaluated"],
     )
-    return course, replace(in_dtype(prepared, record["dtype"]), capacity=capacity)
 
 
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:
@@ -182,15 +183,14 @@ def _rounds(
         if course.done < first:
             course.state = State(course.state.params)  # a new stage, a new strategy
         params = course.state.params
-        judge = Evaluator(prepared, params, stage.train, prepared.curve, directory.path)
+        judge = Evaluator(prepared, params, stage.train, prepared.curve)
         if course.done == 0 and index == 0:
             course.before = course.evaluated = judge(params).metrics
             opening = RoundLine(0, stage=stage.name, evaluation=course.before)
             directory.append(opening)
             observer.round_done(opening)
         begin = max(first, course.done + 1)
-        played = play(prepared, index, course.state, first=begin, last=last, folder=directory.path)
-        for done in played:
+        for done in play(prepared, index, course.state, first=begin, last=last):
             _after(prepared, directory, observer, course, done, judge)
 
 
@@ -231,21 +231,18 @@ def _after(
     course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
     directory.append(line)
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
-        _save(prepared, directory, course)
+        _save(directory, course, job.seed)
     observer.round_done(line)
 
 
-def _save(prepared: Prepared, directory: RunDirectory, course: _Course) -> None:
+def _save(directory: RunDirectory, course: _Course, seed: int) -> None:
     record: dict[str, Any] = {
-        "seed": prepared.job.seed,
+        "seed": seed,
         "elapsed": course.elapsed,
         "bytes_up": course.bytes_up,
         "bytes_down": course.bytes_down,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
-        "clients": prepared.capacity.clients,
-        "tokens": prepared.capacity.tokens,
-        "dtype": str(prepared.dtype).removeprefix("torch."),
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
     directory.prune()

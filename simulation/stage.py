@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from fedloom.codecs.base import Codec
@@ -20,10 +19,8 @@ from fedloom.strategies.base import Strategy
 from fedloom.tuning.base import Learner, Session
 from fedloom.tuning.evaluate import Evaluation, evaluate
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.fused_model import FusedModel
-from fedloom.tuning.prefix import CacheLimits, PrefixCache
 
-__all__ = ["Evaluator", "Played", "limits_of", "play", "session_of", "worth_keeping"]
+__all__ = ["Evaluator", "Played", "play", "training_session"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,6 @@ class Played:
     seconds: float
 
 
-def limits_of(prepared: Prepared, folder: Path, share: float) -> CacheLimits:
-    """The part of the run's room for activations that one cache may take."""
-    run = prepared.job.run
-    memory = int(run.cache_gb * share * 2**30)
-    return CacheLimits(memory, int(run.cache_disk_gb * share * 2**30), folder / "cache")
-
-
 def worth_keeping(prepared: Prepared, stage: Stage) -> bool:
     """Whether an example is expected to be seen more than once in the stage."""
     cohort = min(stage.clients_per_round, len(prepared.population))
@@ -58,39 +48,24 @@ def worth_keeping(prepared: Prepared, stage: Stage) -> bool:
     return passes * max(visits, 1.0) > 1.0
 
 
-def session_of(
-    prepared: Prepared,
-    params: Params,
-    train: Selector,
-    examples: Examples,
-    limits: CacheLimits | None,
-) -> Session:
-    """The model set up for a stage, with frozen activations kept where the engine can."""
-    model = prepared.model
-    if not isinstance(model, FusedModel) or limits is None:
-        return model.session(params, train, examples)
-    train_order = examples is prepared.corpus.train
-    cache: PrefixCache | None = model.prefix_cache(
+def training_session(prepared: Prepared, params: Params, stage: Stage) -> Session:
+    """The model set up to train a stage from `params` on the training examples."""
+    return prepared.activations.session(
         params,
-        train,
-        examples,
-        order=prepared.order if train_order else None,
-        limits=limits,
+        stage.train,
+        prepared.corpus.train,
+        order=prepared.order,
+        keep=worth_keeping(prepared, stage),
     )
-    return model.session(params, train, examples, cache)
 
 
 class Evaluator:
-    """Evaluates global models on one set of examples.
-
-    What is frozen for as long as `train` trains from `params` is computed once.
-    """
+    """Evaluates global models that `train` leads to from `params`, on one set of examples."""
 
     def __init__(
-        self, prepared: Prepared, params: Params, train: Selector, examples: Examples, folder: Path
+        self, prepared: Prepared, params: Params, train: Selector, examples: Examples
     ) -> None:
-        limits = limits_of(prepared, folder, share=0.25)
-        self._session = session_of(prepared, params, train, examples, limits)
+        self._session = prepared.activations.session(params, train, examples)
         self._examples = examples
         self._workers = prepared.capacity.workers
 
@@ -101,7 +76,7 @@ class Evaluator:
 
 
 def play(
-    prepared: Prepared, index: int, state: State, *, first: int, last: int, folder: Path
+    prepared: Prepared, index: int, state: State, *, first: int, last: int
 ) -> Iterator[Played]:
     """Play rounds `first` to `last` of a stage (numbers of the whole run), one at a time.
 
@@ -111,16 +86,14 @@ def play(
         state: the state before round `first`.
         first: number of the first round to play.
         last: number of the stage's last round.
-        folder: of the run.
     """
     job, stage = prepared.job, prepared.job.stages[index]
     strategy = cast(Strategy, create("strategies", stage.strategy))
     up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
-    limits = limits_of(prepared, folder, share=0.75) if worth_keeping(prepared, stage) else None
-    session = session_of(prepared, state.params, stage.train, prepared.corpus.train, limits)
+    session = training_session(prepared, state.params, stage)
     selectors = Selectors(train=stage.train)
     sent = _changed(job.stages[: index + 1], state.params)
-    with ThreadPoolExecutor(prepared.capacity.workers) as pool:
+    with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
         federation = Federation(
             session=session,
             learner=cast(Learner, create("learners", job.learner)),

@@ -45,7 +45,8 @@ class LowRank:
         x, low = saved
         grad_a, grad_b = self._store.grad_view(self._a), self._store.grad_view(self._b)
         if grad_b is not None:
-            grad_b.add_(torch.bmm(dy.transpose(1, 2), low), alpha=self._scaling)
+            # dy is a strided slice of the block's gradient: as the second factor it is read well.
+            grad_b.add_(torch.bmm(low.mT, dy).mT, alpha=self._scaling)
         dlow = torch.bmm(dy, self._store.view(self._b)).mul_(self._scaling)
         if grad_a is not None:
             grad_a.add_(torch.bmm(dlow.transpose(1, 2), x))

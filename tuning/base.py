@@ -223,20 +223,22 @@ class Exported:
         auto: the transformers class that the base model is loaded with.
         arguments: further arguments of its ``from_pretrained``, as source text.
         left_out: tensors that PEFT's format has no place for.
+        convert: makes the contents of PEFT's file of all tensors by name, where they are not
+            simply the tensors under PEFT's names.
     """
 
     config: Mapping[str, object]
     auto: str = ""
     arguments: str = ""
     left_out: frozenset[str] = frozenset()
+    convert: Callable[[Mapping[str, Vector]], dict[str, Vector]] | None = None
 
-    def has(self, name: str) -> bool:
-        """Whether a tensor goes into ``adapter_model.safetensors``."""
-        return name not in self.left_out
-
-    def key(self, name: str) -> str:
-        """Its name there."""
-        return f"base_model.model.{name}"
+    def contents(self, tensors: Mapping[str, Vector]) -> dict[str, Vector]:
+        """What ``adapter_model.safetensors`` holds, of all tensors by name."""
+        if self.convert is not None:
+            return self.convert(tensors)
+        kept = {name: t for name, t in tensors.items() if name not in self.left_out}
+        return {f"base_model.model.{name}": t for name, t in kept.items()}
 
 
 class CohortModel(Protocol):
@@ -250,6 +252,11 @@ class CohortModel(Protocol):
     @property
     def batched(self) -> bool:
         """Whether k > 1 clients can be trained at once."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What a user should know of how it trains; empty where there is nothing to say."""
         ...
 
     @property

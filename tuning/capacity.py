@@ -10,8 +10,16 @@ from fedloom.tuning.base import CohortModel
 
 __all__ = ["Capacity", "choose_device", "free_memory", "measure_capacity"]
 
-CPU_CLIENTS, CPU_TOKENS = 16, 8192
-"""A processor's products are at their peak with a few thousand rows; more only takes memory."""
+CPU_CLIENTS, CPU_TOKENS, CPU_ACTIVATIONS = 256, 16_384, 256 * 2**20
+"""Most clients, tokens and bytes of activations in a chunk's step on a processor.
+
+Its products are at their peak with some thousand rows: beyond that, more only takes memory. Small
+models and small clients need more of them for the same work between two calls of Python."""
+
+CPU_CHUNKS = 4
+"""Chunks that a cohort is at least split into on a processor, so that as many workers have
+something to do. It is a constant and not the number of workers, because chunks decide float
+association and a run must not depend on how many workers it had."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +30,13 @@ class Capacity:
         workers: chunks trained side by side.
         clients: clients in a chunk at most.
         tokens: tokens in a chunk's step at most.
+        chunks: chunks that a cohort is split into at least, where it can be.
     """
 
     workers: int
     clients: int
     tokens: int
+    chunks: int = CPU_CHUNKS
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,9 +85,10 @@ def measure_capacity(
     tokens = (per_worker - row) // max(model.bytes_per_token, 1)
     if tokens < 64:
         need = (row + 64 * model.bytes_per_token) * side / 2**30
-        text = f"one client's smallest batch needs {need:.2f} GiB, {budget / 2**30:.2f} may be used"
-        raise ModelError(f"the model does not fit in memory: {text}; fewer workers need less")
+        text = f"{need:.2f} GiB for one client's smallest batch; {budget / 2**30:.2f} may be used"
+        raise ModelError(f"the model does not fit in memory: {text} (fewer workers need less)")
     clients = max(per_worker // 4 // max(row, 1), 1)
     if cpu:
-        clients, tokens = min(clients, CPU_CLIENTS), min(tokens, CPU_TOKENS)
-    return Capacity(side, clients if model.batched else 1, tokens)
+        busy = CPU_ACTIVATIONS // max(model.bytes_per_token, 1)
+        clients, tokens = min(clients, CPU_CLIENTS), min(tokens, CPU_TOKENS, max(busy, 64))
+    return Capacity(side, clients if model.batched else 1, tokens, CPU_CHUNKS if cpu else 1)

@@ -11,11 +11,6 @@ from fedloom.core.types import LocalWork
 
 __all__ = ["Size", "chunks", "size_of"]
 
-SIDE_BY_SIDE = 4
-"""A cohort is split into at least so many chunks where it can be, so that as many workers have
-something to do. It is a constant and not the number of workers, because chunks decide float
-association and a run must not depend on how many workers it had."""
-
 
 @dataclass(frozen=True, order=True)
 class Size:
@@ -38,16 +33,17 @@ def size_of(examples: int, tokens: int, work: LocalWork) -> Size:
     return Size(steps, -(-tokens * batch // max(examples, 1)))
 
 
-def chunks(sizes: Sequence[Size], *, most: int, budget: int) -> list[list[int]]:
+def chunks(sizes: Sequence[Size], *, most: int, budget: int, split: int = 1) -> list[list[int]]:
     """Indices of the clients of each chunk, largest first.
 
     Args:
         sizes: one per client.
         most: clients in a chunk at most.
         budget: tokens in a chunk's step at most, padding included (one client always fits).
+        split: chunks at least, where that leaves two clients in each.
     """
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], -i), reverse=True)
-    share = max(-(-len(order) // SIDE_BY_SIDE), 2)
+    share = max(-(-len(order) // split), 2)
     out: list[list[int]] = []
     widest = 0
     for i in order:

@@ -22,7 +22,7 @@ class Evaluation:
     Attributes:
         metrics: ``loss`` and ``accuracy`` (per prediction), ``macro_f1`` (classification) or
             ``perplexity`` (language model).
-        loss: float32 ``[N]``, mean loss of each example.
+        loss: float32 ``[N]``, mean loss of each example; 0 where it predicts nothing.
         correct: float32 ``[N]``, share of right predictions of each example.
     """
 
@@ -67,10 +67,12 @@ def evaluate(
     else:
         metrics["macro_f1"] = macro_f1(target.astype(np.int64), predicted.astype(np.int64))
         counts = np.ones(len(order), dtype=np.int64)
-    starts = np.cumsum(counts) - counts
-    loss, correct = np.empty((2, len(order)), dtype=np.float32)
-    loss[order] = np.add.reduceat(each, starts) / counts
-    correct[order] = np.add.reduceat(right, starts) / counts
+    owner = np.repeat(order, counts)
+    some = np.maximum(np.bincount(owner, minlength=len(order)), 1)  # a text may predict nothing
+    loss, correct = (
+        (np.bincount(owner, weights=of, minlength=len(order)) / some).astype(np.float32)
+        for of in (each, right)
+    )
     return Evaluation(metrics, loss, correct)
 
 

@@ -45,7 +45,7 @@ def export_adapter(
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / ALL_TENSORS, metadata=_specs(params.layout, classes))
         if exported.config:
-            kept = {exported.key(name): t for name, t in tensors.items() if exported.has(name)}
+            kept = exported.contents(tensors)
             save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
             text = json.dumps(dict(exported.config), indent=2, sort_keys=True)
             (folder / "adapter_config.json").write_text(text + "\n")
@@ -68,18 +68,15 @@ def load_adapter(folder: Path) -> tuple[Params, tuple[str, ...]]:
         with safe_open(path, framework="np") as file:
             facts = json.loads((file.metadata() or {})["fedloom"])
         tensors: dict[str, Any] = dict(load_file(path))
-    except (OSError, SafetensorError, KeyError, ValueError):
-        raise RunError(f"{path}: not an adapter of fedloom") from None
-    layout = Layout(
-        tuple(
-            TensorSpec(name, tuple(tensors[name].shape), block, frozenset(tags))
-            for name, block, tags in facts["tensors"]
+        layout = Layout(
+            tuple(
+                TensorSpec(name, tuple(tensors[name].shape), block, frozenset(tags))
+                for name, block, tags in facts["tensors"]
+            )
         )
-    )
-    try:
         return Params(layout, layout.flatten(tensors)), tuple(facts["classes"])
-    except LayoutError as error:
-        raise RunError(f"{path}: {error}") from None
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, LayoutError):
+        raise RunError(f"{path}: not an adapter of fedloom") from None
 
 
 def _specs(layout: Layout, classes: Sequence[str]) -> dict[str, str]:

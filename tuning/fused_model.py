@@ -38,6 +38,7 @@ class FusedModel:
     """
 
     batched = True
+    note = ""
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """Batches of a cohort through a fused backbone: embed or recall, run, read, compare."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedloom.tuning.attach import attach
 from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
-from fedloom.tuning.losses import client_losses, owners, valid_slots
+from fedloom.tuning.losses import class_losses, client_losses
 from fedloom.tuning.prefix import PrefixCache
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import next_tokens, packed_starts
@@ -50,6 +51,7 @@ class FusedSession:
         self._parts = model.active(params, train)
         self._cut = model.cut(self._parts)
         self._lengths = model.token_counts(examples)
+        self._grids: dict[tuple[int, int, int], Packing] = {}
 
     def store(self, params: Params, clients: int) -> Store:
         """Rows for k clients."""
@@ -77,14 +79,9 @@ class FusedSession:
         assert head is not None
         blank = pooled.new_zeros(*pooled.shape[:2], self._model.task.classes)
         logits = attach(pooled, blank, head, store.anchor).flatten(0, 1)
-        slots = valid_slots(rows)
-        if slots is not None:
-            logits = logits[torch.from_numpy(slots).to(logits.device)]
         labels = self._examples.labels
         assert labels is not None
-        target = torch.from_numpy(labels[np.concatenate(rows)]).to(logits.device)
-        owner = torch.from_numpy(owners([len(r) for r in rows])).to(logits.device)
-        return client_losses(logits, target, owner, len(rows))
+        return class_losses(logits, labels, rows)
 
     def _language(self, store: Store, rows: Rows) -> Losses:
         backbone = self._model.backbone
@@ -102,15 +99,27 @@ class FusedSession:
 
     def _packing(self, rows: Rows) -> Packing:
         model, examples = self._model, self._examples
+        lengths = self._lengths[_filled(rows)]
+        same = bool((lengths == lengths[0]).all())
         if isinstance(examples, ImageExamples):
-            widest = max(len(r) for r in rows)
-            tokens = 1 + model.backbone.shape.patches
-            packing = pack_images(len(rows), widest, tokens, read=model.read)
-        else:
-            assert isinstance(examples, TextExamples)
-            pieces = [[examples.ids(int(i)) for i in own] for own in rows]
-            packing = pack(pieces, read=model.read)
-        return packing.to(model.backbone.device)
+            return self._regular(rows, int(lengths[0]))
+        assert isinstance(examples, TextExamples)
+        if same and len({len(r) for r in rows}) == 1:
+            packing = self._regular(rows, int(lengths[0]))
+            starts = examples.offsets[np.concatenate(rows)]
+            ids = examples.tokens[starts[:, None] + np.arange(lengths[0])].astype(np.int64)
+            own = torch.from_numpy(ids).view(packing.positions.shape)
+            return replace(packing, ids=own.to(model.backbone.device))
+        pieces = [[examples.ids(int(i)) for i in own] for own in rows]
+        return pack(pieces, read=model.read).to(model.backbone.device)
+
+    def _regular(self, rows: Rows, tokens: int) -> Packing:
+        """Clients with equally many examples of one length, without ids; made once per shape."""
+        key = len(rows), max(len(r) for r in rows), tokens
+        if key not in self._grids:
+            packing = pack_images(*key, read=self._model.read)
+            self._grids[key] = packing.to(self._model.backbone.device)
+        return self._grids[key]
 
     def _embed(self, rows: Rows, packing: Packing) -> Tensor:
         backbone, examples = self._model.backbone, self._examples
@@ -127,7 +136,10 @@ class FusedSession:
         if self._cache is None:
             start = self._embed(rows, packing)
             return backbone.run(start, packing, last=depth, sites=sites, trim=trim)
-        kept = self._cache.gather(np.concatenate(rows)).to(backbone.device)
+        # Images of clients with fewer than the others are repeated; texts are not.
+        images = isinstance(self._examples, ImageExamples)
+        asked = _filled(rows) if images else np.concatenate(rows)
+        kept = self._cache.gather(asked).to(backbone.device)
         start = kept.new_zeros(packing.clients * packing.length, kept.shape[-1])
         start[_real_tokens(packing)] = kept
         start = start.view(packing.clients, packing.length, -1)
@@ -179,4 +191,6 @@ def _real_tokens(packing: Packing) -> Tensor:
 def _filled(rows: Rows) -> NDArray[np.int64]:
     """The batch's ``k * b`` slots; clients with fewer examples repeat their first."""
     widest = max(len(r) for r in rows)
+    if all(len(r) == widest for r in rows):
+        return np.concatenate(rows)
     return np.concatenate([np.concatenate((r, np.repeat(r[:1], widest - len(r)))) for r in rows])

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedloom.tuning.base import Losses, Rows
 
-__all__ = ["client_losses", "owners", "valid_slots"]
+__all__ = ["class_losses", "client_losses", "owners", "valid_slots"]
 
 
 def client_losses(logits: Tensor, target: Tensor, owner: Tensor, clients: int) -> Losses:
@@ -29,6 +29,23 @@ def client_losses(logits: Tensor, target: Tensor, owner: Tensor, clients: int) -
     correct = zeros.index_add(0, owner, (predicted == target).to(each.dtype))
     loss = zeros.index_add(0, owner, each) / count.clamp(min=1)
     return Losses(loss, correct, count, each.detach(), predicted, target)
+
+
+def class_losses(logits: Tensor, labels: NDArray[np.int64], rows: Rows) -> Losses:
+    """The losses of a classifier.
+
+    Args:
+        logits: ``[k * b, C]``, client by client; the last slots of a client with fewer than b
+            examples hold anything.
+        labels: int64 ``[N]``, of all examples.
+        rows: the examples of each client.
+    """
+    slots = valid_slots(rows)
+    if slots is not None:
+        logits = logits[torch.from_numpy(slots).to(logits.device)]
+    target = torch.from_numpy(labels[np.concatenate(rows)]).to(logits.device)
+    owner = torch.from_numpy(owners([len(r) for r in rows])).to(logits.device)
+    return client_losses(logits, target, owner, len(rows))
 
 
 def owners(counts: Sequence[int]) -> NDArray[np.int64]:

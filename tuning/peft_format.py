@@ -2,7 +2,7 @@
 
 from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
 
-__all__ = ["exported_for"]
+__all__ = ["arguments_of", "auto_of", "exported_for", "task_type_of"]
 
 AUTO = {
     ("classify", "model"): "AutoModelForSequenceClassification",
@@ -10,6 +10,27 @@ AUTO = {
     ("causal-lm", "model"): "AutoModelForCausalLM",
     ("causal-lm", "mean"): "AutoModelForCausalLM",
 }
+TASK_TYPES = {
+    ("classify", "model"): "SEQ_CLS",
+    ("classify", "mean"): "FEATURE_EXTRACTION",
+    ("causal-lm", "model"): "CAUSAL_LM",
+    ("causal-lm", "mean"): "CAUSAL_LM",
+}
+
+
+def auto_of(task: Task) -> str:
+    """The transformers class that the base model of a task is loaded with."""
+    return AUTO.get((task.kind, task.pooling), "AutoModel")
+
+
+def arguments_of(task: Task) -> str:
+    """Further arguments of its ``from_pretrained``, as source text."""
+    return f", num_labels={task.classes}" if task.pooling == "model" and task.classes else ""
+
+
+def task_type_of(task: Task) -> str | None:
+    """PEFT's task type; None for images, whose inputs PEFT's task classes do not pass on."""
+    return TASK_TYPES.get((task.kind, task.pooling))
 
 
 def exported_for(
@@ -21,18 +42,16 @@ def exported_for(
     left out of PEFT's file.
     """
     config = dict(adapter.peft_config(catalog))
-    auto = AUTO.get((task.kind, task.pooling), "AutoModel")
+    auto = auto_of(task)
+    if not config:
+        return Exported({}, auto)
     heads = [part for part in parts if any("head" in spec.tags for spec in part.specs)]
     own_head = auto == "AutoModel"
     left_out = {spec.name for part in heads for spec in part.specs} if own_head else set()
-    if not config:
-        return Exported({}, auto)
-    task_type = {"AutoModel": "FEATURE_EXTRACTION", AUTO[("classify", "model")]: "SEQ_CLS"}
     config |= {
         "base_model_name_or_path": None,
         "inference_mode": True,
-        "task_type": "CAUSAL_LM" if task.kind == "causal-lm" else task_type.get(auto),
+        "task_type": task_type_of(task),
         "modules_to_save": None if own_head or not heads else [part.module for part in heads],
     }
-    arguments = f", num_labels={task.classes}" if task.pooling == "model" and task.classes else ""
-    return Exported(config, auto, arguments, frozenset(left_out))
+    return Exported(config, auto, arguments_of(task), frozenset(left_out))

@@ -46,6 +46,9 @@ class PrefixCache:
         order: int64 ``[N]``: examples in the order in which they are likely to be asked for
             (client by client); neighbours are computed together.
         limits: what the cache may take.
+
+    Attributes:
+        on_disk: whether it is a file.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class PrefixCache:
         ends = np.cumsum(sizes[order])
         self._starts = np.concatenate(([0], ends))
         row_bytes = width * dtype.itemsize
-        on_disk = int(ends[-1]) * row_bytes > limits.memory and limits.disk > limits.memory
+        self.on_disk = on_disk = (
+            int(ends[-1]) * row_bytes > limits.memory and limits.disk > limits.memory
+        )
         limit = limits.disk if on_disk else limits.memory
         fits = int(np.searchsorted(ends * row_bytes, limit, side="right"))
         # Whole groups only: a group that is computed is kept, and one that is not kept is

@@ -1,25 +1,22 @@
 """Any `transformers` model, trained for k clients at once by swapping modules.
 
 Each module that something is attached to is wrapped: the frozen module runs once over all clients'
-rows, and the attachments add what belongs to each. The wrapped model is used by one thread at a
-time; what is attached at the moment is handed over in a `Slot`.
+rows, and the attachments add what belongs to each. What is attached at the moment is handed over
+in a `Slot`, which every thread has its own of.
 """
 
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedloom.backbones.base import Sites
 from fedloom.tuning.attach import attach
-from fedloom.tuning.base import Rows
-from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.store import Store
 
-__all__ = ["Adapted", "Slot", "padded_inputs", "swap"]
+__all__ = ["Adapted", "Slot", "swap"]
 
 
 class Slot(threading.local):
@@ -77,27 +74,3 @@ def swap(model: nn.Module, names: Sequence[str]) -> Slot:
         parent = model.get_submodule(parent_name)
         setattr(parent, leaf, Adapted(model.get_submodule(name), name, slot))
     return slot
-
-
-def padded_inputs(examples: Examples, rows: Rows, *, device: torch.device) -> dict[str, Tensor]:
-    """A cohort's batch as a `transformers` model takes it: ``[k * b, T]``, client by client.
-
-    Clients with fewer than b examples repeat one; the caller leaves those slots out of the loss.
-    """
-    widest = max(len(r) for r in rows)
-    filled = [np.concatenate((r, np.repeat(r[:1], widest - len(r)))) for r in rows]
-    flat = np.concatenate(filled)
-    if isinstance(examples, ImageExamples):
-        pixels = torch.from_numpy(examples.floats(flat)).to(device)
-        return {"pixel_values": pixels}
-    if not isinstance(examples, TextExamples):
-        raise TypeError(f"examples of {type(examples).__name__}: neither text nor images")
-    pieces = [examples.ids(int(i)) for i in flat]
-    length = max(len(piece) for piece in pieces)
-    ids = np.zeros((len(pieces), length), dtype=np.int64)
-    mask = np.zeros((len(pieces), length), dtype=np.int64)
-    for i, piece in enumerate(pieces):
-        ids[i, : len(piece)] = piece
-        mask[i, : len(piece)] = 1
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    return {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}

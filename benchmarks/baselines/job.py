@@ -92,6 +92,9 @@ class Outcome:
     versions: dict[str, str]
     """Version of each library that the system is made of."""
 
+    cpu_seconds: tuple[float, ...] = ()
+    """Processor time of each round, summed over the processes; empty where it is not known."""
+
 
 def check(job: Job, outcome: Outcome) -> None:
     """Refuse an outcome that is not the work of the job.
@@ -126,4 +129,7 @@ def report(job: Job, outcome: Outcome) -> None:
         "peak_rss_mib": round(outcome.peak_rss_mib, 1),
         "versions": outcome.versions,
     }
+    if outcome.cpu_seconds:
+        milliseconds = 1000 * min(outcome.cpu_seconds) / job.clients
+        fields["cpu_ms_per_client"] = round(milliseconds, 3)
     Path(job.report).write_text(json.dumps(fields), encoding="utf-8")

@@ -21,19 +21,21 @@ def main(job: Job) -> None:
     start = model.weights.clone()
     current = start.clone()
     first_update = torch.zeros_like(start)
-    seconds = []
+    seconds, cpu = [], []
     for number in range(job.rounds):
         _wait(ranks)
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         update = _round(model, current, range(rank, job.clients, ranks), job.clients, ranks)
         current += update
         seconds.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - busy)
         if number == 0:
             first_update = update
     steps = int(_sum(torch.tensor(model.counter.steps), ranks))
+    total_cpu = tuple(_sum(torch.tensor(cpu), ranks).tolist())
     if rank == 0:
-        outcome = Outcome(tuple(seconds), steps, first_update.numpy(), peak_rss_mib(), _versions())
-        report(job, outcome)
+        first = first_update.numpy()
+        report(job, Outcome(tuple(seconds), steps, first, peak_rss_mib(), _versions(), total_cpu))
     if ranks > 1:
         distributed.destroy_process_group()
 

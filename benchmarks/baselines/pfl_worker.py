@@ -56,15 +56,16 @@ class _Rounds:
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self._parameters = parameters
-        self._last = 0.0
+        self._last = self._last_cpu = 0.0
         self.seconds: list[float] = []
+        self.cpu: list[float] = []
         self.weights = flatten(parameters)
 
     def on_train_begin(self, *, model: object) -> Any:
         """Start the clock when all ranks are ready."""
         if distributed.is_initialized():
             distributed.barrier()
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
         return Metrics()
 
     def after_central_iteration(
@@ -73,9 +74,10 @@ class _Rounds:
         """Stop the clock of a round and start that of the next."""
         now = time.perf_counter()
         self.seconds.append(now - self._last)
+        self.cpu.append(time.process_time() - self._last_cpu)
         if central_iteration == 0:
             self.weights = flatten(self._parameters)
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
         return False, Metrics()
 
     def on_train_end(self, *, model: object) -> None:
@@ -94,13 +96,15 @@ def main(job: Job) -> None:
     counter = StepCounter()
     rounds = _Rounds(parameters)
     _algorithm_run(job, _model(job, classifier, counter), rounds)
-    steps = torch.tensor(counter.steps)
+    steps, cpu = torch.tensor(counter.steps), torch.tensor(rounds.cpu)
     if distributed.is_initialized():
         distributed.all_reduce(steps)
+        distributed.all_reduce(cpu)
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         update = (rounds.weights - start).numpy()
         seconds = tuple(rounds.seconds)
-        report(job, Outcome(seconds, int(steps), update, peak_rss_mib(), _versions()))
+        times = tuple(cpu.tolist())
+        report(job, Outcome(seconds, int(steps), update, peak_rss_mib(), _versions(), times))
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

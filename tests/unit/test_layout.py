@@ -41,7 +41,7 @@ def test_a_view_writes_through() -> None:
         (("*.bias",), (BIAS,)),
         (("!head",), ()),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if value and isinstance(value[0], str) else "",
 )
 def test_selectors_name_tags_blocks_and_globs(
     selector: tuple[str, ...], chosen: tuple[TensorSpec, ...]

@@ -98,10 +98,10 @@ def test_images_are_text_of_one_length(read: Read) -> None:
         assert torch.equal(images.read, text.read)
 
 
-def test_a_client_without_examples_reads_token_zero() -> None:
+def test_a_client_without_examples_reads_its_own_first_place() -> None:
     packing = pack([[np.array([7, 8], np.int32)], []], read="last")
     assert packing.read is not None
-    assert packing.read.tolist() == [[1], [0]]
+    assert packing.read.tolist() == [[1], [2]]
     assert packing.useful == 0.5
 
 

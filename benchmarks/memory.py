@@ -1,0 +1,25 @@
+"""How much memory a process has held at most."""
+
+from pathlib import Path
+
+import torch
+
+__all__ = ["peak_mib", "peak_rss_mib"]
+
+
+def peak_rss_mib() -> float:
+    """Peak resident memory of this process's present program, in MiB.
+
+    ``getrusage`` would also count the program that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status: no VmHWM; this needs Linux")
+
+
+def peak_mib(device: str) -> float:
+    """Peak memory of the device that trains, in MiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_rss_mib()

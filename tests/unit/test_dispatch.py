@@ -1,0 +1,117 @@
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.codecs.dense import Float32
+from fedloom.core.layout import Layout, TensorSpec
+from fedloom.core.types import ClientTask, ClientUpdate, LocalWork, Params, Selectors
+from fedloom.simulation.dispatch import AHEAD, Federation, dispatcher
+from fedloom.tuning.base import Assignment, LocalResult, Session
+from fedloom.tuning.capacity import Capacity
+
+LAYOUT = Layout((TensorSpec("a", (2,)), TensorSpec("b", (3,), tags=frozenset({"head"}))))
+PARAMS = Params(LAYOUT, np.zeros(5, np.float32))
+
+
+class FakeSession:
+    def tokens(self, rows: NDArray[np.int64]) -> int:
+        return len(rows)
+
+
+class FakeLearner:
+    """Deltas are the client's number; counts what runs and what has begun."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.running = self.most = self.begun = 0
+
+    def train(
+        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+    ) -> list[LocalResult]:
+        with self._lock:
+            self.begun += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+        results = [
+            LocalResult(
+                client=own.client,
+                layout=LAYOUT,
+                delta=np.full(5, float(own.client), np.float32),
+                num_examples=1,
+                metrics={},
+                flops=0.0,
+                seconds=0.0,
+            )
+            for own in cohort
+        ]
+        with self._lock:
+            self.running -= 1
+        return results
+
+
+def tasks(clients: int, selectors: Selectors = Selectors()) -> dict[str, ClientTask]:  # noqa: B008
+    return {str(i): ClientTask(str(i), 1, 0, selectors=selectors) for i in range(clients)}
+
+
+def federation(learner: FakeLearner, pool: ThreadPoolExecutor, workers: int) -> Federation:
+    return Federation(
+        session=cast(Session, FakeSession()),
+        learner=learner,
+        codec=Float32(),
+        rows_of=lambda name: np.arange(1 + int(name) % 3),
+        capacity=Capacity(workers, 2, 1000, 1),
+        pool=pool,
+    )
+
+
+async def collect(learner: FakeLearner, given: dict[str, ClientTask]) -> list[ClientUpdate]:
+    with ThreadPoolExecutor(3) as pool:
+        dispatch = dispatcher(federation(learner, pool, 2), PARAMS, 20)
+        return [update async for update in dispatch(given)]
+
+
+def test_every_client_sends_its_own_delta() -> None:
+    updates = asyncio.run(collect(FakeLearner(), tasks(50)))
+    assert {update.client for update in updates} == set(tasks(50))
+    for update in updates:
+        assert update.payload is not None
+        delta = Float32().decode(update.payload, LAYOUT)
+        assert (delta.vector == float(update.client)).all()
+        assert (update.cost.bytes_up, update.cost.bytes_down) == (update.payload.nbytes, 20)
+
+
+def test_order_is_that_of_the_chunks() -> None:
+    first, second = (asyncio.run(collect(FakeLearner(), tasks(50))) for _ in range(2))
+    assert [u.client for u in first] == [u.client for u in second]
+
+
+def test_only_selected_tensors_are_sent() -> None:
+    updates = asyncio.run(collect(FakeLearner(), tasks(2, Selectors(up=("head",)))))
+    sent = LAYOUT.select(("head",))
+    for update in updates:
+        assert update.payload is not None
+        assert Float32().decode(update.payload, sent).vector.tolist() == [float(update.client)] * 3
+
+
+def test_no_more_chunks_train_at_once_than_there_is_room_for() -> None:
+    learner = FakeLearner()
+    asyncio.run(collect(learner, tasks(60)))
+    assert (learner.begun, learner.most <= 2) == (30, True)
+
+
+def test_few_chunks_run_ahead_of_what_is_read() -> None:
+    learner = FakeLearner()
+
+    async def first() -> None:
+        with ThreadPoolExecutor(3) as pool:
+            updates = dispatcher(federation(learner, pool, 2), PARAMS, 0)(tasks(100))
+            await anext(updates)
+            await updates.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(first())
+    assert learner.begun <= AHEAD * 2

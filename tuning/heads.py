@@ -1,0 +1,105 @@
+"""The classifiers of `transformers` models: their own, or ours on mean-pooled hidden states."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedloom.backbones.base import Linear
+from fedloom.core.errors import ModelError
+from fedloom.tuning.attach import attach
+from fedloom.tuning.base import Task
+from fedloom.tuning.parts import HeadPart
+from fedloom.tuning.store import Store
+
+__all__ = ["HEAD", "OWN", "heads_of", "mean_logits", "owns_head"]
+
+HEAD = "head"
+"""The block of every head."""
+OWN = "classifier"
+"""What a head of ours is called."""
+
+
+def owns_head(task: Task) -> bool:
+    """Whether the head is ours: pooled by mean, outside the `transformers` model."""
+    return task.pooling == "mean" and task.kind != "causal-lm"
+
+
+def heads_of(
+    module: Any, linears: Iterable[Linear], task: Task, new: frozenset[str]
+) -> list[HeadPart]:
+    """The heads that a task trains in full; none for a language model.
+
+    Args:
+        module: the `transformers` model.
+        linears: its linear maps.
+        task: what it is trained for.
+        new: tensors of the model that its folder does not hold. Of new heads in a row the last
+            starts as the task says and the others at random, so that gradients reach them.
+
+    Raises:
+        ModelError: the model has no head outside its base model.
+    """
+    if task.kind == "causal-lm":
+        return []
+    if owns_head(task):
+        linear = Linear(OWN, HEAD, int(module.config.hidden_size), task.classes)
+        return [HeadPart(linear, init=task.head_init)]
+    found = [linear for linear in linears if linear.block == HEAD]
+    if not found:
+        raise ModelError(f"{type(module).__name__}: no head outside its base model")
+    return [
+        _inner(module.get_submodule(linear.name), linear, task, new, last=linear is found[-1])
+        for linear in found
+    ]
+
+
+def _inner(
+    inner: nn.Module, linear: Linear, task: Task, new: frozenset[str], *, last: bool
+) -> HeadPart:
+    weight, bias = inner.weight, inner.bias
+    fresh = f"{linear.name}.weight" in new
+    return HeadPart(
+        linear,
+        weight=None if fresh else _array(weight),
+        bias=None if fresh or bias is None else _array(bias),
+        has_bias=bias is not None,
+        init=task.head_init if last else "normal",
+    )
+
+
+def _array(tensor: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array
+
+
+def mean_logits(hidden: Tensor, mask: Tensor | None, *, store: Store, task: Task) -> Tensor:
+    """What our head says: logits ``[k * b, C]``.
+
+    Args:
+        hidden: ``[k * b, T, d]``, the model's last hidden states.
+        mask: ``[k * b, T]``, one where there is a token; None where all are.
+        store: the rows of the cohort, with the head among its sites.
+        task: what the model is trained for.
+    """
+    head = store.sites[OWN].after
+    if head is None:
+        raise TypeError(f"site {OWN!r}: nothing is attached after it")
+    # A method of the peft library may put tokens before the text; they are not part of the mean.
+    pooled = _mean(hidden if mask is None else hidden[:, -mask.shape[1] :], mask)
+    if task.normalize:
+        pooled = functional.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+    pooled = pooled.view(store.clients, -1, pooled.shape[-1])
+    blank = pooled.new_zeros(*pooled.shape[:2], task.classes)
+    return attach(pooled, blank, head, store.anchor).flatten(0, 1)
+
+
+def _mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over each row's tokens, float32 ``[n, d]``."""
+    if mask is None:
+        return hidden.float().mean(1)
+    weight = mask.unsqueeze(-1).float()
+    return (hidden.float() * weight).sum(1) / weight.sum(1)
