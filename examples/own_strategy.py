@@ -1,7 +1,8 @@
-"""FedAvg in which no client counts with more than a given L2 norm: a strategy of your own.
+r"""FedAvg in which no client counts with more than a given L2 norm: a strategy of your own.
 
     fedloom simulate text-classification.toml --set strategy=own_strategy:NormClipped
-    fedloom simulate text-classification.toml --set 'strategy={name="own_strategy:NormClipped", norm=0.1}'
+    fedloom simulate text-classification.toml \
+      --set 'strategy={name="own_strategy:NormClipped", norm=0.1}'
 
 A strategy answers four calls; three of them are FedAvg's here. `check_strategy` holds it to what
 every strategy must satisfy: `python own_strategy.py`.

@@ -21,7 +21,7 @@ TIMES = ("seconds", "elapsed", "clients_per_second")
 
 
 def labelled_rows(count: int = 240, clients: int = 12, seed: int = 3) -> list[dict[str, str]]:
-    """Texts of six words, five of which belong to the class; every sixth row is for the test."""
+    """Texts of six words, five of them of the class; a sixth of each client's are for the test."""
     draw = random.Random(seed)
     names, everything = list(WORDS), [w for words in WORDS.values() for w in words]
     rows = []
@@ -33,7 +33,7 @@ def labelled_rows(count: int = 240, clients: int = 12, seed: int = 3) -> list[di
                 "text": " ".join(words),
                 "label": label,
                 "client": f"c{number % clients:02d}",
-                "split": "test" if number % 6 == 5 else "train",
+                "split": "test" if number // clients % 6 == 5 else "train",
             }
         )
     return rows
@@ -45,7 +45,21 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def classify_table(backbone: Path, data: Path | str, **changes: Any) -> dict[str, Any]:
+def causal_table(backbone: Path) -> dict[str, Any]:
+    """A language model with LoRA over a few rounds, for rows in memory."""
+    return {
+        "name": "small-lm",
+        "backbone": {"name": str(backbone), "task": "causal-lm", "max_tokens": 32},
+        "data": {"client": "client", "split": "split"},
+        "adapter": {"name": "lora", "rank": 4, "targets": ["all-linear"]},
+        "run": {"workers": 1},
+        "rounds": 6,
+        "clients_per_round": 6,
+        "local": {"optimizer": "adamw", "lr": 0.03, "batch_size": 4},
+    }
+
+
+def classify_table(backbone: Path, data: Path | str = "", **changes: Any) -> dict[str, Any]:
     """A job of two stages, the head first and then LoRA, as TOML would give it."""
     return {
         "name": "small",
@@ -59,13 +73,13 @@ def classify_table(backbone: Path, data: Path | str, **changes: Any) -> dict[str
                 "rounds": 3,
                 "clients_per_round": 6,
                 "train": ["head"],
-                "local": {"lr": 0.5, "batch_size": 8},
+                "local": {"lr": 0.2, "batch_size": 8},
             },
             {
                 "name": "adapter",
                 "rounds": 5,
                 "clients_per_round": 6,
-                "local": {"optimizer": "adamw", "lr": 0.02, "batch_size": 8},
+                "local": {"optimizer": "adamw", "lr": 0.01, "batch_size": 8},
                 "strategy": {"name": "fedavgm", "momentum": 0.5},
             },
         ],
@@ -87,6 +101,28 @@ def _inline(value: Any) -> str:
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     return json.dumps(value)
 
+
+PAUSING_LEARNER = '''
+"""Backprop that waits in the round that the file `pause` names, as long as the file is there."""
+
+import time
+from pathlib import Path
+
+from fedloom.tuning.learners.backprop import Backprop
+
+
+class Pausing:
+    def _named(self):
+        try:
+            return Path("pause").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def train(self, session, params, work, cohort):
+        while self._named() == str(cohort[0].round):
+            time.sleep(0.01)
+        return Backprop().train(session, params, work, cohort)
+'''
 
 COMMAND = (sys.executable, "-c", "import sys; from fedloom.cli import main; sys.exit(main())")
 
