@@ -57,7 +57,6 @@ class Prepared:
         job: the job.
         folder: the model's folder.
         device: where it runs.
-        dtype: of the frozen backbone.
         model: the backbone with its adapter and head.
         corpus: the data.
         population: the clients.
@@ -69,7 +68,6 @@ class Prepared:
     job: Job
     folder: Path
     device: torch.device
-    dtype: torch.dtype
     model: CohortModel
     corpus: Corpus
     population: Population

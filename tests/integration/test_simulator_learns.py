@@ -1,6 +1,7 @@
 """Whole runs on tiny models, in this process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_jobs import causal_table, classify_table, labelled_rows
