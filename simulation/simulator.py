@@ -92,7 +92,8 @@ def simulate(
     """
     found = RunDirectory.check(job, resume=resume, overwrite=overwrite)
     going_on = bool(found.last_checkpoint) and not overwrite
-    earlier = Choices(**found.table("choices")) if going_on else None
+    choices = found.table("choices") if going_on else {}
+    earlier = Choices(**choices) if choices else None
     prepared = prepare(job, observer, found.path / "cache", data=data, earlier=earlier)
     # Only now: a job that cannot run must not have deleted the run before it.
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)

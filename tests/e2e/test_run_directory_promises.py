@@ -43,6 +43,7 @@ def test_every_promised_file_is_there(run: Path) -> None:
         "adapter/fedloom.safetensors",
         "checkpoints/round-000007.safetensors",
         "checkpoints/round-000008.safetensors",
+        "choices.json",
         "clients.json",
         "config.json",
         "metrics.jsonl",
