@@ -84,9 +84,10 @@ def measure_capacity(
     per_worker = budget // side
     tokens = (per_worker - row) // max(model.bytes_per_token, 1)
     if tokens < 64:
-        need = (row + 64 * model.bytes_per_token) * side / 2**30
-        text = f"{need:.2f} GiB for one client's smallest batch; {budget / 2**30:.2f} may be used"
-        raise ModelError(f"the model does not fit in memory: {text} (fewer workers need less)")
+        need = (row + 64 * model.bytes_per_token) * side / 2**20
+        text = f"one client's smallest batch needs {need:.1f} MiB"
+        allowed = f"{budget / 2**20:.1f} MiB may be used; raise run.memory_gb or lower run.workers"
+        raise ModelError(f"the model does not fit in memory: {text}, {allowed}")
     clients = max(per_worker // 4 // max(row, 1), 1)
     if cpu:
         busy = CPU_ACTIVATIONS // max(model.bytes_per_token, 1)

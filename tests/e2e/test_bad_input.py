@@ -114,7 +114,7 @@ FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "a model too large": (
         lambda job: None,
         ("job.toml", "--set", "run.memory_gb=0.00001"),
-        r"does not fit in memory: .* GiB .*fewer workers need less",
+        r"does not fit in memory: .* needs .* MiB, .* raise run.memory_gb or lower run.workers",
     ),
     "a row that is not JSON": (
         lambda job: (job / "rows.jsonl").write_text('{"text": "a"\n'),
