@@ -24,7 +24,7 @@ from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.population import Population
 from fedloom.strategies.fedavg import fedavg
-from fedloom.tuning.base import CohortModel, Session, Task
+from fedloom.tuning.base import Assignment, CohortModel, Session, Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.capacity import Capacity, measure_capacity
 from fedloom.tuning.examples import TextExamples
@@ -35,7 +35,7 @@ from lengths import drawn_lengths, padded_lengths, texts, useful
 from measurement import Measurement, Outcome
 from memory import peak_mib
 
-__all__ = ["load", "measure"]
+__all__ = ["load", "measure", "training_rate"]
 
 CODEC = Float32()
 CACHE = CacheLimits(memory=4 << 30)
@@ -72,6 +72,25 @@ def measure(asked: Measurement, model: CohortModel | None = None) -> Outcome:
         useful=useful(asked, population, lengths, session, capacity),
         round_seconds=tuple(round(seconds, 4) for seconds in wall),
     )
+
+
+def training_rate(asked: Measurement, model: CohortModel) -> float:
+    """Clients per second of local training alone, all of a chunk at once: the best of four.
+
+    Batches are drawn and laid out, the steps run, and the deltas come back to memory; encoding,
+    decoding and folding, which are the processor's work, are left out.
+    """
+    params, lengths = model.initial(0), drawn_lengths(asked)
+    session = model.session(params, ("*",), texts(asked, lengths))
+    population, work = _population(asked), LocalWork(batch_size=asked.batch, lr=0.5)
+    names = [population.client(i).id for i in range(asked.together)]
+    chunk = [Assignment(name, population.rows_of(name), 1, 0) for name in names]
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        Backprop().train(session, params, work, chunk)
+        seconds.append(time.perf_counter() - began)
+    return asked.together / min(seconds)
 
 
 def load(asked: Measurement) -> CohortModel:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from federated import load, measure
+from federated import load, measure, training_rate
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.fused_model import FusedModel
@@ -141,7 +141,8 @@ def _case(case: Case, folder: Path, *, quick: bool, stop: float) -> list[Result]
 def _measured(asked: Measurement, model: CohortModel) -> Result:
     _forget()
     try:
-        return asdict(measure(asked, model))
+        alone = training_rate(asked, model)
+        return asdict(measure(asked, model)) | {"training": alone}
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
     finally:

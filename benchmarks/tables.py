@@ -83,8 +83,8 @@ def gpu_table(results: Sequence[Result], peak: float) -> Table:
 
     The first row of each backbone is its sequential loop.
     """
-    head = ["backbone", "clients at once", "clients/s", "x loop", "MFU", "MFU, nothing skipped"]
-    out = [[*head, "peak GiB"]]
+    head = ["backbone", "clients at once", "training, clients/s", "x loop", "MFU"]
+    out = [[*head, "MFU, nothing skipped", "whole round, clients/s", "x loop", "peak GiB"]]
     loops = {r["label"]: r for r in results if not r["together"]}
     for result in results:
         together = str(result["together"] or f"`peft` loop ({result.get('how', 'failed')})")
@@ -93,10 +93,12 @@ def gpu_table(results: Sequence[Result], peak: float) -> Table:
             together += f": {result['failed']}"
         else:
             memory = f"{float(result['peak_memory_mib']) / 1024:.1f}"
-        rate = _number(result, "clients_per_second", 1)
-        shares = [_share(result, key, peak) for key in ("computed", "whole")]
-        ratio = _times(result, loops[result["label"]])
-        out.append([str(result["label"]), together, rate, ratio, *shares, memory])
+        loop = loops[result["label"]]
+        alone = {**result, "clients_per_second": result.get("training", 0.0)}
+        shares = [_share(alone, key, peak) for key in ("computed", "whole")]
+        speed = [_number(alone, "clients_per_second", 1), _times(alone, loop)]
+        rate = [_number(result, "clients_per_second", 1), _times(result, loop)]
+        out.append([str(result["label"]), together, *speed, *shares, *rate, memory])
     return out
 
 
