@@ -1,15 +1,14 @@
 """The schema of a job: what a configuration file may say, with every default.
 
-A job is the same for the simulator and a live federation. `read_job` turns a TOML file, with
-overrides, into a `Job`.
+A job is the same for the simulator and a live federation. `job_from` turns a table, as TOML gives
+it, into a `Job`; `fedloom.api.job_of` reads it from a file or a recipe, with changes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from fedloom.core.config import build, merge, override, read_toml
+from fedloom.core.config import build, merge
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
@@ -23,7 +22,6 @@ __all__ = [
     "RunConfig",
     "Stage",
     "job_from",
-    "read_job",
 ]
 
 
@@ -250,24 +248,3 @@ def job_from(table: Mapping[str, Any]) -> Job:
         raise ConfigError(f"stages = {stages!r}: expected one or more [[stages]] tables")
     rest["stages"] = [merge(default, stage) for stage in stages]
     return build(Job, rest)
-
-
-def read_job(path: Path, assignments: Iterable[str] = ()) -> Job:
-    """Read a job from a TOML file, with ``key=value`` overrides; paths in it are made absolute.
-
-    An override of a stage's key (``local.lr=...``) wins over the stages' own values.
-
-    Raises:
-        ConfigError: the file cannot be read or says something that the schema does not allow.
-    """
-    table = read_toml(path)
-    overrides = override({}, assignments)
-    over_stages = {key: overrides.pop(key) for key in STAGE_KEYS if key in overrides}
-    table = merge(merge(table, overrides), over_stages)
-    if "stages" in table and over_stages and isinstance(table["stages"], list):
-        laid = [merge(s, over_stages) if isinstance(s, dict) else s for s in table["stages"]]
-        table["stages"] = laid
-    data = table.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"]:
-        table["data"] = {**data, "path": str((path.parent / data["path"]).resolve())}
-    return job_from(table)

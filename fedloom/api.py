@@ -149,5 +149,6 @@ def _lay_over(table: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     merged = merge(table, above)
     ours = {key: above[key] for key in STAGE_KEYS if key in above}
     if ours and isinstance(merged.get("stages"), list):
-        merged["stages"] = [merge(stage, ours) for stage in merged["stages"]]
+        stages = merged["stages"]
+        merged["stages"] = [merge(s, ours) if isinstance(s, Mapping) else s for s in stages]
     return merged

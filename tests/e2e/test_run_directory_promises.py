@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_jobs import classify_table, fedloom, labelled_rows, write_rows, write_toml
 
-from fedloom.core.job import read_job
+from fedloom.api import job_of
 from fedloom.core.types import Params
 from fedloom.simulation.history import History
 from fedloom.tuning.export import load_adapter
@@ -94,4 +94,4 @@ def test_the_resolved_configuration_is_kept(run: Path) -> None:
     table = json.loads((run / "config.json").read_text())
     strategy = {"name": "own_strategy:NormClipped", "norm": 0.5}
     assert [stage["strategy"] for stage in table["stages"]] == [strategy] * 2
-    assert table["seed"] == read_job(run.parent / "job.toml").seed
+    assert table["seed"] == job_of(run.parent / "job.toml").seed

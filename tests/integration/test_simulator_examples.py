@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedloom.api import job_of
 from fedloom.core.component import Component
-from fedloom.core.job import read_job
 from fedloom.core.registry import create
 from fedloom.strategies.conformance import check_strategy
 
@@ -19,7 +19,7 @@ COMMAND = re.compile(r"#?\s*(fedloom simulate|python|cd) ")
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_an_example_is_a_job_whose_parts_are_there(path: Path) -> None:
-    job = read_job(path)
+    job = job_of(path)
     create("partitions", job.partition)
     create("adapters", job.adapter)
     for stage in job.stages:

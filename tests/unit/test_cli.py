@@ -10,9 +10,10 @@ import pytest
 from synthetic_run import synthetic_run
 
 from fedloom import __version__
+from fedloom.api import job_of
 from fedloom.cli import main
 from fedloom.core.errors import DataError
-from fedloom.core.job import Job, read_job
+from fedloom.core.job import Job
 from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
 from fedloom.simulation.rundir import RunDirectory
 
@@ -166,7 +167,7 @@ def test_wrong_arguments_are_one_line(
 
 def test_init_writes_a_configuration_once(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init"]) == 0
-    assert read_job(Path("fedloom.toml")) == Job()
+    assert job_of(Path("fedloom.toml")) == Job()
     assert "fedloom simulate fedloom.toml" in capsys.readouterr().out
     assert main(["init"]) == 2
     assert "fedloom.toml: exists" in capsys.readouterr().err

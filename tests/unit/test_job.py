@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from fedloom.api import job_of
+from fedloom.core.config import override
 from fedloom.core.errors import ConfigError
-from fedloom.core.job import Job, Stage, job_from, read_job
+from fedloom.core.job import Job, Stage, job_from
 from fedloom.core.registry import Component
 from fedloom.core.work import LocalWork
 
@@ -71,7 +73,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_a_job_is_read_with_its_data_beside_it(tmp_path: Path) -> None:
     path = write(tmp_path, 'name = "mine"\n[data]\npath = "sub/x.csv"\n[local]\nlr = 0.5\n')
-    job = read_job(path)
+    job = job_of(path)
     assert job.name == "mine"
     assert job.data.path == str(tmp_path.resolve() / "sub" / "x.csv")
     assert job.stages[0].local.lr == 0.5
@@ -79,7 +81,9 @@ def test_a_job_is_read_with_its_data_beside_it(tmp_path: Path) -> None:
 
 def test_an_override_wins_over_every_stage(tmp_path: Path) -> None:
     path = write(tmp_path, "[local]\nlr = 1\n[[stages]]\nlocal.lr = 2\n[[stages]]\nrounds = 7\n")
-    job = read_job(path, ["local.lr=3", "seed=9", "strategy.name=fedadam", "strategy.tau=0.5"])
+    job = job_of(
+        path, override({}, ["local.lr=3", "seed=9", "strategy.name=fedadam", "strategy.tau=0.5"])
+    )
     assert [stage.local.lr for stage in job.stages] == [3.0, 3.0]
     assert [stage.rounds for stage in job.stages] == [10, 7]
     assert job.stages[0].strategy == Component("fedadam", {"tau": 0.5})
@@ -89,4 +93,4 @@ def test_an_override_wins_over_every_stage(tmp_path: Path) -> None:
 def test_overrides_over_malformed_stages_are_told(tmp_path: Path) -> None:
     path = write(tmp_path, "stages = [3]\n")
     with pytest.raises(ConfigError, match=r"stages = \[3\]: expected one or more"):
-        read_job(path, ["rounds=3"])
+        job_of(path, override({}, ["rounds=3"]))

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from fedloom.api import job_of
 from fedloom.core.config import to_table
 from fedloom.core.errors import ConfigError
-from fedloom.core.job import STAGE_KEYS, Job, job_from, read_job
+from fedloom.core.job import STAGE_KEYS, Job, job_from
 from fedloom.template import template, write_template
 
 
@@ -53,7 +54,7 @@ def test_the_stages_in_its_comment_work() -> None:
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     write_template(path)
-    assert read_job(path) == Job()
+    assert job_of(path) == Job()
     assert "fedloom simulate mine.toml" in path.read_text(encoding="utf-8")
 
 
