@@ -10,7 +10,7 @@ from fedloom.tuning.base import CohortModel
 
 __all__ = ["Capacity", "choose_device", "free_memory", "measure_capacity"]
 
-CPU_CLIENTS, CPU_TOKENS, CPU_ACTIVATIONS = 256, 16_384, 256 * 2**20
+CPU_CLIENTS, CPU_TOKENS, CPU_ACTIVATIONS = 256, 16_384, 128 * 2**20
 """Most clients, tokens and bytes of activations in a chunk's step on a processor.
 
 Its products are at their peak with some thousand rows: beyond that, more only takes memory. Small
