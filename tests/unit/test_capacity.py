@@ -43,16 +43,16 @@ def test_a_processor_is_full_with_a_few_clients() -> None:
 
 
 def test_memory_is_shared_by_the_workers() -> None:
-    # A quarter of a GiB, 268.4 MB: a client's row takes 5 * 4 * 10^6 bytes = 20 MB, a token 1 MB.
-    # One worker: 268.4 - 20 MB leave 248 tokens; a quarter of 268.4 MB holds 3 rows.
-    # Two workers: 134.2 MB each: 114 tokens and 1 row.
-    model = Sized(10**6, 10**6)
-    found = [capacity(model, workers=n, memory_gb=0.25) for n in (1, 2)]
+    # An eighth of a GiB, 134.2 MB: a client's row takes 5 * 4 * 5*10^5 bytes = 10 MB, a token 0.5.
+    # One worker: 134.2 - 10 MB leave 248 tokens; a quarter of 134.2 MB holds 3 rows.
+    # Two workers: 67.1 MB each: 114 tokens and 1 row.
+    model = Sized(5 * 10**5, 5 * 10**5)
+    found = [capacity(model, workers=n, memory_gb=0.125) for n in (1, 2)]
     assert [(c.workers, c.clients, c.tokens) for c in found] == [(1, 3, 248), (2, 1, 114)]
 
 
 def test_activations_are_bounded_where_there_is_memory_for_more() -> None:
-    assert capacity(Sized(1, 10**6)).tokens == 256 * 2**20 // 10**6
+    assert capacity(Sized(1, 10**6)).tokens == 128 * 2**20 // 10**6
     assert capacity(Sized(1, 10**8), memory_gb=8.0).tokens == 64  # never less, if it fits
 
 
