@@ -49,18 +49,21 @@ class Activations:
             train: what trains from it.
             examples: the data.
             order: int64 ``[N]``, in which order examples are likely to be needed.
-            keep: whether to start a cache where there is none; without, examples are expected to
-                be seen once.
+            keep: whether to recall and keep; without, examples are expected to be seen once.
         """
         model = self.model
         if not isinstance(model, FusedModel):
             return model.session(params, train, examples)
         key = (id(examples), model.cut(model.active(params, train)))
-        if keep and key not in self._caches:
+        if not keep:
+            # Not even what an earlier stage has kept: a resumed run would not have it, and
+            # activations computed in other company may differ in their last bits.
+            return model.session(params, train, examples)
+        if key not in self._caches:
             self._caches[key] = model.prefix_cache(
                 params, train, examples, order=order, limits=self._left()
             )
-        return model.session(params, train, examples, self._caches.get(key))
+        return model.session(params, train, examples, self._caches[key])
 
     def _left(self) -> CacheLimits:
         kept = [cache for cache in self._caches.values() if cache is not None]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -81,7 +82,7 @@ class Prepared:
         wanted = self.job.evaluate.split == "valid" and len(self.corpus.valid)
         return self.corpus.valid if wanted else self.corpus.test
 
-    @property
+    @cached_property
     def order(self) -> NDArray[np.int64]:
         """Training rows client by client: in which order activations are likely to be needed."""
         partition = self.population.partition
