@@ -9,7 +9,9 @@ FedloomError                a user can act on it; the command line prints one li
 ├── CodecError              a payload that its codec cannot have written
 ├── UpdateRefusedError      one client's update is unusable; the round goes on without it
 ├── StrategyError           a strategy broke its contract
-└── RunError                a run directory or checkpoint cannot be used
+├── RunError                a run directory, state folder or checkpoint cannot be used
+├── IdentityError           who someone is cannot be proved: a token, key or certificate
+└── TransferError           something did not arrive whole, or was not let in
 """
 
 import difflib
@@ -20,10 +22,12 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FedloomError",
+    "IdentityError",
     "LayoutError",
     "ModelError",
     "RunError",
     "StrategyError",
+    "TransferError",
     "UnknownNameError",
     "UpdateRefusedError",
     "nearest",
@@ -60,7 +64,15 @@ class CodecError(FedloomError):
 
 
 class UpdateRefusedError(FedloomError):
-    """One client's update is unusable: NaN, infinite, of another layout or round."""
+    """One client's update is unusable: NaN, infinite, of another layout or round.
+
+    Attributes:
+        code: one word for programs and counters, such as ``not-finite``.
+    """
+
+    def __init__(self, text: str, *, code: str = "refused") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class StrategyError(FedloomError):
@@ -68,7 +80,25 @@ class StrategyError(FedloomError):
 
 
 class RunError(FedloomError):
-    """A run directory or checkpoint cannot be used."""
+    """A run directory, state folder or checkpoint cannot be used."""
+
+
+class IdentityError(FedloomError):
+    """Who someone is cannot be proved: a token, key or certificate that does not hold."""
+
+
+class TransferError(FedloomError):
+    """Something did not arrive whole, or was not let in.
+
+    Attributes:
+        code: one word for programs and counters, such as ``chunk-crc``.
+        retry_after: seconds after which trying again may help, or None where it will not.
+    """
+
+    def __init__(self, text: str, *, code: str = "transfer", retry_after: float | None = None):
+        super().__init__(text)
+        self.code = code
+        self.retry_after = retry_after
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

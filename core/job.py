@@ -12,6 +12,7 @@ from fedloom.core.config import build, merge
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
+from fedloom.core.serving import ServerConfig
 from fedloom.core.types import LocalWork
 
 __all__ = [
@@ -75,6 +76,7 @@ class DataConfig:
         label: column of the label, for classification.
         client: column that says whose example it is; empty where a partition makes the clients.
         split: column with ``train``/``valid``/``test``; empty to hold out every tenth example.
+        classes: names of the classes in order; empty for those found in the file.
         max_clients: keep the clients with most training examples only (0: all).
         max_examples: at most so many training examples of a client (0: all).
         max_test: at most so many examples of each evaluation split (0: all).
@@ -86,6 +88,7 @@ class DataConfig:
     label: str = "label"
     client: str = ""
     split: str = ""
+    classes: tuple[str, ...] = ()
     max_clients: int = 0
     max_examples: int = 0
     max_test: int = 0
@@ -161,6 +164,7 @@ class RunConfig:
         device: ``cpu``, ``cuda``, or ``auto``.
         workers: cohort chunks trained side by side, one thread each (0: one per core).
         memory_gb: memory that training may take (0: half of what is free at the start).
+        clients_at_once: at most so many clients are trained in one batch (0: what memory holds).
         cache_gb: memory for frozen activations (0: none).
         cache_disk_gb: disk for frozen activations that memory does not hold.
         checkpoint_every: rounds between checkpoints.
@@ -173,6 +177,7 @@ class RunConfig:
     device: str = "auto"
     workers: int = 0
     memory_gb: float = 0.0
+    clients_at_once: int = 0
     cache_gb: float = 1.0
     cache_disk_gb: float = 4.0
     checkpoint_every: int = 1
@@ -181,7 +186,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _one_of("run.device", self.device, ("auto", "cpu", "cuda"))
-        for name in ("workers", "memory_gb", "cache_gb", "cache_disk_gb"):
+        for name in ("workers", "memory_gb", "clients_at_once", "cache_gb", "cache_disk_gb"):
             require(
                 getattr(self, name) >= 0,
                 f"run.{name}",
@@ -215,6 +220,7 @@ class Job:
     stages: tuple[Stage, ...] = (Stage(),)
     evaluate: EvaluateConfig = EvaluateConfig()
     run: RunConfig = field(default_factory=RunConfig)
+    server: ServerConfig = ServerConfig()
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "name", self.name, "not empty")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fedloom.core.types import Metrics
 from fedloom.readable import METRICS, headline
-from fedloom.simulation.history import History
-from fedloom.simulation.rundir import RunDirectory
+from fedloom.runs.history import History
+from fedloom.runs.rundir import RunDirectory
 
 __all__ = ["Record", "StageSpan"]
 

@@ -18,11 +18,11 @@ from fedloom.core.errors import ConfigError, DataError, LayoutError
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
-from fedloom.simulation.activations import Activations
+from fedloom.runs.observe import Observer
 from fedloom.simulation.holdings import StoredPartition
-from fedloom.simulation.observe import Observer
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
+from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel, Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity

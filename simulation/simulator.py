@@ -13,10 +13,10 @@ from fedloom.core.checkpoint import load_state, save_state
 from fedloom.core.errors import RunError
 from fedloom.core.job import Job
 from fedloom.core.types import Metrics, Params, State
+from fedloom.runs.history import History
+from fedloom.runs.observe import Observer, RoundLine, RunInfo, Summary
+from fedloom.runs.rundir import RunDirectory
 from fedloom.simulation.closing import close
-from fedloom.simulation.history import History
-from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
-from fedloom.simulation.rundir import RunDirectory
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Evaluator, Played, play

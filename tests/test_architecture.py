@@ -13,18 +13,37 @@ ROOT = Path(__file__).parent.parent
 FRONT = "fedloom"
 MAY_IMPORT = {
     "core": set(),
+    "protos": set(),
+    "security": {"core"},
     "codecs": {"core"},
     "backbones": {"core"},
+    "runs": {"core"},
     "strategies": {"core"},
     "tuning": {"core", "backbones"},
-    "server": {"core", "codecs", "backbones", "tuning", "strategies"},
-    "simulation": {"core", "codecs", "backbones", "tuning", "strategies", "server"},
-    "fedloom": {"core", "codecs", "backbones", "tuning", "strategies", "server", "simulation"},
+    "client": {"core", "protos", "security", "codecs", "backbones", "tuning"},
+    "server": {
+        *("core", "protos", "security", "codecs", "backbones", "runs", "tuning"),
+        "strategies",
+    },
+    "simulation": {"core", "codecs", "backbones", "runs", "tuning", "strategies", "server"},
+    "fedloom": {
+        *("core", "protos", "security", "codecs", "backbones", "runs", "tuning", "strategies"),
+        *("client", "server", "simulation"),
+    },
 }
-WITHOUT_TORCH = ("core", "strategies")
-SIMULATION_SEES = "fedloom.server.round"  # of the server, the simulator needs the round only
+GENERATED = "protos"
+WITHOUT_TORCH = ("core", "security", "codecs", "strategies", "runs")
+# Of the server, the simulator needs the round and the course of rounds only.
+SIMULATION_SEES = ("fedloom.server.round", "fedloom.server.course")
 ROOMS = sorted(MAY_IMPORT.keys() - {FRONT})
-SOURCES = sorted({path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py")})
+SOURCES = sorted(
+    {
+        path
+        for room in MAY_IMPORT
+        for path in (ROOT / room).rglob("*.py")
+        if room != GENERATED or path.name == "__init__.py"
+    }
+)
 
 
 def imported_by(path: Path) -> set[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork
-from fedloom.simulation.activations import Activations
+from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import Assignment, Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.examples import TextExamples

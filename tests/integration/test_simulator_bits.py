@@ -9,8 +9,8 @@ from small_jobs import classify_table, labelled_rows, numbers_of, tensors_of
 
 import fedloom
 from fedloom.progress import Quiet
+from fedloom.runs.observe import RoundLine
 from fedloom.simulation import setup
-from fedloom.simulation.observe import RoundLine
 
 
 def simulate(table: dict[str, Any], folder: Path, **run: Any) -> Path:

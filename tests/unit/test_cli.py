@@ -14,8 +14,8 @@ from fedloom.api import job_of
 from fedloom.cli import main
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
-from fedloom.simulation.observe import Observer, RoundLine, RunInfo, Summary
-from fedloom.simulation.rundir import RunDirectory
+from fedloom.runs.observe import Observer, RoundLine, RunInfo, Summary
+from fedloom.runs.rundir import RunDirectory
 
 Simulate = Callable[..., None]
 

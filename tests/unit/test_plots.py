@@ -15,8 +15,8 @@ import matplotlib
 from fedloom.curves import cost, learning
 from fedloom.plots import pictures
 from fedloom.record import Record
-from fedloom.simulation.history import History
-from fedloom.simulation.observe import RoundLine
+from fedloom.runs.history import History
+from fedloom.runs.observe import RoundLine
 from fedloom.spreads import across_clients, partition, refusals
 from fedloom.style import hues, styled
 

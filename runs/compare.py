@@ -7,19 +7,21 @@ from typing import Any
 __all__ = ["differences", "other_job"]
 
 _SHOWN_DIFFERENCES = 4
+_NOT_COMPARED = ("run.", "server.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
     """Keys by dotted path whose values differ, with both values; None where a side has no such key.
 
-    The keys under ``run`` are left out: they say how a run uses the machine, not what it computes.
+    The keys under ``run`` and ``server`` are left out: they say how a run uses the machine and who
+    takes part, not what it computes.
 
     >>> differences({"local": {"lr": 0.1}, "seed": 1}, {"local": {"lr": 0.2}, "seed": 1})
     {'local.lr': (0.1, 0.2)}
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [*before, *(key for key in after if key not in before)]
-    pairs = {key: (before.get(key), after.get(key)) for key in keys if not key.startswith("run.")}
+    pairs = {key: (before.get(key), after.get(key)) for key in keys if not key.startswith(_NOT_COMPARED)}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
