@@ -138,7 +138,7 @@ class Payload:
     """
 
     codec: str
-    frame: bytes
+    frame: bytes | bytearray
 
     @property
     def nbytes(self) -> int:
