@@ -159,6 +159,12 @@ class Board:
         with self._lock:
             self._present[client] = Presence(num_examples, self.clock())
 
+    def touch(self, client: ClientId) -> None:
+        """A client was heard of."""
+        with self._lock:
+            if client in self._present:
+                self._present[client].seen = self.clock()
+
     def forget(self, client: ClientId) -> None:
         """A client is not let in any more."""
         with self._lock:

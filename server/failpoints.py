@@ -36,7 +36,20 @@ STORE = (
     "enrolled",
 )
 
-FAILPOINTS = STORE
+ROUND = (
+    "clients-chosen",
+    "round-widened",
+    "offers-out",
+    "update-admitted",
+    "update-acknowledged",
+    "offers-in",
+    "update-replayed",
+    "updates-folded",
+    "round-played",
+    "model-published",
+)
+
+FAILPOINTS = STORE + ROUND
 
 
 def reach(name: str) -> None:

@@ -35,8 +35,8 @@ class Intake:
         committer: writes results to the disk.
         uploads: results that are arriving.
         attempts: tries that a client has at a task.
-        quarantine: refusals in a row after which it gets no work.
         gate: the open round's; None between rounds.
+        loop: where the coroutines run; `uploads` is touched in it only.
     """
 
     board: Board
@@ -45,8 +45,8 @@ class Intake:
     committer: Committer
     uploads: Uploads
     attempts: int = 3
-    quarantine: int = 5
     gate: Gate | None = None
+    loop: asyncio.AbstractEventLoop | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
 
     async def take(
@@ -86,11 +86,11 @@ class Intake:
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
-        reach("intake.admitted")
+        reach("update-admitted")
         seq = await asyncio.wrap_future(
             self.committer.submit(offer.ticket, result, payload if payload is not None else b"")
         )
-        reach("intake.committed")
+        reach("update-acknowledged")
         self.board.withdraw([client])
         self.board.events.put(Arrival(offer.ticket, update))
         self.uploads.drop(ticket_id)
@@ -110,11 +110,8 @@ class Intake:
             return None
         if ticket.client != client:
             raise TransferError("the ticket is another client's", code="ticket-other")
-        found = self.ledger.acknowledged(ticket)
-        if found is None:
-            return None
-        seq, sha256 = found
-        if result is not None and result.sha256 != sha256:
+        seq = self.ledger.receipt(ticket_id)
+        if seq is not None and result is not None and result.sha256 != self._digest(ticket, seq):
             text = "this task's result is already here, with other content"
             raise TransferError(text, code="duplicate")
         return seq
@@ -145,6 +142,19 @@ class Intake:
         if ticket.client != client:
             raise TransferError("the ticket is another client's", code="ticket-other")
         raise _over(ticket.round)
+
+    def begin_round(self) -> None:
+        """Give up what arrived for rounds before, in memory and on the disk."""
+        current = self.ledger.current()
+        tickets = [ticket.id for ticket in current.tickets.values()] if current else []
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.uploads.retain, tickets)
+        self.committer.sweep()
+
+    def _digest(self, ticket: Ticket, seq: int) -> str:
+        """The digest of an acknowledged result."""
+        found = self.ledger.written(ticket.round)
+        return next((w.result.sha256 for w in found if w.seq == seq), "")
 
     async def _receive(
         self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]
@@ -178,7 +188,7 @@ class Intake:
         ticket = offer.ticket
         self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
-        self.register.refused(ticket.client, error.code, quarantine=self.quarantine)
+        self.register.refused(ticket.client, error.code)
         hopeless = error.code == "no-delta"
         if ticket.attempt < self.attempts and not hopeless:
             again = self.ledger.reissue(ticket)

@@ -17,7 +17,7 @@ from fedloom.core.types import Client, ClientId, Refusal
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
 from fedloom.server.records import Entry, OpenRound, Ticket, Written
-from fedloom.server.rows import count, insert_result, insert_round, load_round, load_written
+from fedloom.server.rows import count, insert_cohort, insert_result, insert_round, load_round, load_written
 
 __all__ = ["Ledger"]
 
@@ -64,6 +64,40 @@ class Ledger:
             self._tickets = _by_id(opened)
         reach("round-begun")
         return dict(tickets)
+
+    def widen(self, cohort: Sequence[Client]) -> dict[ClientId, Ticket]:
+        """Ask others in the open round too; what is acknowledged of it stays so.
+
+        Args:
+            cohort: who is asked now, those among them who have answered. Tickets that brought
+                nothing are worth nothing now.
+
+        Raises:
+            TransferError: no round is open.
+        """
+        with self._lock:
+            before = self._open
+            if before is None:
+                raise _over("no round is open")
+            old = before.tickets
+            kept = {c: ticket for c, ticket in old.items() if ticket.id in self._receipts}
+            new = {c.id: Ticket(_new_id(), before.number, c.id) for c in cohort}
+            changes = (before.attempt + 1, self._clock(), before.number)
+            opened = replace(
+                before,
+                attempt=changes[0],
+                opened=changes[1],
+                cohort=tuple(cohort),
+                tickets={**new, **{c: ticket for c, ticket in kept.items() if c in new}},
+            )
+            with self._database.writing() as connection:
+                sql = "UPDATE rounds SET attempt = ?, opened = ? WHERE number = ?"
+                connection.execute(sql, changes)
+                connection.execute("DELETE FROM cohort WHERE round = ?", (before.number,))
+                insert_cohort(connection, opened)
+                reach("round-widened")
+            self._open, self._tickets = opened, _by_id(opened)
+        return dict(opened.tickets)
 
     def current(self) -> OpenRound | None:
         """The round that is under way or closed and not yet followed by another."""

@@ -98,6 +98,7 @@ class Live:
             state, report = self._round(number, index, strategy, state)
             seconds = time.perf_counter() - began
             self._seconds.append(seconds)
+            reach("round-played")
             self._stand(
                 bytes_up=self.standing.bytes_up + report.cost.bytes_up,
                 bytes_down=self.standing.bytes_down + report.cost.bytes_down,
@@ -122,7 +123,7 @@ class Live:
         some = job.server.evaluate_clients
         if not some:
             return {}
-        there = self.register.allowed(self.board.present(job.server.present))
+        there = self._there()
         content = self._publish(index, model, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))
@@ -206,6 +207,7 @@ class Live:
         if self._model is not None and self._model != content:
             self.contents.forget([self._model.sha256])
         self._model = content
+        reach("model-published")
         return content
 
     def _open(self, number: int, index: int, stage: Stage) -> OpenRound:
@@ -227,9 +229,12 @@ class Live:
         kept = tuple(client for client in self._cohort() if client.id in answered)
         others = tuple(client for client in there if client.id not in answered)
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
-        reach("round.chosen")
-        self.ledger.begin(number, attempt, index, (*kept, *chosen))
-        reach("round.begun")
+        reach("clients-chosen")
+        if attempt == 1:
+            self.ledger.begin(number, attempt, index, chosen)
+            self.intake.begin_round()
+        else:
+            self.ledger.widen((*kept, *chosen))
 
     def _cohort(self) -> tuple[Client, ...]:
         found = self.ledger.current()
@@ -245,7 +250,7 @@ class Live:
         resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
         said = time.monotonic()
         while True:
-            there = self.register.allowed(self.board.present(server.present))
+            there = self._there()
             paused = self.register.paused
             ready = len(there) >= server.min_clients and time.monotonic() >= resumed
             self._stand(phase="paused" if paused else "waiting", present=len(there))
@@ -255,6 +260,16 @@ class Live:
                 said = time.monotonic()
                 self.observer.note(_waiting_for(paused, len(there), server.min_clients))
             self._stop_if_told()
+
+    def _there(self) -> tuple[Client, ...]:
+        """Clients that are there and may be given work."""
+        present = self.board.present(self.plan.job.server.present)
+        known = ((client, self.register.client(client.id)) for client in present)
+        return tuple(
+            client
+            for client, entry in known
+            if entry is None or (entry.quarantined is None and entry.revoked is None)
+        )
 
     def _stop_if_told(self) -> None:
         """Wait a moment; what happens between rounds is of no consequence but the end.

@@ -83,7 +83,7 @@ class LiveRound:
         if not self.opened.closed:
             self.intake.gate = gate
             self.board.offer(self._offers(tasks, gate))
-            reach("round.offered")
+            reach("offers-out")
             try:
                 for found in self._until_over(len(tasks)):
                     yield found
@@ -92,11 +92,11 @@ class LiveRound:
                 self.intake.gate = None
             if len(self.answered) + len(self._rest()) < self.deadline.minimum and not self.last:
                 raise TooFewError
+            reach("offers-in")
             self.ledger.close(self.opened.number)
-            reach("round.closed")
         for written in self._rest():
             yield self._again(gate, written)
-        reach("round.folded")
+        reach("updates-folded")
 
     def _rest(self) -> list[Written]:
         """What is acknowledged and not yielded yet."""
@@ -107,6 +107,7 @@ class LiveRound:
         """An acknowledged update, read from the disk."""
         self.answered.add(written.ticket.client)
         self.arrivals.append(self._age())
+        reach("update-replayed")
         result = written.result
         payload = self.segments.read(written.place) if result.size else None
         return gate.update(written.ticket, result, payload)

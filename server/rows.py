@@ -11,7 +11,7 @@ from fedloom.core.types import Client, ClientId, Cost
 from fedloom.server.database import Database
 from fedloom.server.records import Entry, OpenRound, Place, Result, Ticket, Written
 
-__all__ = ["count", "insert_result", "insert_round", "load_round", "load_written"]
+__all__ = ["count", "insert_cohort", "insert_result", "insert_round", "load_round", "load_written"]
 
 _COLUMNS = (
     *("round", "kind", "client", "ticket", "attempt", "size", "sha256", "codec"),
@@ -28,9 +28,15 @@ def insert_round(connection: Connection, opened: OpenRound) -> None:
         "INSERT INTO rounds (number, attempt, stage, opened) VALUES (?, ?, ?, ?)",
         (opened.number, opened.attempt, opened.stage, opened.opened),
     )
+    insert_cohort(connection, opened)
+
+
+def insert_cohort(connection: Connection, opened: OpenRound) -> None:
+    """Write down who is asked in a round, with their tickets."""
     rows = (
-        (opened.number, i, c.id, c.num_examples, opened.tickets[c.id].id, 1)
+        (opened.number, i, c.id, c.num_examples, ticket.id, ticket.attempt)
         for i, c in enumerate(opened.cohort)
+        for ticket in (opened.tickets[c.id],)
     )
     connection.executemany("INSERT INTO cohort VALUES (?, ?, ?, ?, ?, ?)", rows)
 
