@@ -138,7 +138,7 @@ class Payload:
     """
 
     codec: str
-    frame: bytes | bytearray
+    frame: bytes
 
     @property
     def nbytes(self) -> int:

@@ -12,7 +12,7 @@ from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
 
 if TYPE_CHECKING:
-    from fedloom.runs.observe import Observer
+    from fedloom.results.observe import Observer
 
 __all__ = ["main"]
 
@@ -97,7 +97,7 @@ def _simulate(options: argparse.Namespace) -> int:
     job = job_of(options.config, _changes(options))
     ending = Ending()
     with _shown(options) as shown:
-        from fedloom.runs.observe import Observers
+        from fedloom.results.observe import Observers
         from fedloom.simulation.simulator import simulate
 
         watching = [shown, ending, *_event_files(options)]
@@ -131,7 +131,7 @@ def _shown(options: argparse.Namespace) -> "Iterator[Observer]":
 
 
 def _event_files(options: argparse.Namespace) -> "list[Observer]":
-    from fedloom.runs.events import TensorBoard
+    from fedloom.results.events import TensorBoard
 
     return [TensorBoard()] if options.tensorboard else []
 

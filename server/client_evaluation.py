@@ -1,4 +1,4 @@
-"""Federated evaluation: clients evaluate the global model on their own examples, which stay there."""
+"""Federated evaluation: clients evaluate the global model on examples that stay with them."""
 
 import math
 import time

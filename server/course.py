@@ -13,8 +13,8 @@ from fedloom.core.checkpoint import load_state, save_state
 from fedloom.core.errors import RunError
 from fedloom.core.job import Job
 from fedloom.core.types import Metrics, Params, RoundReport, State
-from fedloom.runs.observe import Observer, RoundLine
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.observe import Observer, RoundLine
+from fedloom.results.rundir import RunDirectory
 
 __all__ = ["Course", "Judge", "Played", "Playing", "begin", "follow"]
 

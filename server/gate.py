@@ -7,6 +7,7 @@ layout, finite, norm, weight. A refusal never ends the round.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -54,7 +55,9 @@ class Gate:
             text = f"num_examples = {result.num_examples}: from 1 to {self.max_examples}"
             raise UpdateRefusedError(text, code="weight")
 
-    def admit(self, ticket: Ticket, result: Result, payload: bytes | bytearray | None) -> ClientUpdate:
+    def admit(
+        self, ticket: Ticket, result: Result, payload: bytes | bytearray | None
+    ) -> ClientUpdate:
         """The update, decoded, if it can be folded.
 
         Raises:
@@ -62,7 +65,7 @@ class Gate:
         """
         self.size(result)
         found = self.update(ticket, result, payload)
-        assert found.delta is not None  # noqa: S101 (admission leaves none undecoded)
+        assert found.delta is not None
         if self.norm_bound:
             norm = float(np.linalg.norm(found.delta.vector))
             if norm > self.norm_bound:
@@ -70,17 +73,19 @@ class Gate:
                 raise UpdateRefusedError(text, code="norm")
         return found
 
-    def update(self, ticket: Ticket, result: Result, payload: bytes | bytearray | None) -> ClientUpdate:
+    def update(
+        self, ticket: Ticket, result: Result, payload: bytes | bytearray | None
+    ) -> ClientUpdate:
         """The update of a result that was let in before: decoded, and its cost completed."""
+        # A bytearray serves as bytes here: codecs read a frame through a memoryview.
+        frame = cast("bytes | None", payload)
         update = ClientUpdate(
             client=ticket.client,
             round=ticket.round,
             num_examples=result.num_examples,
-            payload=None if payload is None else Payload(result.codec, payload),
+            payload=None if frame is None else Payload(result.codec, frame),
             metrics=result.metrics,
             cost=replace(result.cost, bytes_up=result.size, bytes_down=self.bytes_down),
             attempt=ticket.attempt,
         )
         return Admission(self.tasks, self.layout, self.decode).admit(update)
-
-

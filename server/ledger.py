@@ -17,7 +17,14 @@ from fedloom.core.types import Client, ClientId, Refusal
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
 from fedloom.server.records import Entry, OpenRound, Ticket, Written
-from fedloom.server.rows import count, insert_cohort, insert_result, insert_round, load_round, load_written
+from fedloom.server.rows import (
+    count,
+    insert_cohort,
+    insert_result,
+    insert_round,
+    load_round,
+    load_written,
+)
 
 __all__ = ["Ledger"]
 

@@ -24,7 +24,7 @@ from fedloom.core.types import (
     Selectors,
     State,
 )
-from fedloom.runs.observe import Observer
+from fedloom.results.observe import Observer
 from fedloom.server.board import Board, Stopping
 from fedloom.server.client_evaluation import evaluate_on_clients
 from fedloom.server.contents import Content, Contents
@@ -168,7 +168,7 @@ class Live:
             longest=server.longest,
         )
         model = self._model
-        assert model is not None  # noqa: S101 (published before a round is opened)
+        assert model is not None
         return LiveRound(
             opened,
             index,
@@ -205,7 +205,7 @@ class Live:
         frame = sent_down(params, down, part, version=version).frame
         content = self.contents.put_bytes(bytes(frame))
         if self._model is not None and self._model != content:
-            self.contents.forget([self._model.sha256])
+            self.contents.forget(self._model.sha256)
         self._model = content
         reach("model-published")
         return content
@@ -216,7 +216,7 @@ class Live:
         if found is None or found.number != number:
             self._begin(number, 1, index, stage, set())
             found = self.ledger.current()
-        assert found is not None and found.number == number  # noqa: S101 (just begun)
+        assert found is not None and found.number == number
         return found
 
     def _begin(

@@ -23,7 +23,7 @@ TICK = 0.5
 """Seconds between looks at the clock while nothing arrives."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
     """The server is about to end; the round goes on when it is started again."""
 
 
@@ -122,7 +122,7 @@ class LiveRound:
             self.ticking(len(self.answered), len(self.gone))
 
     def _take(self, event: Event) -> Iterator[ClientUpdate | Refusal]:
-        assert not isinstance(event, Stopping)  # noqa: S101 (the caller has looked)
+        assert not isinstance(event, Stopping)
         client = event.ticket.client
         if event.ticket.kind != "train" or client in self.answered | self.gone:
             return

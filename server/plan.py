@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fedloom.core.job import Job
-from fedloom.core.types import Params
+from fedloom.core.types import Metrics, Params
 from fedloom.server.course import Judge
 
-__all__ = ["Judging", "Plan"]
+__all__ = ["Finishing", "Judging", "Plan"]
 
 Judging: TypeAlias = Callable[[int, Params], Judge]
+Finishing: TypeAlias = Callable[[Params, Path], Metrics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Plan:
         classes: names of the classes; empty for a language model.
         files: the backbone's files by name, which devices fetch once.
         judging: gives the server-side judge of a stage; None where the server has no data.
-        examples: how many examples the server evaluates on.
+        finishing: saves the adapter of the last model in a folder, and evaluates it on the test
+            split; None where nothing is to be done.
     """
 
     job: Job
@@ -32,4 +34,4 @@ class Plan:
     classes: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     judging: Judging | None = None
-    examples: int = 0
+    finishing: Finishing | None = None

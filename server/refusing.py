@@ -4,7 +4,7 @@ import grpc
 
 from fedloom.core.errors import FedloomError, IdentityError, TransferError, UpdateRefusedError
 
-__all__ = ["REASON", "RETRY_AFTER", "refuse"]
+__all__ = ["REASON", "RETRY_AFTER", "code_of", "refuse"]
 
 REASON, RETRY_AFTER = "fedloom-reason", "retry-after"
 
@@ -35,13 +35,19 @@ _STATUS = {
 _LONGEST = 500
 
 
+def code_of(error: FedloomError) -> str:
+    """The one word that a refusal is counted by."""
+    if isinstance(error, IdentityError | TransferError | UpdateRefusedError):
+        return error.code
+    return "refused"
+
+
 async def refuse(context: "grpc.aio.ServicerContext", error: FedloomError) -> None:
     """End a call with what an error says; never returns.
 
     What is not in the table is a mistake in the request: ``INVALID_ARGUMENT``.
     """
-    known = isinstance(error, IdentityError | TransferError | UpdateRefusedError)
-    code = error.code if known else "refused"
+    code = code_of(error)
     trailers = [(REASON, code)]
     after = error.retry_after if isinstance(error, TransferError) else None
     if after is not None:

@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
 
 from fedloom.core.errors import UpdateRefusedError
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, Refusal, RoundReport, State
+from fedloom.core.types import (
+    ClientId,
+    ClientTask,
+    ClientUpdate,
+    Cohort,
+    Refusal,
+    RoundReport,
+    State,
+)
 from fedloom.server.admission import Admission, Decode
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy

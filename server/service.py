@@ -16,7 +16,7 @@ from fedloom.server.counting import Counting
 from fedloom.server.intake import Intake
 from fedloom.server.manifest import PROTOCOL
 from fedloom.server.messages import blob_of, device_of, result_of, task_of
-from fedloom.server.refusing import refuse
+from fedloom.server.refusing import code_of, refuse
 from fedloom.server.register import Register
 from fedloom.server.uploading import chunks_of, header_of
 from fedloom.server.wire import write_chunk
@@ -107,7 +107,9 @@ class FederationCalls:
         self.register.seen(client, num_examples=examples, device=device_of(request.device))
         known = self.register.client(client)
         if known is not None and known.quarantined is not None:
-            text = f"quarantined after {known.strikes} refusals: {known.last_code}; ask the operator"
+            text = (
+                f"quarantined after {known.strikes} refusals: {known.last_code}; ask the operator"
+            )
             raise TransferError(text, code="quarantined", retry_after=LONGEST_POLL)
         if not examples:
             wait = pb.Wait(seconds=0.0, reason="say how many examples you hold")
@@ -167,7 +169,7 @@ class FederationCalls:
             return None
 
     async def _refuse(self, context: Context, error: FedloomError) -> None:
-        code = getattr(error, "code", "refused")
+        code = code_of(error)
         self.counting.refused[code] += 1
         log.info("refused: %s", error, extra={"code": code})
         await refuse(context, error)
