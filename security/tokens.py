@@ -34,7 +34,8 @@ class JoinToken:
         pin: SHA-256 of the authority's SubjectPublicKeyInfo, 64 hex digits.
 
     Raises:
-        IdentityError: one of them cannot be so; it is named, and the secret is not shown.
+        IdentityError: one of them cannot be so. It is named; what could hold a secret that slipped
+            into the wrong place is not shown.
     """
 
     host: str
@@ -47,9 +48,9 @@ class JoinToken:
         host = _IPV6_HOST if ":" in self.host else _PLAIN_HOST
         _check(host.fullmatch(self.host), f"host = {self.host!r}: a host name or an IP address")
         _check(0 < self.port < 65536, f"port = {self.port}: 1 to 65535")
-        _check(_ID.fullmatch(self.id), f"id = {self.id!r}: 4 to 64 letters and digits")
+        _check(_ID.fullmatch(self.id), "id: 4 to 64 letters and digits")
         _check(_SECRET.fullmatch(self.secret), "secret: at least 22 letters, digits, _ and -")
-        _check(_PIN.fullmatch(self.pin), f"pin = {self.pin!r}: 64 hex digits, in lower case")
+        _check(_PIN.fullmatch(self.pin), "pin: 64 hex digits, in lower case")
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
