@@ -87,6 +87,7 @@ class Board:
     _present: dict[ClientId, Presence] = field(default_factory=dict)
     _waiting: dict[ClientId, asyncio.Future[None]] = field(default_factory=dict)
     _done: str = ""
+    _told: set[ClientId] = field(default_factory=set)
 
     def next(self, seconds: float) -> Event | None:
         """The next event, waiting up to `seconds` for it."""
@@ -129,10 +130,18 @@ class Board:
             self._waiting.clear()
         _wake(woken)
 
-    @property
-    def finished(self) -> str:
-        """Why there will be no more work; empty while there may be."""
-        return self._done
+    def finished(self, client: ClientId) -> str:
+        """Why there will be no more work, for a client that is told now; empty while there may."""
+        with self._lock:
+            if self._done:
+                self._told.add(client)
+            return self._done
+
+    def unaware(self, within: float) -> int:
+        """How many that were heard of in so many seconds have not been told that it is over."""
+        with self._lock:
+            since = self.clock() - within
+            return sum(p.seen >= since and c not in self._told for c, p in self._present.items())
 
     async def wait(self, client: ClientId, seconds: float) -> Offer | None:
         """The offer for a client, waiting up to `seconds` for one; None where none came."""

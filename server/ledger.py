@@ -72,6 +72,20 @@ class Ledger:
         reach("round-begun")
         return dict(tickets)
 
+    def clear(self, job: str) -> None:
+        """Forget every round; those to come are of `job`, an address."""
+        with self._lock:
+            with self._database.writing() as connection:
+                connection.execute("DELETE FROM rounds")
+                connection.execute("UPDATE control SET job = ?", (job,))
+            self._open, self._receipts, self._tickets = None, {}, {}
+
+    @property
+    def job(self) -> str:
+        """Whose rounds these are, as `clear` was told."""
+        ((job,),) = self._database.rows("SELECT job FROM control")
+        return str(job)
+
     def widen(self, cohort: Sequence[Client]) -> dict[ClientId, Ticket]:
         """Ask others in the open round too; what is acknowledged of it stays so.
 

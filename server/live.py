@@ -118,6 +118,12 @@ class Live:
 
         return judge
 
+    def ended(self, *, interrupted: bool) -> None:
+        """There are no more rounds, or none of this process."""
+        self._stand(phase="stopped" if interrupted else "finished")
+        if not interrupted:
+            self.board.finish(f"all {self.plan.job.rounds} rounds are done")
+
     def _asked_of_clients(self, index: int, model: Params) -> Metrics:
         job, number = self.plan.job, self.standing.round
         some = job.server.evaluate_clients
@@ -216,7 +222,7 @@ class Live:
         if found is None or found.number != number:
             self._begin(number, 1, index, stage, set())
             found = self.ledger.current()
-        assert found is not None and found.number == number
+        assert found is not None
         return found
 
     def _begin(

@@ -9,9 +9,10 @@ SCHEMA = (
     """CREATE TABLE control (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         revision INTEGER NOT NULL,
-        paused INTEGER NOT NULL
+        paused INTEGER NOT NULL,
+        job TEXT NOT NULL -- whose rounds these are: SHA-256 of its manifest
     )""",
-    "INSERT INTO control VALUES (1, 0, 0)",
+    "INSERT INTO control VALUES (1, 0, 0, '')",
     """CREATE TABLE tokens (
         id TEXT PRIMARY KEY,
         secret TEXT NOT NULL, -- its SHA-256, hex

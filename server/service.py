@@ -118,8 +118,8 @@ class FederationCalls:
         self.board.seen(client, examples)
         if offer is not None:
             return pb.CheckInReply(job=job, task=task_of(offer))
-        if self.board.finished:
-            return pb.CheckInReply(job=job, done=pb.Done(reason=self.board.finished))
+        if over := self.board.finished(client):
+            return pb.CheckInReply(job=job, done=pb.Done(reason=over))
         return pb.CheckInReply(job=job, wait=pb.Wait(seconds=self._pace(), reason="no work yet"))
 
     def _pace(self) -> float:
