@@ -141,6 +141,7 @@ class Federation:
         self.register.flush()
         self.ledger.flush()
         self.intake.uploads.sweep()
+        write_standing(self.folder, self.live.standing)  # a sign of life
 
     def close(self) -> None:
         """Let go of the state folder, everything written."""

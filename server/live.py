@@ -118,6 +118,10 @@ class Live:
 
         return judge
 
+    def reachable(self, address: str, port: int, enrol_port: int) -> None:
+        """Say where clients reach this server."""
+        self._stand(address=address, port=port, enrol_port=enrol_port)
+
     def ended(self, *, interrupted: bool) -> None:
         """There are no more rounds, or none of this process."""
         self._stand(phase="stopped" if interrupted else "finished")

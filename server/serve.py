@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fedloom.results.observe import Observer, Summary
@@ -53,6 +54,7 @@ def serve(
     observer: Observer,
     *,
     opened: Callable[[Open], None],
+    folder_made: Callable[[Path], None] = lambda folder: None,
 ) -> Summary:
     """Serve until the last round is done, or SIGINT or SIGTERM comes.
 
@@ -61,12 +63,14 @@ def serve(
         directory: makes the folder of the results, once nothing else can fail.
         observer: told of every round.
         opened: told where the server can be reached.
+        folder_made: told that the state folder is there, and this server's alone.
 
     Raises:
         FedloomError: a port is taken, another server works in the folder, or a round raised.
     """
     federation = Federation.open(plan, observer)
     try:
+        folder_made(federation.folder)
         return asyncio.run(_serve(federation, directory, observer, opened))
     finally:
         federation.close()
@@ -84,6 +88,7 @@ async def _serve(
     try:
         where = await _listen(federation, servers)
         watched = serve_metrics(config.metrics_port, federation)
+        federation.live.reachable(where.address, where.port, where.enrol_port)
         opened(where)
         ended = federation.start(directory(), observer)
         for number in (signal.SIGINT, signal.SIGTERM):

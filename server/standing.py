@@ -32,6 +32,9 @@ class Standing:
         bytes_down: bytes that clients received so far, in finished rounds.
         seconds_per_round: mean of the finished rounds of this process; 0 before the first.
         evaluation: the newest evaluation.
+        address: name or address that clients dial.
+        port: where enrolled clients work.
+        enrol_port: where new ones enrol; 0 without TLS.
         written: seconds since 1970 at which this was written.
         pid: process of the server.
     """
@@ -49,6 +52,9 @@ class Standing:
     bytes_down: int = 0
     seconds_per_round: float = 0.0
     evaluation: dict[str, float] | None = None
+    address: str = ""
+    port: int = 0
+    enrol_port: int = 0
     written: float = 0.0
     pid: int = 0
 
