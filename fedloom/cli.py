@@ -64,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands.add_parser("init", help="write a commented configuration"))
     _add_list(commands.add_parser("list", help="names that a configuration may use"))
     _add_fetch(commands.add_parser("fetch", help="download a backbone into the cache"))
-    _add_load(commands.add_parser("load", help="put load on a server, with light clients"))
     return parser
 
 
@@ -265,36 +264,4 @@ def _fetch(options: argparse.Namespace) -> int:
         show = lambda done, total: bar.update(task, completed=done, total=total or None)  # noqa: E731
         path = fetch(options.name, show)
     print(path)
-    return 0
-
-
-def _add_load(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Put load on a server: clients that enrol, check in, download and upload as devices do, "
-        "but train nothing. Not for a federation whose model matters: their updates are noise."
-    )
-    add = parser.add_argument
-    add("server", metavar="TOKEN", help="a join token of many uses, or HOST:PORT without TLS")
-    add("--clients", type=int, default=1000, metavar="N", help="how many (default: 1000)")
-    add("--seconds", type=float, default=60.0, metavar="S", help="how long (default: 60)")
-    add("--updates", type=int, default=0, metavar="N", help="of each client at most (0: any)")
-    add("--examples", type=int, default=100, metavar="N", help="that a client says it holds")
-    add("--prefix", default="load", metavar="NAME", help="of the clients' names (default: load)")
-    parser.set_defaults(command=_load, resume_hint="the clients' names stay enrolled")
-
-
-def _load(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from fedloom.load import LoadPlan, run_load
-
-    plan = LoadPlan(
-        options.server,
-        clients=options.clients,
-        seconds=options.seconds,
-        updates=options.updates,
-        num_examples=options.examples,
-        prefix=options.prefix,
-    )
-    Console().print(run_load(plan).table())
     return 0

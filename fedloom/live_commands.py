@@ -12,7 +12,7 @@ _FOLDER = "federation"
 
 
 def add_live_commands(commands: Any) -> None:
-    """Add ``server``, ``client``, ``token``, ``clients``, ``status``, ``stop``, ``resume``, ``load``.
+    """Add ``client``, ``token``, ``clients``, ``status``, ``stop``, ``resume`` and ``load``.
 
     Args:
         commands: what ``ArgumentParser.add_subparsers`` gave.
@@ -193,22 +193,26 @@ def _pause(options: argparse.Namespace) -> int:
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Put load on a server: clients that enrol, check in, download and upload as devices do, "
+        "but train nothing. Not for a federation whose model matters: their updates are noise."
+    )
     add = parser.add_argument
-    parser.description = "Clients by the thousand, over real connections; they train nothing."
-    parser.epilog = "Not on a federation that matters: what they send is folded into its model."
-    add("server", metavar="TOKEN", help="a join token with uses for all, or HOST:PORT without TLS")
-    add("--clients", type=int, default=1000, help="how many (1000)")
-    add("--seconds", type=float, default=60.0, help="no work is begun after so long (60)")
-    add("--updates", type=int, default=0, help="uploads after which a client leaves (0: none)")
-    add("--prefix", default="load", help="of their names (load)")
-    _json(parser)
-    parser.set_defaults(command=_load)
+    add("server", metavar="TOKEN", help="a join token of many uses, or HOST:PORT without TLS")
+    add("--clients", type=int, default=1000, metavar="N", help="how many (default: 1000)")
+    add("--seconds", type=float, default=60.0, metavar="S", help="how long (default: 60)")
+    add("--updates", type=int, default=0, metavar="N", help="of each client at most (0: any)")
+    add("--examples", type=int, default=100, metavar="N", help="that a client says it holds")
+    add("--prefix", default="load", metavar="NAME", help="of the clients' names (default: load)")
+    parser.set_defaults(command=_load, resume_hint="the clients' names stay enrolled")
 
 
 def _load(options: argparse.Namespace) -> int:
     from fedloom.security.floor import only_tls13
 
     only_tls13()
+    from rich.console import Console
+
     from fedloom.load import LoadPlan, run_load
 
     plan = LoadPlan(
@@ -216,8 +220,8 @@ def _load(options: argparse.Namespace) -> int:
         clients=options.clients,
         seconds=options.seconds,
         updates=options.updates,
+        num_examples=options.examples,
         prefix=options.prefix,
     )
-    measured = run_load(plan)
-    print(json.dumps(measured.table()) if options.json else measured.text())
+    Console().print(run_load(plan).table())
     return 0
