@@ -92,7 +92,7 @@ class Committer:
             OSError: a file could not be removed.
         """
         with self._writing:
-            self._segments.drop_except(self._ledger.segments())
+            self._segments.drop_except({place.segment for place in self._ledger.places()})
 
     def close(self) -> None:
         """Write what is waiting, then end the thread."""
@@ -106,10 +106,11 @@ class Committer:
         last = False
         while not last:
             group, last = self._take()
-            reach("group-taken")
-            with self._writing:
-                self._commit(group)
-            reach("receipts-given")
+            if group:
+                reach("group-taken")
+                with self._writing:
+                    self._commit(group)
+                reach("receipts-given")
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """What is waiting, at least one, and whether it is the last."""

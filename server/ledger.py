@@ -16,8 +16,8 @@ from fedloom.core.errors import TransferError
 from fedloom.core.types import Client, ClientId, Refusal
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
-from fedloom.server.records import Entry, OpenRound, Ticket, Written
-from fedloom.server.rows import count, insert_result, insert_round, load_round, load_written
+from fedloom.server.records import Entry, OpenRound, Place, Ticket, Written
+from fedloom.server.rows import PLACES, count, insert_result, insert_round, load_round, load_written
 
 __all__ = ["Ledger"]
 
@@ -159,9 +159,9 @@ class Ledger:
         """What has been acknowledged of a round, in the order of acknowledgement."""
         return load_written(self._database, number)
 
-    def segments(self) -> set[str]:
-        """The files in which acknowledged payloads lie."""
-        return {name for (name,) in self._database.rows("SELECT DISTINCT segment FROM results")}
+    def places(self) -> list[Place]:
+        """Where the payloads lie that are acknowledged."""
+        return [Place(*row) for row in self._database.rows(PLACES)]
 
     def refuse(self, client: ClientId, round: int, code: str, reason: str) -> None:
         """Note why something of a client's was not taken; written with what is written next."""

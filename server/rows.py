@@ -11,7 +11,7 @@ from fedloom.core.types import Client, ClientId, Cost
 from fedloom.server.database import Database
 from fedloom.server.records import Entry, OpenRound, Place, Result, Ticket, Written
 
-__all__ = ["count", "insert_result", "insert_round", "load_round", "load_written"]
+__all__ = ["PLACES", "count", "insert_result", "insert_round", "load_round", "load_written"]
 
 _COLUMNS = (
     *("round", "kind", "client", "ticket", "attempt", "size", "sha256", "codec"),
@@ -19,6 +19,7 @@ _COLUMNS = (
 )
 _NAMES = ", ".join(_COLUMNS)
 _INSERT = f"INSERT INTO results ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+PLACES = "SELECT segment, start, length FROM results"
 _NO_COST = Cost()
 
 

@@ -85,7 +85,10 @@ class Tokens:
     def list(self) -> list[Token]:
         """Every token, used and expired ones too, oldest first."""
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM tokens ORDER BY created, id")
-        return [Token(*values, bool(revoked)) for *values, revoked in rows]
+        return [
+            Token(id, name, uses, created, expires, bool(revoked))
+            for id, name, uses, created, expires, revoked in rows
+        ]
 
     def revoke(self, id: str) -> None:
         """Let a token enrol nobody any more; who enrolled with it stays.
@@ -143,7 +146,7 @@ class Tokens:
             ended = "was revoked" if revoked else "has expired"
             raise IdentityError(f"token {id} {ended}; ask for another", code="token-expired")
         name, key = proposed
-        sql = "SELECT name FROM clients WHERE token = ? AND key = ? AND revoked IS NULL"
+        sql = "SELECT name FROM clients WHERE token = ? AND key = ? AND serial != ''"
         before = connection.execute(sql, (id, key)).fetchone()
         if before is not None:
             return before[0], True
@@ -163,9 +166,8 @@ def _free(connection: Connection, name: str) -> ClientId:
     """The name, if nobody who may still work has it."""
     if not name:
         raise IdentityError("neither the token nor the device gives a name", code="name")
-    sql = "SELECT revoked FROM clients WHERE name = ?"
-    taken = connection.execute(sql, (name,)).fetchone()
-    if taken is not None and taken[0] is None:
+    sql = "SELECT 1 FROM clients WHERE name = ? AND serial != ''"
+    if connection.execute(sql, (name,)).fetchone() is not None:
         text = f"a client {name!r} is enrolled already; give another name, or revoke that one"
         raise IdentityError(text, code="name")
     return name
