@@ -15,7 +15,7 @@ from fedloom.core.types import Client
 from fedloom.server.committer import Committer
 from fedloom.server.database import Database
 from fedloom.server.ledger import Ledger
-from fedloom.server.records import Result, Ticket
+from fedloom.server.records import Entry, Result, Ticket
 from fedloom.server.segments import Bytes, Segments
 
 
@@ -129,10 +129,12 @@ def test_the_bytes_are_flushed_before_the_row_is_written(
         flush()
         steps.append("flushed")
 
+    def noted_record(entries: list[Entry], *, durable: bool) -> list[int | TransferError]:
+        steps.append("row")
+        return record(entries, durable=durable)
+
     monkeypatch.setattr(store.segments, "sync", noted_flush)
-    monkeypatch.setattr(
-        store.ledger, "record", lambda *a, **k: (steps.append("row"), record(*a, **k))[1]
-    )
+    monkeypatch.setattr(store.ledger, "record", noted_record)
     future = store.submit(ticket, b"x")
     future.add_done_callback(lambda _: steps.append("told"))
     future.result(timeout=60)

@@ -6,7 +6,7 @@ import pytest
 
 from fedloom.core.errors import RunError
 from fedloom.server.records import Place
-from fedloom.server.segments import Segments
+from fedloom.server.segments import Bytes, Segments
 
 
 def make(folder: Path, kept: tuple[Place, ...] = (), size: int = 100) -> Segments:
@@ -15,7 +15,7 @@ def make(folder: Path, kept: tuple[Place, ...] = (), size: int = 100) -> Segment
 
 def test_payloads_come_back_and_lie_one_after_the_other(tmp_path: Path) -> None:
     segments = make(tmp_path)
-    payloads = [b"abc", bytearray(b"defg"), memoryview(b"hi")]
+    payloads: list[Bytes] = [b"abc", bytearray(b"defg"), memoryview(b"hi")]
     places = segments.append(payloads)
     segments.sync()
     name = "00000001.segment"
