@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mounted:
         pytest.skip("a file system can be mounted by root only")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Store:
@@ -94,7 +94,7 @@ def test_when_there_is_room_again_results_are_taken_again(small_disk: Path) -> N
     assert "disk-full" in {store.tell(ticket) for ticket in tickets}
 
     filler.unlink()
-    again = {t.client: store.tell(t) for t in tickets[:8]}
+    again = {t.client: store.tell(t) for t in tickets[:5]}
     assert all(isinstance(outcome, int) for outcome in again.values())
     assert {client: again[client] for client in taken & again.keys()}.items() <= told.items()
     store.close()
