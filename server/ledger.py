@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from sqlite3 import Connection
+from typing import TypeAlias
 
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Client, ClientId, Refusal
@@ -20,6 +21,8 @@ from fedloom.server.records import Entry, OpenRound, Place, Ticket, Written
 from fedloom.server.rows import PLACES, count, insert_result, insert_round, load_round, load_written
 
 __all__ = ["Ledger"]
+
+_Receipt: TypeAlias = tuple[int, str]  # number, and SHA-256 of the payload
 
 _REFUSALS_KEPT = 10_000
 
@@ -39,8 +42,9 @@ class Ledger:
         self._refused: deque[tuple[int, ClientId, str, str]] = deque()
         self._open = load_round(database)
         self._tickets = _by_id(self._open)
-        self._receipts: dict[str, int] = {
-            ticket: seq for seq, ticket in database.rows("SELECT seq, ticket FROM results")
+        self._receipts: dict[str, _Receipt] = {
+            ticket: (seq, sha256)
+            for ticket, seq, sha256 in database.rows("SELECT ticket, seq, sha256 FROM results")
         }
 
     def begin(
@@ -75,7 +79,28 @@ class Ledger:
 
     def receipt(self, id: str) -> int | None:
         """The number of the result that answers a ticket, if it is written; never waits."""
-        return self._receipts.get(id)
+        found = self._receipts.get(id)
+        return None if found is None else found[0]
+
+    def answer(self, ticket: Ticket, sha256: str) -> int | TransferError | None:
+        """What is known of a result before anything is written of it; never waits.
+
+        Args:
+            ticket: what it answers.
+            sha256: of its payload, hex.
+
+        Returns:
+            Its number if it is written already; why it is not taken, as `record` says; None if it
+            is to be recorded.
+        """
+        try:
+            self._check(ticket)
+        except TransferError as error:
+            return error
+        answer = _answer(self._receipts, ticket.id, sha256)
+        if answer is None and (self._open is None or self._open.closed):
+            return _over(f"round {ticket.round} takes nothing more")
+        return answer
 
     def issue(self, client: ClientId, kind: str) -> Ticket:
         """A ticket for something else than training, kept in memory only.
@@ -132,14 +157,13 @@ class Ledger:
             sqlite3.Error: nothing was written; the disk may be full.
         """
         with self._lock:
+            fresh: dict[str, _Receipt] = {}
             with self._database.writing(durable=durable) as connection:
-                outcomes = [self._enter(connection, entry) for entry in entries]
+                outcomes = [self._enter(connection, entry, fresh) for entry in entries]
                 waiting = self._write_refusals(connection)
                 reach("rows-written")
             self._forget(waiting)
-            for entry, outcome in zip(entries, outcomes, strict=True):
-                if isinstance(outcome, int):
-                    self._receipts[entry.ticket.id] = outcome
+            self._receipts.update(fresh)
         reach("rows-committed")
         return outcomes
 
@@ -187,25 +211,18 @@ class Ledger:
         """Since the federation began: ``results``, ``bytes``, and ``refused:<code>`` of each."""
         return dict(self._database.rows("SELECT name, value FROM counters ORDER BY name"))
 
-    def _enter(self, connection: Connection, entry: Entry) -> int | TransferError:
-        ticket, result = entry.ticket, entry.result
-        try:
-            self._check(ticket)
-        except TransferError as error:
-            return error
-        found = connection.execute(
-            "SELECT seq, sha256 FROM results WHERE round = ? AND kind = ? AND client = ?",
-            (ticket.round, ticket.kind, ticket.client),
-        ).fetchone()
-        if found is not None:
-            seq, sha256 = found
-            if sha256 == result.sha256:
-                return int(seq)
-            return TransferError("another result of this task is written", code="duplicate")
-        if self._open is None or self._open.closed:
-            return _over(f"round {ticket.round} takes nothing more")
+    def _enter(
+        self, connection: Connection, entry: Entry, fresh: dict[str, _Receipt]
+    ) -> int | TransferError:
+        """Write one down unless it is answered already; `fresh` are those of this transaction."""
+        id, sha256 = entry.ticket.id, entry.result.sha256
+        answer = _answer(fresh, id, sha256) or self.answer(entry.ticket, sha256)
+        if answer is not None:
+            return answer
         count(connection, [("results", 1), ("bytes", entry.place.length)])
-        return insert_result(connection, entry)
+        seq = insert_result(connection, entry)
+        fresh[id] = (seq, sha256)
+        return seq
 
     def _check(self, ticket: Ticket) -> None:
         """Raise unless the ticket is one of the open round, and as it was given."""
@@ -236,6 +253,15 @@ class Ledger:
 
 def _new_id() -> str:
     return secrets.token_hex(16)
+
+
+def _answer(receipts: dict[str, _Receipt], id: str, sha256: str) -> int | TransferError | None:
+    if id not in receipts:
+        return None
+    seq, written = receipts[id]
+    if written == sha256:
+        return seq
+    return TransferError("another result of this task is written", code="duplicate")
 
 
 def _by_id(opened: OpenRound | None) -> dict[str, Ticket]:

@@ -2,6 +2,8 @@ import errno
 import hashlib
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -182,6 +184,20 @@ def test_a_full_disk_refuses_and_later_ones_work(
     assert store.payloads(1) == {"c0": b"a", "c1": b"b", "c2": b"file"}
 
 
+def test_one_that_is_written_needs_no_room(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = store.begin(1, 2)
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"a")
+    assert store.submit(ann, b"a").result(timeout=60) == 1
+    monkeypatch.setattr(os, "pwrite", lambda *_: 1 // 0)
+    assert store.submit(ann, upload).result(timeout=60) == 1
+    assert code(store.submit(replace(ann, client="c1"), b"a")) == "ticket-other"
+    assert upload.exists()
+    assert isinstance(store.submit(bob, b"b").exception(timeout=60), ZeroDivisionError)
+
+
 def test_if_the_row_cannot_be_written_nothing_is_taken(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,3 +271,11 @@ def test_once_closed_it_writes_what_waits_and_takes_no_more(tmp_path: Path) -> N
     assert [future.result(timeout=0) for future in futures] == list(range(1, 20))
     assert code(store.submit(tickets[-1], b"x")) == "busy"
     store.close()
+
+
+def test_the_store_needs_no_torch() -> None:
+    code = (
+        "import sys, fedloom.server.committer, fedloom.server.register\n"
+        "assert 'torch' not in sys.modules and 'grpc' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -90,6 +90,16 @@ def test_the_same_bytes_get_the_same_number_and_others_none(ledger: Ledger) -> N
     assert [w.place for w in ledger.written(1)] == [ann.place]
 
 
+def test_what_is_known_before_anything_is_written(ledger: Ledger) -> None:
+    tickets = ledger.begin(1, 1, 0, COHORT)
+    assert ledger.answer(tickets["ann"], "aa") is None
+    ledger.record([entry(tickets["ann"])])
+    assert ledger.answer(tickets["ann"], "aa") == 1
+    refused = ledger.answer(tickets["ann"], "bb")
+    assert refused is not None
+    assert code(refused) == "duplicate"
+
+
 def test_one_that_is_refused_does_not_keep_the_others_out(ledger: Ledger) -> None:
     tickets = ledger.begin(1, 1, 0, COHORT)
     unknown = Ticket("0" * 32, 1, "ann")
