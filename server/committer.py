@@ -69,7 +69,7 @@ class Committer:
             ticket: what it answers.
             result: what the client says of it.
             payload: its bytes, not to be changed until the future is done; or a file, which is
-                taken over, and is where it was if the future fails for want of room.
+                taken over, unless it is not taken or was written before.
 
         Returns:
             The number of the result, once it is safe. Or TransferError: ``disk-full`` (nothing is
@@ -92,7 +92,7 @@ class Committer:
             OSError: a file could not be removed.
         """
         with self._writing:
-            self._segments.drop_except(self._ledger.segments())
+            self._segments.drop_except({place.segment for place in self._ledger.places()})
 
     def close(self) -> None:
         """Write what is waiting, then end the thread."""
@@ -106,10 +106,11 @@ class Committer:
         last = False
         while not last:
             group, last = self._take()
-            reach("group-taken")
-            with self._writing:
-                self._commit(group)
-            reach("receipts-given")
+            if group:
+                reach("group-taken")
+                with self._writing:
+                    self._commit([waiting for waiting in group if not self._answered(waiting)])
+                reach("receipts-given")
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """What is waiting, at least one, and whether it is the last."""
@@ -126,6 +127,13 @@ class Committer:
                 group.append(waiting)
                 size += waiting.result.size
         return group, False
+
+    def _answered(self, waiting: _Waiting) -> bool:
+        """Whether a result is written already or not to be taken, which costs the disk nothing."""
+        answer = self._ledger.answer(waiting.ticket, waiting.result.sha256)
+        if answer is not None:
+            _resolve(waiting.future, answer)
+        return answer is not None
 
     def _commit(self, group: list[_Waiting]) -> None:
         try:
@@ -146,6 +154,8 @@ class Committer:
                 _resolve(waiting.future, outcome)
 
     def _store(self, group: Sequence[_Waiting]) -> list[int | TransferError]:
+        if not group:
+            return []
         payloads = [waiting.payload for waiting in group]
         places = self._segments.append(payloads)
         try:

@@ -79,8 +79,7 @@ class Federation:
         register = Register(database, quarantine=server.quarantine)
         ledger, board, contents = Ledger(database), Board(), Contents()
         opened = ledger.current()
-        written = ledger.written(opened.number) if opened else []
-        segments = Segments(folder / "segments", [w.place for w in written])
+        segments = Segments(folder / "segments", ledger.places())
         committer = Committer(ledger, segments, durable=server.durable)
         uploads = Uploads(folder / "staging", server.inflight_mb << 20)
         uploads.retain([t.id for t in opened.tickets.values()] if opened else [])

@@ -110,11 +110,12 @@ class Intake:
             return None
         if ticket.client != client:
             raise TransferError("the ticket is another client's", code="ticket-other")
-        seq = self.ledger.receipt(ticket_id)
-        if seq is not None and result is not None and result.sha256 != self._digest(ticket, seq):
-            text = "this task's result is already here, with other content"
-            raise TransferError(text, code="duplicate")
-        return seq
+        if result is None:
+            return self.ledger.receipt(ticket_id)
+        answer = self.ledger.answer(ticket, result.sha256)
+        if isinstance(answer, TransferError):
+            raise answer
+        return answer
 
     def arrived(self, client: ClientId, ticket_id: str) -> int:
         """Bytes that have arrived of an upload that was cut.
@@ -150,11 +151,6 @@ class Intake:
         if self.loop is not None:
             self.loop.call_soon_threadsafe(self.uploads.retain, tickets)
         self.committer.sweep()
-
-    def _digest(self, ticket: Ticket, seq: int) -> str:
-        """The digest of an acknowledged result."""
-        found = self.ledger.written(ticket.round)
-        return next((w.result.sha256 for w in found if w.seq == seq), "")
 
     async def _receive(
         self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]

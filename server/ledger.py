@@ -4,31 +4,26 @@ A result counts once it is recorded, and never twice: ``(round, kind, client)`` 
 round before is forgotten when the next begins; its outcome is in the checkpoint by then.
 """
 
-import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from sqlite3 import Connection
+from typing import TypeAlias
 
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Client, ClientId, Refusal
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
-from fedloom.server.records import Entry, OpenRound, Ticket, Written
-from fedloom.server.rows import (
-    count,
-    insert_cohort,
-    insert_result,
-    insert_round,
-    load_round,
-    load_written,
-)
+from fedloom.server import rows
+from fedloom.server.records import Entry, OpenRound, Place, Ticket, Written
+from fedloom.server.rows import insert_result, load_written
+from fedloom.server.tickets import by_id, new_id, widened
 
 __all__ = ["Ledger"]
 
-_REFUSALS_KEPT = 10_000
+_Receipt: TypeAlias = tuple[int, str]  # number, and SHA-256 of the payload
 
 
 class Ledger:
@@ -44,10 +39,11 @@ class Ledger:
         self._clock = clock
         self._lock = threading.RLock()
         self._refused: deque[tuple[int, ClientId, str, str]] = deque()
-        self._open = load_round(database)
-        self._tickets = _by_id(self._open)
-        self._receipts: dict[str, int] = {
-            ticket: seq for seq, ticket in database.rows("SELECT seq, ticket FROM results")
+        self._open = rows.load_round(database)
+        self._tickets = by_id(self._open)
+        self._receipts: dict[str, _Receipt] = {
+            ticket: (seq, sha256)
+            for ticket, seq, sha256 in database.rows("SELECT ticket, seq, sha256 FROM results")
         }
 
     def begin(
@@ -58,17 +54,17 @@ class Ledger:
         Raises:
             sqlite3.Error: it could not be written; the round before is still there.
         """
-        tickets = {client.id: Ticket(_new_id(), number, client.id) for client in cohort}
+        tickets = {client.id: Ticket(new_id(), number, client.id) for client in cohort}
         opened = OpenRound(number, attempt, stage, tuple(cohort), tickets, False, self._clock())
         with self._lock:
             with self._database.writing() as connection:
                 connection.execute("DELETE FROM rounds")
-                insert_round(connection, opened)
+                rows.insert_round(connection, opened)
                 waiting = self._write_refusals(connection)
                 reach("round-written")
             self._forget(waiting)
             self._open, self._receipts = opened, {}
-            self._tickets = _by_id(opened)
+            self._tickets = by_id(opened)
         reach("round-begun")
         return dict(tickets)
 
@@ -100,24 +96,14 @@ class Ledger:
             before = self._open
             if before is None:
                 raise _over("no round is open")
-            old = before.tickets
-            kept = {c: ticket for c, ticket in old.items() if ticket.id in self._receipts}
-            new = {c.id: Ticket(_new_id(), before.number, c.id) for c in cohort}
-            changes = (before.attempt + 1, self._clock(), before.number)
-            opened = replace(
-                before,
-                attempt=changes[0],
-                opened=changes[1],
-                cohort=tuple(cohort),
-                tickets={**new, **{c: ticket for c, ticket in kept.items() if c in new}},
-            )
+            opened = widened(before, cohort, self._receipts, self._clock())
             with self._database.writing() as connection:
                 sql = "UPDATE rounds SET attempt = ?, opened = ? WHERE number = ?"
-                connection.execute(sql, changes)
+                connection.execute(sql, (opened.attempt, opened.opened, opened.number))
                 connection.execute("DELETE FROM cohort WHERE round = ?", (before.number,))
-                insert_cohort(connection, opened)
+                rows.insert_cohort(connection, opened)
                 reach("round-widened")
-            self._open, self._tickets = opened, _by_id(opened)
+            self._open, self._tickets = opened, by_id(opened)
         return dict(opened.tickets)
 
     def current(self) -> OpenRound | None:
@@ -130,7 +116,28 @@ class Ledger:
 
     def receipt(self, id: str) -> int | None:
         """The number of the result that answers a ticket, if it is written; never waits."""
-        return self._receipts.get(id)
+        found = self._receipts.get(id)
+        return None if found is None else found[0]
+
+    def answer(self, ticket: Ticket, sha256: str) -> int | TransferError | None:
+        """What is known of a result before anything is written of it; never waits.
+
+        Args:
+            ticket: what it answers.
+            sha256: of its payload, hex.
+
+        Returns:
+            Its number if it is written already; why it is not taken, as `record` says; None if it
+            is to be recorded.
+        """
+        try:
+            self._check(ticket)
+        except TransferError as error:
+            return error
+        answer = _answer(self._receipts, ticket.id, sha256)
+        if answer is None and (self._open is None or self._open.closed):
+            return _over(f"round {ticket.round} takes nothing more")
+        return answer
 
     def issue(self, client: ClientId, kind: str) -> Ticket:
         """A ticket for something else than training, kept in memory only.
@@ -141,7 +148,7 @@ class Ledger:
         opened = self._open
         if opened is None:
             raise _over("no round is open")
-        ticket = Ticket(_new_id(), opened.number, client, kind)
+        ticket = Ticket(new_id(), opened.number, client, kind)
         self._tickets[ticket.id] = ticket
         return ticket
 
@@ -155,7 +162,7 @@ class Ledger:
             self._check(ticket)
             if ticket.id in self._receipts:
                 raise TransferError("this task is done", code="duplicate")
-            again = replace(ticket, id=_new_id(), attempt=ticket.attempt + 1)
+            again = replace(ticket, id=new_id(), attempt=ticket.attempt + 1)
             if self._open is not None and self._open.tickets.get(ticket.client) == ticket:
                 with self._database.writing() as connection:
                     connection.execute(
@@ -187,14 +194,13 @@ class Ledger:
             sqlite3.Error: nothing was written; the disk may be full.
         """
         with self._lock:
+            fresh: dict[str, _Receipt] = {}
             with self._database.writing(durable=durable) as connection:
-                outcomes = [self._enter(connection, entry) for entry in entries]
+                outcomes = [self._enter(connection, entry, fresh) for entry in entries]
                 waiting = self._write_refusals(connection)
                 reach("rows-written")
             self._forget(waiting)
-            for entry, outcome in zip(entries, outcomes, strict=True):
-                if isinstance(outcome, int):
-                    self._receipts[entry.ticket.id] = outcome
+            self._receipts.update(fresh)
         reach("rows-committed")
         return outcomes
 
@@ -214,9 +220,9 @@ class Ledger:
         """What has been acknowledged of a round, in the order of acknowledgement."""
         return load_written(self._database, number)
 
-    def segments(self) -> set[str]:
-        """The files in which acknowledged payloads lie."""
-        return {name for (name,) in self._database.rows("SELECT DISTINCT segment FROM results")}
+    def places(self) -> list[Place]:
+        """Where the payloads lie that are acknowledged."""
+        return [Place(*row) for row in self._database.rows(rows.PLACES)]
 
     def refuse(self, client: ClientId, round: int, code: str, reason: str) -> None:
         """Note why something of a client's was not taken; written with what is written next."""
@@ -227,8 +233,8 @@ class Ledger:
         sql = "SELECT client, reason FROM refusals WHERE round = ? ORDER BY id"
         with self._lock:
             waiting = [(client, why) for at, client, _, why in self._refused.copy() if at == number]
-            rows = self._database.rows(sql, (number,))
-        return [Refusal(client, reason) for client, reason in (*rows, *waiting)]
+            found = self._database.rows(sql, (number,))
+        return [Refusal(client, reason) for client, reason in (*found, *waiting)]
 
     def flush(self) -> None:
         """Write the refusals that are waiting, without waiting for the disk."""
@@ -242,25 +248,18 @@ class Ledger:
         """Since the federation began: ``results``, ``bytes``, and ``refused:<code>`` of each."""
         return dict(self._database.rows("SELECT name, value FROM counters ORDER BY name"))
 
-    def _enter(self, connection: Connection, entry: Entry) -> int | TransferError:
-        ticket, result = entry.ticket, entry.result
-        try:
-            self._check(ticket)
-        except TransferError as error:
-            return error
-        found = connection.execute(
-            "SELECT seq, sha256 FROM results WHERE round = ? AND kind = ? AND client = ?",
-            (ticket.round, ticket.kind, ticket.client),
-        ).fetchone()
-        if found is not None:
-            seq, sha256 = found
-            if sha256 == result.sha256:
-                return int(seq)
-            return TransferError("another result of this task is written", code="duplicate")
-        if self._open is None or self._open.closed:
-            return _over(f"round {ticket.round} takes nothing more")
-        count(connection, [("results", 1), ("bytes", entry.place.length)])
-        return insert_result(connection, entry)
+    def _enter(
+        self, connection: Connection, entry: Entry, fresh: dict[str, _Receipt]
+    ) -> int | TransferError:
+        """Write one down unless it is answered already; `fresh` are those of this transaction."""
+        id, sha256 = entry.ticket.id, entry.result.sha256
+        answer = _answer(fresh, id, sha256) or self.answer(entry.ticket, sha256)
+        if answer is not None:
+            return answer
+        rows.count(connection, [("results", 1), ("bytes", entry.place.length)])
+        seq = insert_result(connection, entry)
+        fresh[id] = (seq, sha256)
+        return seq
 
     def _check(self, ticket: Ticket) -> None:
         """Raise unless the ticket is one of the open round, and as it was given."""
@@ -275,13 +274,7 @@ class Ledger:
     def _write_refusals(self, connection: Connection) -> int:
         """Write the refusals that are waiting; how many."""
         waiting = list(self._refused)
-        if waiting:
-            sql = "INSERT INTO refusals (round, client, code, reason) VALUES (?, ?, ?, ?)"
-            connection.executemany(sql, waiting)
-            codes = Counter(f"refused:{code}" for _, _, code, _ in waiting)
-            count(connection, list(codes.items()))
-            sql = "DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ?"
-            connection.execute(sql, (_REFUSALS_KEPT,))
+        rows.insert_refusals(connection, waiting)
         return len(waiting)
 
     def _forget(self, waiting: int) -> None:
@@ -289,12 +282,13 @@ class Ledger:
             self._refused.popleft()
 
 
-def _new_id() -> str:
-    return secrets.token_hex(16)
-
-
-def _by_id(opened: OpenRound | None) -> dict[str, Ticket]:
-    return {} if opened is None else {ticket.id: ticket for ticket in opened.tickets.values()}
+def _answer(receipts: dict[str, _Receipt], id: str, sha256: str) -> int | TransferError | None:
+    if id not in receipts:
+        return None
+    seq, written = receipts[id]
+    if written == sha256:
+        return seq
+    return TransferError("another result of this task is written", code="duplicate")
 
 
 def _over(text: str) -> TransferError:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedloom.core.errors import IdentityError
 from fedloom.core.types import ClientId
@@ -31,8 +32,8 @@ class Enrolled:
     Attributes:
         id: its name.
         enrolled: when it last used a token.
-        serial: of the certificate given last, hex.
-        revoked: when it was shut out, or None.
+        serial: of the certificate given last, hex; empty while it is shut out.
+        revoked: when it was last shut out, or None; it may be back since.
         quarantined: since when it gets no work, or None.
         strikes: refusals in a row.
         accepted: results taken.
@@ -114,15 +115,14 @@ class Register:
         if client is None:
             text = f"{id!r} is not enrolled here; join with a new token"
             raise IdentityError(text, code="not-enrolled")
-        if client.revoked is None:
-            return
-        if not_before <= client.revoked and f"{serial:x}" != client.serial:
+        older = client.revoked is not None and not_before <= client.revoked
+        if not client.serial or (older and f"{serial:x}" != client.serial):
             raise IdentityError(f"{id!r} was revoked; join with a new token", code="revoked")
 
     def renewed(self, id: ClientId, serial: int) -> None:
-        """A client was given another certificate."""
+        """A client was given another certificate; one that is shut out stays out."""
         with self._database.writing() as connection:
-            sql = "UPDATE clients SET serial = ?, revision = ? WHERE name = ?"
+            sql = "UPDATE clients SET serial = ?, revision = ? WHERE name = ? AND serial != ''"
             connection.execute(sql, (f"{serial:x}", bump(connection), id))
 
     def revoke(self, id: ClientId) -> None:
@@ -188,17 +188,23 @@ class Register:
         self._refresh()
         with self._lock:
             changed = [self._clients[id] for id in sorted(self._changed)]
-            if changed:
-                with self._database.writing(durable=False) as connection:
-                    connection.executemany(_SAVE, map(_saved, changed))
             self._changed.clear()
+        if not changed:
+            return
+        try:
+            with self._database.writing(durable=False) as connection:
+                connection.executemany(_SAVE, map(_saved, changed))
+        except BaseException:
+            with self._lock:
+                self._changed.update(client.id for client in changed)
+            raise
 
-    def _note(self, id: ClientId, **changes: object) -> None:
+    def _note(self, id: ClientId, **changes: Any) -> None:
         with self._lock:
             self._refresh()
             client = self._clients.get(id)
             if client is not None:
-                self._clients[id] = replace(client, **changes)  # type: ignore[arg-type]
+                self._clients[id] = replace(client, **changes)
                 self._changed.add(id)
 
     def _decide(self, id: ClientId, what: str, values: tuple[object, ...]) -> None:

@@ -1,6 +1,7 @@
 """A round and its results as rows of the database, and back."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from sqlite3 import Connection
@@ -11,7 +12,16 @@ from fedloom.core.types import Client, ClientId, Cost
 from fedloom.server.database import Database
 from fedloom.server.records import Entry, OpenRound, Place, Result, Ticket, Written
 
-__all__ = ["count", "insert_cohort", "insert_result", "insert_round", "load_round", "load_written"]
+__all__ = [
+    "PLACES",
+    "count",
+    "insert_cohort",
+    "insert_refusals",
+    "insert_result",
+    "insert_round",
+    "load_round",
+    "load_written",
+]
 
 _COLUMNS = (
     *("round", "kind", "client", "ticket", "attempt", "size", "sha256", "codec"),
@@ -19,7 +29,9 @@ _COLUMNS = (
 )
 _NAMES = ", ".join(_COLUMNS)
 _INSERT = f"INSERT INTO results ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+PLACES = "SELECT segment, start, length FROM results"
 _NO_COST = Cost()
+_REFUSALS_KEPT = 10_000
 
 
 def insert_round(connection: Connection, opened: OpenRound) -> None:
@@ -91,6 +103,20 @@ def _written(row: tuple[Any, ...]) -> Written:
     )
     ticket = Ticket(id, round, client, kind, attempt)
     return Written(seq, ticket, result, Place(segment, start, length))
+
+
+def insert_refusals(
+    connection: Connection, refusals: Sequence[tuple[int, ClientId, str, str]]
+) -> None:
+    """Write down refusals (round, client, code, reason); the oldest of very many go."""
+    if not refusals:
+        return
+    sql = "INSERT INTO refusals (round, client, code, reason) VALUES (?, ?, ?, ?)"
+    connection.executemany(sql, refusals)
+    codes = Counter(f"refused:{code}" for _, _, code, _ in refusals)
+    count(connection, list(codes.items()))
+    sql = "DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ?"
+    connection.execute(sql, (_REFUSALS_KEPT,))
 
 
 def count(connection: Connection, counts: Sequence[tuple[str, int]]) -> None:

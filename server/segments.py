@@ -40,7 +40,7 @@ class Segments:
     def __init__(
         self,
         folder: Path,
-        kept: Iterable[Place] = (),
+        kept: Iterable[Place],
         *,
         size: int = 256 << 20,
         spare: int = 32 << 20,
@@ -142,6 +142,7 @@ class Segments:
         for path in sorted(self.folder.iterdir()):
             if path.name not in names:
                 self._close(path.name)
+                self._unsynced.discard(path.name)
                 path.unlink(missing_ok=True)
                 reach("segment-dropped")
         if self._current not in names:

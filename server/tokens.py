@@ -4,9 +4,6 @@ Using a token and becoming a client is one transaction. A device that never saw 
 again with the same key, and uses nothing more.
 """
 
-import hashlib
-import hmac
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from fedloom.core.errors import IdentityError
 from fedloom.core.types import ClientId
+from fedloom.security.tokens import digest, matches, new_id, new_secret
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
 
@@ -75,8 +73,8 @@ class Tokens:
         self, name: str = "", *, uses: int = 1, ttl_seconds: float = 3600.0
     ) -> tuple[str, str]:
         """A new token: its id, and its secret, which is said once and kept nowhere."""
-        id, secret, now = secrets.token_hex(6), secrets.token_urlsafe(24), self._clock()
-        row = (id, _digest(secret), name, uses, now, now + ttl_seconds)
+        id, secret, now = new_id(), new_secret(), self._clock()
+        row = (id, digest(secret), name, uses, now, now + ttl_seconds)
         sql = "INSERT INTO tokens (id, secret, name, uses, created, expires)"
         with self._database.writing() as connection:
             connection.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -85,7 +83,10 @@ class Tokens:
     def list(self) -> list[Token]:
         """Every token, used and expired ones too, oldest first."""
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM tokens ORDER BY created, id")
-        return [Token(*values, bool(revoked)) for *values, revoked in rows]
+        return [
+            Token(id, name, uses, created, expires, bool(revoked))
+            for id, name, uses, created, expires, revoked in rows
+        ]
 
     def revoke(self, id: str) -> None:
         """Let a token enrol nobody any more; who enrolled with it stays.
@@ -136,14 +137,14 @@ class Tokens:
         row = connection.execute(sql, (id,)).fetchone()
         if row is None:
             raise _unknown(id)
-        digest, named, uses, expires, revoked = row
-        if not hmac.compare_digest(digest, _digest(secret)):
+        stored, named, uses, expires, revoked = row
+        if not matches(secret, stored):
             raise IdentityError("the token's secret is not the one given out", code="token-forged")
         if revoked or self._clock() >= expires:
             ended = "was revoked" if revoked else "has expired"
             raise IdentityError(f"token {id} {ended}; ask for another", code="token-expired")
         name, key = proposed
-        sql = "SELECT name FROM clients WHERE token = ? AND key = ? AND revoked IS NULL"
+        sql = "SELECT name FROM clients WHERE token = ? AND key = ? AND serial != ''"
         before = connection.execute(sql, (id, key)).fetchone()
         if before is not None:
             return before[0], True
@@ -163,9 +164,8 @@ def _free(connection: Connection, name: str) -> ClientId:
     """The name, if nobody who may still work has it."""
     if not name:
         raise IdentityError("neither the token nor the device gives a name", code="name")
-    sql = "SELECT revoked FROM clients WHERE name = ?"
-    taken = connection.execute(sql, (name,)).fetchone()
-    if taken is not None and taken[0] is None:
+    sql = "SELECT 1 FROM clients WHERE name = ? AND serial != ''"
+    if connection.execute(sql, (name,)).fetchone() is not None:
         text = f"a client {name!r} is enrolled already; give another name, or revoke that one"
         raise IdentityError(text, code="name")
     return name
@@ -174,6 +174,3 @@ def _free(connection: Connection, name: str) -> ClientId:
 def _unknown(id: str) -> IdentityError:
     return IdentityError(f"no token {id!r}; ask for another", code="token-unknown")
 
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
