@@ -84,7 +84,15 @@ class RunError(FedloomError):
 
 
 class IdentityError(FedloomError):
-    """Who someone is cannot be proved: a token, key or certificate that does not hold."""
+    """Who someone is cannot be proved: a token, key or certificate that does not hold.
+
+    Attributes:
+        code: one word for programs and counters, such as ``not-enrolled``.
+    """
+
+    def __init__(self, text: str, *, code: str = "identity") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class TransferError(FedloomError):
