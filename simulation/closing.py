@@ -13,7 +13,7 @@ from fedloom.runs.observe import Observer, spread
 from fedloom.runs.rundir import RunDirectory
 from fedloom.simulation import references
 from fedloom.simulation.setup import Prepared
-from fedloom.simulation.stage import Evaluator
+from fedloom.simulation.stage import evaluator
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.export import export_adapter
 
@@ -42,7 +42,7 @@ def close(
 ) -> Closing:
     """Evaluate the last model, train the references that the job asks for, save the adapter."""
     export_adapter(prepared.model, end, directory.adapter, classes=prepared.corpus.classes)
-    judge = Evaluator(prepared, end, ALL, prepared.corpus.test)
+    judge = evaluator(prepared, end, ALL, prepared.corpus.test)
     test = judge(end).metrics
     found: dict[str, Metrics] = {}
     for name in prepared.job.run.references:

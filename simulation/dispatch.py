@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
-from fedloom.core.errors import CodecError
-from fedloom.core.layout import ALL
-from fedloom.core.seeds import derive
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
+from fedloom.codecs.exchange import client_update
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.tuning.base import Assignment, Learner, LocalResult, Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
@@ -119,27 +117,13 @@ def _train(
 
 
 def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int) -> ClientUpdate:
-    """What the client would send: its delta, encoded, and what it cost."""
-    sent, vector = result.layout, result.delta
-    if task.selectors.up != ALL:
-        sent = result.layout.select(task.selectors.up)
-        vector = result.layout.gather(result.delta, sent)
-    seed = derive(task.seed, "codec", round=task.round, client=task.client)
-    try:
-        payload = codec.encode(Delta(sent, vector), seed=seed % 2**63)
-    except CodecError:
-        payload = None  # not finite: the client reports its failure instead of a model
-    cost = Cost(
-        bytes_up=payload.nbytes if payload else 0,
-        bytes_down=bytes_down,
-        flops=result.flops,
-        seconds=result.seconds,
-    )
-    return ClientUpdate(
-        client=task.client,
-        round=task.round,
+    """What the client would send, and what it cost."""
+    return client_update(
+        task,
+        result.layout,
+        result.delta,
+        codec,
         num_examples=result.num_examples,
-        payload=payload,
         metrics=result.metrics,
-        cost=cost,
+        cost=Cost(bytes_down=bytes_down, flops=result.flops, seconds=result.seconds),
     )

@@ -1,6 +1,5 @@
 """From a job to everything that its first round needs: model, data, clients, room to work in."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,12 +22,12 @@ from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
 from fedloom.tuning.activations import Activations
-from fedloom.tuning.base import CohortModel, Task
-from fedloom.tuning.build import build_model
+from fedloom.tuning.base import CohortModel
+from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity
-from fedloom.tuning.data import Corpus, Reading, corpus_from_rows, load_examples
+from fedloom.tuning.data import Corpus, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.tokens import read_tokenizer
+from fedloom.tuning.reading import reading_of
 
 __all__ = ["Choices", "Prepared", "prepare"]
 
@@ -122,32 +121,19 @@ def prepare(
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
     dtype = getattr(torch, earlier.dtype) if earlier else _dtype(job, device, observer)
-    model = _model(job, folder, len(corpus.classes), dtype, device)
+    model = model_of(job, folder, len(corpus.classes), dtype=dtype, device=device)
     if model.note:
         observer.note(model.note)
     _check_selectors(job, model.layout)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
+    if job.run.clients_at_once:
+        capacity = replace(capacity, clients=min(capacity.clients, job.run.clients_at_once))
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     activations = Activations(model, memory, disk, cache)
     choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
     return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
-
-
-def _model(
-    job: Job, folder: Path, classes: int, dtype: torch.dtype, device: torch.device
-) -> CohortModel:
-    task = Task(
-        kind=job.backbone.task,
-        classes=classes,
-        pooling=job.backbone.pooling,
-        normalize=job.backbone.normalize,
-        head_init=job.backbone.head_init,
-    )
-    return build_model(
-        folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
-    )
 
 
 def _check_names(job: Job) -> None:
@@ -191,13 +177,7 @@ def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:
 
 
 def _corpus(job: Job, folder: Path, data: object) -> Corpus:
-    image = job.backbone.task == "classify-image"
-    reading = Reading(
-        task=job.backbone.task,
-        tokenizer=None if image else read_tokenizer(folder),
-        max_tokens=job.backbone.max_tokens,
-        eos=_end_of_text(folder) if job.backbone.task == "causal-lm" else None,
-    )
+    reading = reading_of(job.backbone, folder)
     if data is not None:
         corpus = corpus_from_rows(data, job.data, reading, seed=job.seed)
     else:
@@ -205,12 +185,6 @@ def _corpus(job: Job, folder: Path, data: object) -> Corpus:
     if not len(corpus.test):
         raise DataError(f"{job.data.path}: no test examples; the curve needs some")
     return corpus
-
-
-def _end_of_text(folder: Path) -> int | None:
-    path = folder / "config.json"
-    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-    return int(found[0] if isinstance(found, list) else found) if found is not None else None
 
 
 def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:

@@ -1,25 +1,21 @@
 """A federation on one machine: the stages of a job, round by round, saved as they go."""
 
 import dataclasses
-import json
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from fedloom.core.checkpoint import load_state, save_state
-from fedloom.core.errors import RunError
 from fedloom.core.job import Job
-from fedloom.core.types import Metrics, Params, State
+from fedloom.core.types import Params
 from fedloom.runs.history import History
-from fedloom.runs.observe import Observer, RoundLine, RunInfo, Summary
+from fedloom.runs.observe import Observer, RunInfo, Summary
 from fedloom.runs.rundir import RunDirectory
+from fedloom.server.course import begin, follow
 from fedloom.simulation.closing import close
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
-from fedloom.simulation.stage import Evaluator, Played, play
+from fedloom.simulation.stage import Stages
 
 __all__ = ["Run", "simulate"]
 
@@ -41,29 +37,6 @@ class Run:
     summary: Summary
     params: Params
     prepared: Prepared
-
-
-@dataclass
-class _Course:
-    """Where a run stands between two rounds.
-
-    Attributes:
-        state: the strategy's state.
-        done: rounds that are done.
-        elapsed: seconds that they took.
-        bytes_up: bytes that clients sent in them.
-        bytes_down: bytes that clients received in them.
-        before: evaluation of the first model.
-        evaluated: the newest evaluation.
-    """
-
-    state: State
-    done: int = 0
-    elapsed: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    before: Metrics = field(default_factory=dict)
-    evaluated: Metrics = field(default_factory=dict)
 
 
 def simulate(
@@ -111,12 +84,12 @@ def simulate(
 def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run:
     job = prepared.job
     start = prepared.model.initial(job.seed)
-    course = _begin(prepared, directory, start)
+    course = begin(directory, start, seed=job.seed)
     write_partition(prepared, directory)
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
     try:
-        _rounds(prepared, directory, observer, course)
+        follow(job, course, Stages(prepared), directory, observer)
         closing = close(prepared, directory, observer, start=start, end=course.state.params)
     except KeyboardInterrupt:
         interrupted, closing = True, None
@@ -136,26 +109,6 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     return Run(directory.path, directory.history(), summary, course.state.params, prepared)
 
 
-def _begin(prepared: Prepared, directory: RunDirectory, start: Params) -> _Course:
-    """The course from the last checkpoint, or from the beginning."""
-    done = directory.last_checkpoint
-    if not done:
-        return _Course(State(start))
-    state, facts = load_state(directory.checkpoints()[done], start.layout)
-    record = json.loads(str(facts["course"]))
-    if record["seed"] != prepared.job.seed:
-        raise RunError(f"{directory.path}: its checkpoint is of seed {record['seed']}")
-    return _Course(
-        state,
-        done,
-        record["elapsed"],
-        record["bytes_up"],
-        record["bytes_down"],
-        record["before"],
-        record["evaluated"],
-    )
-
-
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:
     job = prepared.job
     return RunInfo(
@@ -170,80 +123,3 @@ def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int)
         backbone=job.backbone.name,
         resumed_from=done,
     )
-
-
-def _rounds(
-    prepared: Prepared, directory: RunDirectory, observer: Observer, course: _Course
-) -> None:
-    """Play what is left of every stage."""
-    last = 0
-    for index, stage in enumerate(prepared.job.stages):
-        first, last = last + 1, last + stage.rounds
-        if course.done >= last:
-            continue
-        if course.done < first:
-            course.state = State(course.state.params)  # a new stage, a new strategy
-        params = course.state.params
-        judge = Evaluator(prepared, params, stage.train, prepared.curve)
-        if course.done == 0 and index == 0:
-            course.before = course.evaluated = judge(params).metrics
-            opening = RoundLine(0, stage=stage.name, evaluation=course.before)
-            directory.append(opening)
-            observer.round_done(opening)
-        begin = max(first, course.done + 1)
-        for done in play(prepared, index, course.state, first=begin, last=last):
-            _after(prepared, directory, observer, course, done, judge)
-
-
-def _after(
-    prepared: Prepared,
-    directory: RunDirectory,
-    observer: Observer,
-    course: _Course,
-    played: Played,
-    judge: Evaluator,
-) -> None:
-    """Evaluate where it is due, write the line, save the state, tell the observer."""
-    began = time.perf_counter()
-    job, number = prepared.job, played.report.round
-    due = number % job.evaluate.every == 0 or number == job.rounds
-    evaluation = judge(played.state.params).metrics if due else {}
-    seconds = played.seconds + time.perf_counter() - began
-    report, cost = played.report, played.report.cost
-    line = RoundLine(
-        round=number,
-        stage=played.stage,
-        accepted=report.accepted,
-        refused=len(report.refused),
-        loss=report.metrics.get("loss", float("nan")),
-        metrics={k: v for k, v in report.metrics.items() if k != "loss"},
-        evaluation=evaluation,
-        bytes_up=cost.bytes_up,
-        bytes_down=cost.bytes_down,
-        total_bytes_up=course.bytes_up + cost.bytes_up,
-        total_bytes_down=course.bytes_down + cost.bytes_down,
-        seconds=seconds,
-        elapsed=course.elapsed + seconds,
-        clients_per_second=(report.accepted + len(report.refused)) / max(played.seconds, 1e-9),
-        refusals=report.refused,
-    )
-    course.state, course.done = played.state, number
-    course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
-    course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
-    directory.append(line)
-    if number % job.run.checkpoint_every == 0 or number == job.rounds:
-        _save(directory, course, job.seed)
-    observer.round_done(line)
-
-
-def _save(directory: RunDirectory, course: _Course, seed: int) -> None:
-    record: dict[str, Any] = {
-        "seed": seed,
-        "elapsed": course.elapsed,
-        "bytes_up": course.bytes_up,
-        "bytes_down": course.bytes_down,
-        "before": dict(course.before),
-        "evaluated": dict(course.evaluated),
-    }
-    save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
-    directory.prune()

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     },
 }
 GENERATED = "protos"
-WITHOUT_TORCH = ("core", "security", "codecs", "strategies", "runs")
+WITHOUT_TORCH = ("core", "security", "codecs", "strategies")
 # Of the server, the simulator needs the round and the course of rounds only.
 SIMULATION_SEES = ("fedloom.server.round", "fedloom.server.course")
 ROOMS = sorted(MAY_IMPORT.keys() - {FRONT})

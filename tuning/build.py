@@ -8,13 +8,35 @@ import torch
 from numpy.typing import NDArray
 
 from fedloom.core.errors import ModelError
+from fedloom.core.job import Job
 from fedloom.core.registry import Component, create
 from fedloom.tuning.base import Adapter, CohortModel, Task
 
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "model_of"]
+
+
+def model_of(
+    job: Job, folder: Path, classes: int, *, dtype: torch.dtype, device: torch.device
+) -> CohortModel:
+    """The model that a job asks for, from the folder of its backbone.
+
+    Raises:
+        ModelError: the folder holds no model that an engine can read.
+        ConfigError: the adapter does not fit the model.
+    """
+    task = Task(
+        kind=job.backbone.task,
+        classes=classes,
+        pooling=job.backbone.pooling,
+        normalize=job.backbone.normalize,
+        head_init=job.backbone.head_init,
+    )
+    return build_model(
+        folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
+    )
 
 
 def build_model(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from fedloom.core.errors import ConfigError, DataError, require
 from fedloom.core.job import DataConfig
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.labels import class_numbers
+from fedloom.tuning.reading import Reading
 from fedloom.tuning.splits import owners, split_rows
 from fedloom.tuning.tables import Table, array_names, read_table, table_of
 from fedloom.tuning.tokens import tokenize, tokenize_causal
@@ -27,6 +27,7 @@ __all__ = [
     "TextExamples",
     "corpus_from_rows",
     "load_examples",
+    "own_examples",
 ]
 
 Rows = NDArray[np.int64]
@@ -36,23 +37,6 @@ Labels = NDArray[np.int64]
 IMAGE_NAMES = ("pixels", "images", "x")
 LABEL_NAMES = ("label", "labels", "y")
 MAX_CHANNELS = 4
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a backbone reads examples.
-
-    Attributes:
-        task: ``classify`` (text), ``causal-lm`` or ``classify-image``.
-        tokenizer: the backbone's; None for images.
-        max_tokens: longer texts are cut.
-        eos: token id put after a learned text (``causal-lm``); None for none.
-    """
-
-    task: str = "classify"
-    tokenizer: Tokenizer | None = None
-    max_tokens: int = 64
-    eos: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +77,7 @@ def load_examples(config: DataConfig, reading: Reading, *, seed: int = 0) -> Cor
     """
     if not config.path:
         raise ConfigError("data.path = '': expected a CSV, JSONL, Parquet or NPZ file")
-    path = Path(config.path)
-    if path.suffix.lower() == ".npz":
-        config = _named_arrays(config, array_names(path))
-    columns, needed = _columns(config, reading.task), _needed(config, reading.task)
-    return _corpus(read_table(path, columns, needed=needed), config, reading, seed)
+    return _gather(config.path, config, reading, seed)
 
 
 def corpus_from_rows(
@@ -116,8 +96,41 @@ def corpus_from_rows(
         ConfigError: a limit that needs a client column.
         DataError: the data have another form or do not fit the task.
     """
+    return _gather(data, config, reading, seed)
+
+
+def own_examples(source: object, config: DataConfig, reading: Reading, *, seed: int = 0) -> Corpus:
+    """The examples of one client, from its own file or rows: the same as where all lie in one file.
+
+    Args:
+        source: path of the file, or data as `corpus_from_rows` takes them.
+        config: names of the columns, ``max_examples`` and ``classes``; neither path nor client
+            column is read.
+        reading: how the backbone reads the examples.
+        seed: as in `load_examples`.
+
+    Raises:
+        DataError: the file is missing, malformed or does not fit the task.
+    """
+    alone = replace(config, client="", max_clients=0, max_examples=0)
+    corpus = _gather(source, alone, reading, seed, own=True)
+    if config.max_examples and len(corpus.train) > config.max_examples:
+        return replace(corpus, train=corpus.train.take(np.arange(config.max_examples)))
+    return corpus
+
+
+def _gather(
+    source: object, config: DataConfig, reading: Reading, seed: int, *, own: bool = False
+) -> Corpus:
+    path = Path(source) if isinstance(source, str) else None
+    if path and path.suffix.lower() == ".npz":
+        config = _named_arrays(config, array_names(path))
     columns, needed = _columns(config, reading.task), _needed(config, reading.task)
-    return _corpus(table_of(data, columns, needed=needed), config, reading, seed)
+    if path:
+        table = read_table(path, columns, needed=needed)
+    else:
+        table = table_of(source, columns, needed=needed)
+    return _corpus(table, config, reading, seed, own=own)
 
 
 def _columns(config: DataConfig, task: str) -> list[str]:
@@ -141,13 +154,15 @@ def _named_arrays(config: DataConfig, present: Collection[str]) -> DataConfig:
     return replace(config, text=text, label=label)
 
 
-def _corpus(table: Table, config: DataConfig, reading: Reading, seed: int) -> Corpus:
-    splits = split_rows(table, config, seed=seed)
+def _corpus(
+    table: Table, config: DataConfig, reading: Reading, seed: int, *, own: bool = False
+) -> Corpus:
+    splits = split_rows(table, config, seed=seed, own=own)
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
     if reading.task != "causal-lm":
         # of the whole training split, so that limits on clients do not change what is asked
-        labels, classes = class_numbers(table, config.label, splits.train)
+        labels, classes = class_numbers(table, config.label, splits.train, config.classes)
     train, codes, names = owners(table, splits.train, config)
 
     def examples(rows: Rows) -> Examples:

@@ -1,6 +1,6 @@
 """How good a model is on some examples."""
 
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.examples import Examples, TextExamples
 
-__all__ = ["Evaluation", "evaluate", "macro_f1"]
+__all__ = ["Evaluation", "Evaluator", "evaluate", "macro_f1"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,26 @@ class Evaluation:
     metrics: dict[str, float]
     loss: NDArray[np.float32]
     correct: NDArray[np.float32]
+
+
+class Evaluator:
+    """Evaluates global models on one set of examples, batches side by side.
+
+    Attributes:
+        session: the model, set up for the examples and for all that differs between the models.
+        examples: the data.
+        workers: threads.
+    """
+
+    def __init__(self, session: Session, examples: Examples, workers: int = 1) -> None:
+        self.session = session
+        self.examples = examples
+        self.workers = workers
+
+    def __call__(self, params: Params) -> Evaluation:
+        """Loss, accuracy and so on of one global model."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            return evaluate(self.session, params, self.examples, pool=pool)
 
 
 def evaluate(

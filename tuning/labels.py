@@ -20,28 +20,30 @@ def classes_of(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_numbers(
-    table: Table, column: str, train: NDArray[np.int64]
+    table: Table, column: str, train: NDArray[np.int64], given: Sequence[str] = ()
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The class number of every row, and the classes, which are those of the training rows.
+    """The class number of every row, and the classes: those given, or those of the training rows.
 
     Args:
         table: the data.
         column: its label column, without nulls.
         train: int64, the training rows.
+        given: names of the classes in order; empty for those found.
 
     Returns:
         int64 ``[N]`` indices into the classes, and the classes' names.
 
     Raises:
-        DataError: a label is neither a name nor a whole number, or one outside the training
-            split has a value that no training row has; the message names value and line.
+        DataError: a label is neither a name nor a whole number, or one has a value that is not
+            among those given, or that no training row has; the message names value and line.
     """
     names = [_name(value, table, column, row) for row, value in enumerate(table.columns[column])]
-    classes = classes_of(names[row] for row in train)
+    classes = tuple(given) or classes_of(names[row] for row in train)
     number = {name: index for index, name in enumerate(classes)}
     for row, name in enumerate(names):
         if name not in number:
-            raise DataError(_unseen(table, column, row, name, classes))
+            among = "class of the job" if given else "training example"
+            raise DataError(_unseen(table, column, row, name, classes, among))
     return np.array([number[name] for name in names], dtype=np.int64), classes
 
 
@@ -61,8 +63,10 @@ def _name(value: object, table: Table, column: str, row: int) -> str:
     raise DataError(f"{table.where(row)}: {found}")
 
 
-def _unseen(table: Table, column: str, row: int, name: str, classes: Sequence[str]) -> str:
-    what = f"{table.where(row)}: {column} = {name!r}, but no training example has that label"
+def _unseen(
+    table: Table, column: str, row: int, name: str, classes: Sequence[str], among: str
+) -> str:
+    what = f"{table.where(row)}: {column} = {name!r}, but no {among} has that label"
     if len(classes) > MAX_LISTED:
         return f"{what} ({len(classes)} labels are known)"
     return f"{what}; {nearest(name, classes)}"

@@ -42,23 +42,30 @@ class Splits:
     test: Rows
 
 
-def split_rows(table: Table, config: DataConfig, *, seed: int) -> Splits:
+def split_rows(table: Table, config: DataConfig, *, seed: int, own: bool = False) -> Splits:
     """The rows of each split, evaluation splits cut to ``config.max_test`` by a seeded choice.
 
     A split column says ``train``, ``valid`` or ``test`` (or marks test rows with 1 or true).
     Without one, every tenth example is held out as ``test``, by a hash of its content: the same
     example is held out whatever else is in the file, and two copies of it stay together.
 
+    Args:
+        table: the data.
+        config: says the split column and ``max_test``.
+        seed: of the choice.
+        own: the file of one client of many: where the hash holds out nothing, nothing is.
+
     Raises:
-        DataError: a value of the split column is another, or nothing is left to train on.
+        DataError: a value of the split column is another, or nothing is left to train on (a file
+            to evaluate on needs nothing where ``config.classes`` are given).
     """
     if config.split:
         marks = _marks(table, config.split)
     else:
         inputs = [table.columns[name] for name in (config.prompt, config.text) if name]
-        marks = np.where(_held_out(inputs, len(table)), "test", "train")
+        marks = np.where(_held_out(inputs, len(table), own), "test", "train")
     train = np.flatnonzero(marks == "train")
-    if not len(train):
+    if not len(train) and (own or not config.classes):
         raise DataError(f"{table.source}: no training rows among {len(table)}")
     valid, test = (_at_most(marks, name, config.max_test, seed) for name in ("valid", "test"))
     return Splits(train, valid, test)
@@ -73,10 +80,10 @@ def _marks(table: Table, column: str) -> NDArray[Any]:
     return np.array([NAMES[value] for value in values])
 
 
-def _held_out(inputs: Sequence[Column], count: int) -> NDArray[np.bool_]:
+def _held_out(inputs: Sequence[Column], count: int, own: bool) -> NDArray[np.bool_]:
     digests = np.array([_digest([c[row] for c in inputs]) for row in range(count)], np.uint64)
     held: NDArray[np.bool_] = digests % np.uint64(HELD_OUT) == 0
-    if not held.any() and count > 1:
+    if not held.any() and count > 1 and not own:
         held[digests.argmin()] = True  # a handful of rows still needs something to test on
     return held
 

@@ -1,0 +1,84 @@
+"""What travels in a round: the model down, an update up. The simulator and a device share this."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from fedloom.codecs.base import Codec
+from fedloom.core.errors import CodecError
+from fedloom.core.layout import ALL, Layout, Selector, Vector
+from fedloom.core.seeds import derive
+from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Metrics, Params, Payload
+
+__all__ = ["changed", "client_update", "received", "sent_down"]
+
+
+def changed(trains: Iterable[Selector], layout: Layout) -> Layout:
+    """The tensors that any of the stages so far trains: what a client may not have yet.
+
+    Args:
+        trains: the `train` selector of each stage so far, the present one among them.
+        layout: the model's.
+    """
+    names = {name for train in trains for name in layout.select(train).names}
+    return Layout(tuple(spec for spec in layout if spec.name in names))
+
+
+def sent_down(params: Params, codec: Codec, part: Layout, *, version: int) -> Payload:
+    """The global model's exchanged part as clients receive it."""
+    sent = Delta(part, params.layout.gather(params.vector, part))
+    return codec.encode(sent, seed=version)
+
+
+def received(params: Params, codec: Codec, payload: Payload, part: Layout) -> Params:
+    """`params` with the tensors of `part` as they came down.
+
+    Raises:
+        CodecError: the payload is cut, corrupt or of another layout.
+    """
+    arrived = codec.decode(payload, part)
+    vector = params.layout.scatter(params.vector, part, arrived.vector)
+    return Params(params.layout, vector)
+
+
+def client_update(
+    task: ClientTask,
+    trained: Layout,
+    delta: Vector,
+    codec: Codec,
+    *,
+    num_examples: int,
+    metrics: Metrics,
+    cost: Cost,
+) -> ClientUpdate:
+    """What a client sends for a task: its delta, encoded, and what it cost.
+
+    A delta that is not finite is not sent: the client reports its failure instead of a model.
+
+    Args:
+        task: what was asked.
+        trained: the tensors that were trained.
+        delta: local minus global, float32 ``[trained.size]``.
+        codec: how updates travel.
+        num_examples: training examples behind it.
+        metrics: what training measured.
+        cost: what it cost so far; the bytes sent are added.
+    """
+    sent, vector = trained, np.asarray(delta)
+    if task.selectors.up != ALL:
+        sent = trained.select(task.selectors.up)
+        vector = trained.gather(delta, sent)
+    seed = derive(task.seed, "codec", round=task.round, client=task.client)
+    try:
+        payload = codec.encode(Delta(sent, vector), seed=seed % 2**63)
+    except CodecError:
+        payload = None
+    return ClientUpdate(
+        client=task.client,
+        round=task.round,
+        num_examples=num_examples,
+        payload=payload,
+        metrics=metrics,
+        cost=replace(cost, bytes_up=payload.nbytes if payload else 0),
+    )

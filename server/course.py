@@ -1,0 +1,189 @@
+"""The course of a job: its stages and rounds, evaluated, written down and saved as they go.
+
+The same for a simulation and a live federation; they differ in how a round is played.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fedloom.core.checkpoint import load_state, save_state
+from fedloom.core.errors import RunError
+from fedloom.core.job import Job
+from fedloom.core.layout import Selector
+from fedloom.core.types import Metrics, Params, RoundReport, State
+from fedloom.runs.observe import Observer, RoundLine
+from fedloom.runs.rundir import RunDirectory
+
+__all__ = ["Course", "Judge", "Played", "Playing", "begin", "follow"]
+
+Judge = Callable[[Params], Metrics]
+"""Evaluates one global model."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """One round of a stage, done.
+
+    Attributes:
+        stage: name of the stage.
+        state: the state after it.
+        report: what happened in it.
+        seconds: wall seconds of training and aggregation.
+    """
+
+    stage: str
+    state: State
+    report: RoundReport
+    seconds: float
+
+
+class Playing(Protocol):
+    """How rounds are played and models evaluated."""
+
+    def play(self, index: int, state: State, *, first: int, last: int) -> Iterator[Played]:
+        """Rounds `first` to `last` (numbers of the whole run) of the stage `index`, from `state`.
+
+        The next round begins only when the iterator is asked for it.
+        """
+        ...
+
+    def judge(self, params: Params, train: Selector) -> Judge:
+        """Evaluates the models that a stage which trains `train` leads to from `params`."""
+        ...
+
+
+@dataclass
+class Course:
+    """Where a run stands between two rounds.
+
+    Attributes:
+        state: the strategy's state.
+        done: rounds that are done.
+        elapsed: seconds that they took.
+        bytes_up: bytes that clients sent in them.
+        bytes_down: bytes that clients received in them.
+        before: evaluation of the first model.
+        evaluated: the newest evaluation.
+    """
+
+    state: State
+    done: int = 0
+    elapsed: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    before: Metrics = field(default_factory=dict)
+    evaluated: Metrics = field(default_factory=dict)
+
+
+def begin(directory: RunDirectory, start: Params, *, seed: int) -> Course:
+    """The course from the last checkpoint, or from the beginning.
+
+    Raises:
+        RunError: the checkpoint is damaged, or of another run.
+    """
+    done = directory.last_checkpoint
+    if not done:
+        return Course(State(start))
+    state, facts = load_state(directory.checkpoints()[done], start.layout)
+    record = json.loads(str(facts["course"]))
+    if record["seed"] != seed:
+        raise RunError(f"{directory.path}: its checkpoint is of seed {record['seed']}")
+    return Course(
+        state,
+        done,
+        record["elapsed"],
+        record["bytes_up"],
+        record["bytes_down"],
+        record["before"],
+        record["evaluated"],
+    )
+
+
+def follow(
+    job: Job, course: Course, playing: Playing, directory: RunDirectory, observer: Observer
+) -> None:
+    """Play what is left of every stage; `course` is where it stands whenever this is interrupted.
+
+    After each round its line, then its state, is safe on the disk before the next one begins.
+
+    Raises:
+        RunError: something cannot be written; all before it is.
+    """
+    last = 0
+    for index, stage in enumerate(job.stages):
+        first, last = last + 1, last + stage.rounds
+        if course.done >= last:
+            continue
+        if course.done < first:
+            course.state = State(course.state.params)  # a new stage, a new strategy
+        params = course.state.params
+        judge = playing.judge(params, stage.train)
+        if course.done == 0 and index == 0:
+            course.before = course.evaluated = judge(params)
+            opening = RoundLine(0, stage=stage.name, evaluation=course.before)
+            directory.append(opening)
+            observer.round_done(opening)
+        start = max(first, course.done + 1)
+        for done in playing.play(index, course.state, first=start, last=last):
+            _after(job, course, done, judge, directory, observer)
+
+
+def _after(
+    job: Job,
+    course: Course,
+    played: Played,
+    judge: Judge,
+    directory: RunDirectory,
+    observer: Observer,
+) -> None:
+    """Evaluate where it is due, write the line, save the state, tell the observer."""
+    began = time.perf_counter()
+    number = played.report.round
+    due = number % job.evaluate.every == 0 or number == job.rounds
+    evaluation = judge(played.state.params) if due else {}
+    seconds = played.seconds + time.perf_counter() - began
+    line = _line(course, played, evaluation, seconds)
+    course.state, course.done = played.state, number
+    course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
+    course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
+    directory.append(line)
+    if number % job.run.checkpoint_every == 0 or number == job.rounds:
+        _save(directory, course, job.seed)
+    observer.round_done(line)
+
+
+def _line(course: Course, played: Played, evaluation: Metrics, seconds: float) -> RoundLine:
+    report, cost = played.report, played.report.cost
+    return RoundLine(
+        round=report.round,
+        stage=played.stage,
+        accepted=report.accepted,
+        refused=len(report.refused),
+        loss=report.metrics.get("loss", float("nan")),
+        metrics={k: v for k, v in report.metrics.items() if k != "loss"},
+        evaluation=evaluation,
+        bytes_up=cost.bytes_up,
+        bytes_down=cost.bytes_down,
+        total_bytes_up=course.bytes_up + cost.bytes_up,
+        total_bytes_down=course.bytes_down + cost.bytes_down,
+        seconds=seconds,
+        elapsed=course.elapsed + seconds,
+        clients_per_second=(report.accepted + len(report.refused)) / max(played.seconds, 1e-9),
+        refusals=report.refused,
+    )
+
+
+def _save(directory: RunDirectory, course: Course, seed: int) -> None:
+    record: dict[str, Any] = {
+        "seed": seed,
+        "elapsed": course.elapsed,
+        "bytes_up": course.bytes_up,
+        "bytes_down": course.bytes_down,
+        "before": dict(course.before),
+        "evaluated": dict(course.evaluated),
+    }
+    save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
+    directory.prune()
