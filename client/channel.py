@@ -5,7 +5,7 @@ server's code and text.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -105,7 +105,7 @@ class Channel:
         request = wire.QueryUploadRequest(ticket=ticket)
         return cast(wire.UploadStatus, self._unary(self._stub.QueryUpload, request, _SECONDS))
 
-    def download(self, sha256: str, offset: int) -> Iterator[wire.Chunk]:
+    def download(self, sha256: str, offset: int) -> Generator[wire.Chunk, None, None]:
         """The chunks of a content from an offset on."""
         request = wire.DownloadRequest(sha256=sha256, offset=offset)
         with self._failing():

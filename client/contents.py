@@ -44,6 +44,11 @@ class Contents:
             raise TransferError(f"{sha256!r:.80}: not a SHA-256 in hex", code="digest")
         return self._blobs / sha256
 
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether a content is here, whole."""
+        path = self.path(sha256)
+        return path.is_file() and path.stat().st_size == size
+
     def fetch(self, sha256: str, size: int, source: Source) -> Path:
         """The file of a content, downloaded first where it is not here yet.
 
@@ -60,7 +65,7 @@ class Contents:
                 fit on the disk (``disk-full``). Trying again helps.
         """
         path = self.path(sha256)
-        if path.is_file() and path.stat().st_size == size:
+        if self.has(sha256, size):
             os.utime(path)  # the newest are kept longest
             return path
         partial = path.with_suffix(".partial")

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fedloom.core.config import build, read_toml
 from fedloom.core.errors import ConfigError, require
 
-__all__ = ["PREFIX", "ClientSettings", "settings_from"]
+__all__ = ["PREFIX", "ClientSettings", "is_callable", "settings_from"]
 
 PREFIX = "FEDLOOM_"
 """Of the environment's names: ``FEDLOOM_DATA`` is `ClientSettings.data`."""
@@ -25,6 +25,8 @@ class ClientSettings:
         directory: the device's key, certificate, downloads and results; empty for
             ``~/.fedloom/<federation>``.
         data: its own examples: a CSV, JSONL, Parquet or NPZ file, or ``module:callable``.
+        join: token of the federation to join; not needed again once it has joined.
+        insecure: ``HOST:PORT`` of a server without TLS, instead of joining.
         name: proposed when it joins; empty for the token's name, or else the host's.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: of training (0: one per core); with one, the bits are those of a simulation.
@@ -41,6 +43,8 @@ class ClientSettings:
 
     directory: str = ""
     data: str = ""
+    join: str = field(default="", repr=False)
+    insecure: str = ""
     name: str = ""
     device: str = "auto"
     threads: int = 0
@@ -95,19 +99,20 @@ def settings_from(
 
 
 def _table(settings: ClientSettings) -> dict[str, Any]:
-    return {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {f.name: getattr(settings, f.name) for f in fields(settings)}
 
 
 def _anchored(settings: ClientSettings, folder: Path) -> ClientSettings:
     data, directory = settings.data, settings.directory
-    if data and not _is_callable(data):
+    if data and not is_callable(data):
         data = str(folder / Path(data).expanduser())
     if directory:
         directory = str(folder / Path(directory).expanduser())
     return replace(settings, data=data, directory=directory)
 
 
-def _is_callable(data: str) -> bool:
+def is_callable(data: str) -> bool:
+    """Whether `data` reads as ``module:callable``."""
     return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", data))
 
 
