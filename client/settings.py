@@ -69,9 +69,10 @@ class ClientSettings:
     def span(self) -> tuple[int, int] | None:
         """First hour of work and first hour of rest; None for always."""
         found = _HOURS.fullmatch(self.hours)
-        if not found or found[1] == found[2]:
+        if not found:
             return None
-        return int(found[1]) % 24, int(found[2]) % 24
+        first, last = int(found[1]) % 24, int(found[2]) % 24
+        return None if first == last else (first, last)
 
 
 def settings_from(
