@@ -39,7 +39,7 @@ def test_a_function(
     monkeypatch.setattr(sys, "path", [*sys.path])
     corpus = read_holdings("own_rows_module:rows", manifest, text_model["classify"])
     assert len(corpus.train) == 20
-    with pytest.raises(DataError, match="own_rows_module:broken'.*ZeroDivisionError"):
+    with pytest.raises(DataError, match=r"own_rows_module:broken'.*ZeroDivisionError"):
         read_holdings("own_rows_module:broken", manifest, text_model["classify"])
     with pytest.raises(DataError, match="ModuleNotFoundError"):
         read_holdings("no_such_module:rows", manifest, text_model["classify"])

@@ -56,7 +56,7 @@ def test_a_file_stays_in_its_folder(name: str) -> None:
 @pytest.mark.parametrize("key", ["adapter", "learner", "codec_up", "codec_down"])
 def test_a_server_names_no_function_of_this_device(key: str) -> None:
     job = {key: {"name": "os:system", "command": "true"}}
-    with pytest.raises(ConfigError, match="names 'os:system'.*`allow` of this device"):
+    with pytest.raises(ConfigError, match=r"names 'os:system'.*`allow` of this device"):
         read_manifest(manifest(job=job))
     assert read_manifest(manifest(job=job), allow=("os:system",)).job.name == "run"
 

@@ -33,12 +33,17 @@ def test_a_signal_ends_a_wait_and_tells(number: int) -> None:
 
 def test_a_signal_ends_a_computation() -> None:
     stop = Stop()
-    with stop.signals(), pytest.raises(Stopped), stop.interruptible():
-        timer = send(signal.SIGTERM)
+
+    def compute() -> None:
         end = time.monotonic() + 30
         while time.monotonic() < end:
             sum(range(1000))
-    timer.join()
+
+    with stop.signals():
+        timer = send(signal.SIGTERM)
+        with pytest.raises(Stopped), stop.interruptible():
+            compute()
+        timer.join()
     assert stop.is_set()
 
 
