@@ -7,7 +7,7 @@ server's code and text.
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -57,7 +57,7 @@ class Credentials:
     """
 
     authority: bytes
-    key: bytes = b""
+    key: bytes = field(default=b"", repr=False)
     certificate: bytes = b""
 
 

@@ -158,7 +158,7 @@ class Worker:
         """Better to say so than to be killed by the system in the middle.
 
         Raises:
-            ModelError: a batch of the longest examples takes more than training may.
+            ModelError: a batch of average examples takes more than training may.
         """
         examples = self.corpus.train
         per_example = session.tokens(np.arange(len(examples))) / len(examples)

@@ -19,7 +19,7 @@ from fedloom.protos import federation_pb2_grpc as stubs
 Answer = Callable[[wire.CheckInRequest], wire.CheckInReply]
 
 
-def sha(data: bytes) -> str:
+def sha(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
@@ -95,7 +95,8 @@ class Misbehaving(stubs.FederationServicer):
             left -= 1
             part = data[offset : offset + self.chunk]
             chunk = wire.Chunk(offset=offset, crc32=crc32(part), data=part)
-            self.spoil.pop(self._sent, lambda _: None)(chunk)
+            if self._sent in self.spoil:
+                self.spoil.pop(self._sent)(chunk)
             self._sent += 1
             self.down += len(part)
             yield chunk
