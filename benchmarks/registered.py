@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedloom.core.job import Job, job_from
-from fedloom.runs.observe import Observers
+from fedloom.results.observe import Observers
 from fedloom.simulation.simulator import simulate
 from folders import write_tokenizer
 from memory import peak_rss_mib

@@ -11,7 +11,7 @@ from fedloom.core.job import STAGE_KEYS, Job, job_from
 from fedloom.core.registry import Component
 
 if TYPE_CHECKING:
-    from fedloom.runs.observe import Observer
+    from fedloom.results.observe import Observer
     from fedloom.simulation.simulator import Run
 
 __all__ = ["Source", "job_of", "recipes", "simulate"]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
+from fedloom.live_commands import add_live_commands
 
 if TYPE_CHECKING:
-    from fedloom.runs.observe import Observer
+    from fedloom.results.observe import Observer
 
 __all__ = ["main"]
 
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(resume_hint="nothing is left behind")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_simulate(commands.add_parser("simulate", help="run a job on this machine"))
+    _add_server(commands.add_parser("server", help="run a job with real devices"))
+    add_live_commands(commands)
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))
     _add_init(commands.add_parser("init", help="write a commented configuration"))
     _add_list(commands.add_parser("list", help="names that a configuration may use"))
@@ -67,6 +70,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.description = "Simulate a federated fine-tuning job on this machine."
+    _add_job(parser)
+    add("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    add("--overwrite", action="store_true", help="delete an earlier run in the folder first")
+    hint = "to go on, give the same command with --resume"
+    parser.set_defaults(command=_simulate, resume_hint=hint)
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    """What every command has that runs a job."""
+    add = parser.add_argument
     add("config", metavar="CONFIG", help="a TOML file, or a recipe: fedloom list recipes")
     add(
         "--set",
@@ -77,14 +90,50 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
         help="change a value, such as local.lr=0.05; may be repeated",
     )
     add("--out", metavar="DIR", help="folder of the results (run.directory)")
-    add("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    add("--overwrite", action="store_true", help="delete an earlier run in the folder first")
     add("--tensorboard", action="store_true", help="also write TensorBoard event files")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show nothing but errors")
     how.add_argument("--json", action="store_true", help="one JSON object per event on stdout")
-    hint = "to go on, give the same command with --resume"
-    parser.set_defaults(command=_simulate, resume_hint=hint)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.description = (
+        "Serve a job to devices, which train it on data that stays with them. A server that is "
+        "started again goes on where it was, in mid-round too."
+    )
+    _add_job(parser)
+    add("--overwrite", action="store_true", help="begin again; who has joined stays")
+    parser.set_defaults(command=_server, resume_hint="the same command goes on")
+
+
+def _server(options: argparse.Namespace) -> int:
+    from fedloom.ending import Ending
+    from fedloom.serving import serve
+
+    ending = Ending()
+    with _shown(options) as shown:
+        from fedloom.results.observe import Observers
+
+        serve(
+            options.config,
+            settings=_changes(options),
+            observer=Observers([shown, ending, *_event_files(options)]),
+            overwrite=options.overwrite,
+            opened=lambda line: _tell_how_to_join(line, options),
+        )
+    if ending.directory and not options.quiet:
+        _report_after(ending.directory, quiet=options.json)
+    return 0
+
+
+def _tell_how_to_join(line: str, options: argparse.Namespace) -> None:
+    if options.json:
+        import json
+
+        print(json.dumps({"event": "open", "join": line}), flush=True)
+    else:
+        print(f"a device joins by\n\n  {line}\n", flush=True)
 
 
 def _simulate(options: argparse.Namespace) -> int:
@@ -96,7 +145,7 @@ def _simulate(options: argparse.Namespace) -> int:
     job = job_of(options.config, _changes(options))
     ending = Ending()
     with _shown(options) as shown:
-        from fedloom.runs.observe import Observers
+        from fedloom.results.observe import Observers
         from fedloom.simulation.simulator import simulate
 
         watching = [shown, ending, *_event_files(options)]
@@ -130,7 +179,7 @@ def _shown(options: argparse.Namespace) -> "Iterator[Observer]":
 
 
 def _event_files(options: argparse.Namespace) -> "list[Observer]":
-    from fedloom.runs.events import TensorBoard
+    from fedloom.results.events import TensorBoard
 
     return [TensorBoard()] if options.tensorboard else []
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedloom.runs.observe import RoundLine, RunInfo, Summary
+from fedloom.results.observe import RoundLine, RunInfo, Summary
 
 __all__ = ["Ending"]
 

@@ -4,7 +4,7 @@ import math
 
 from fedloom.core.types import Metrics
 from fedloom.readable import METRICS, bytes_text, count, duration, headline, value_text
-from fedloom.runs.observe import RoundLine, RunInfo, Summary
+from fedloom.results.observe import RoundLine, RunInfo, Summary
 
 __all__ = ["closing", "facts", "numbers", "sparkline"]
 

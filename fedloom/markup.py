@@ -7,8 +7,8 @@ from typing import Any
 
 from fedloom.readable import METRICS, bytes_text, count, duration, value_text
 from fedloom.record import Record
-from fedloom.runs.compare import differences
-from fedloom.runs.observe import RoundLine
+from fedloom.results.compare import differences
+from fedloom.results.observe import RoundLine
 
 __all__ = [
     "comparison",

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from fedloom.lines import closing, facts, numbers, sparkline
 from fedloom.readable import METRICS, headline, value_text
-from fedloom.runs.history import json_values
-from fedloom.runs.observe import Observer, RoundLine, RunInfo, Summary
+from fedloom.results.history import json_values
+from fedloom.results.observe import Observer, RoundLine, RunInfo, Summary
 
 __all__ = ["JsonLines", "LiveProgress", "PlainProgress", "Quiet", "progress"]
 

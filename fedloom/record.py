@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fedloom.core.types import Metrics
 from fedloom.readable import METRICS, headline
-from fedloom.runs.history import History
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.history import History
+from fedloom.results.rundir import RunDirectory
 
 __all__ = ["Record", "StageSpan"]
 

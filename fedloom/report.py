@@ -14,7 +14,7 @@ from fedloom.core.errors import RunError
 from fedloom.markup import comparison, config_tables, different_keys, refused_table, rounds_table
 from fedloom.readable import METRICS, bytes_text, count, duration, value_text
 from fedloom.record import Record
-from fedloom.runs.observe import RoundLine
+from fedloom.results.observe import RoundLine
 
 if TYPE_CHECKING:
     from fedloom.plots import Picture

@@ -44,20 +44,24 @@ class Admission:
         """
         task = self.tasks.get(update.client)
         if task is None:
-            raise UpdateRefusedError("no task was given to this client")
+            raise UpdateRefusedError("no task was given to this client", code="ticket-unknown")
         if update.round != task.round:
-            raise UpdateRefusedError(f"of round {update.round}; this is round {task.round}")
+            text = f"of round {update.round}; this is round {task.round}"
+            raise UpdateRefusedError(text, code="round-over")
         if update.client in self.closed:
-            raise UpdateRefusedError("an update of this client is already counted")
+            text = "an update of this client is already counted"
+            raise UpdateRefusedError(text, code="duplicate")
         delta = self._delta(update, task)
         if update.num_examples <= 0:
-            raise UpdateRefusedError(f"num_examples = {update.num_examples}: above 0 is allowed")
+            text = f"num_examples = {update.num_examples}: above 0 is allowed"
+            raise UpdateRefusedError(text, code="weight")
         try:
             self.layout.spans(delta.layout)
         except LayoutError as error:
-            raise UpdateRefusedError(f"not the model's tensors: {error}") from None
+            text = f"not the model's tensors: {error}"
+            raise UpdateRefusedError(text, code="layout") from None
         if not np.isfinite(delta.vector).all():
-            raise UpdateRefusedError("the delta is not finite")
+            raise UpdateRefusedError("the delta is not finite", code="not-finite")
         return replace(update, payload=None, delta=delta)
 
     def close(self, client: ClientId) -> None:
@@ -69,15 +73,14 @@ class Admission:
             return update.delta
         if update.payload is None:
             measured = ", ".join(f"{name} = {value}" for name, value in update.metrics.items())
-            raise UpdateRefusedError(
-                f"the client sent no delta; it reports {measured or 'nothing'}"
-            )
+            text = f"the client sent no delta; it reports {measured or 'nothing'}"
+            raise UpdateRefusedError(text, code="no-delta")
         try:
             return self.decode(update.payload, self._sent(task.selectors))
         # Any error: a codec may come from anyone, and what it reads comes from a client.
         except Exception as error:
             text = f"the payload cannot be decoded: {type(error).__name__}: {error}"
-            raise UpdateRefusedError(text) from error
+            raise UpdateRefusedError(text, code="codec") from error
 
     def _sent(self, selectors: Selectors) -> Layout:
         if selectors not in self.sent:

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from fedloom.core.checkpoint import load_state, save_state
 from fedloom.core.errors import RunError
 from fedloom.core.job import Job
-from fedloom.core.layout import Selector
 from fedloom.core.types import Metrics, Params, RoundReport, State
-from fedloom.runs.observe import Observer, RoundLine
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.observe import Observer, RoundLine
+from fedloom.results.rundir import RunDirectory
 
 __all__ = ["Course", "Judge", "Played", "Playing", "begin", "follow"]
 
@@ -50,8 +49,8 @@ class Playing(Protocol):
         """
         ...
 
-    def judge(self, params: Params, train: Selector) -> Judge:
-        """Evaluates the models that a stage which trains `train` leads to from `params`."""
+    def judge(self, index: int, params: Params) -> Judge:
+        """Evaluates the models that the stage `index` leads to from `params`."""
         ...
 
 
@@ -120,7 +119,7 @@ def follow(
         if course.done < first:
             course.state = State(course.state.params)  # a new stage, a new strategy
         params = course.state.params
-        judge = playing.judge(params, stage.train)
+        judge = playing.judge(index, params)
         if course.done == 0 and index == 0:
             course.before = course.evaluated = judge(params)
             opening = RoundLine(0, stage=stage.name, evaluation=course.before)

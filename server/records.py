@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedloom.core.types import ClientId, Cost
+from fedloom.core.types import Client, ClientId, Cost
 
-__all__ = ["Place", "Result", "Ticket", "Written"]
+__all__ = ["Entry", "OpenRound", "Place", "Result", "Ticket", "Written"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,35 @@ class Written:
     ticket: Ticket
     result: Result
     place: Place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A result whose payload is on the disk, about to be written down."""
+
+    ticket: Ticket
+    result: Result
+    place: Place
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """The round that is under way.
+
+    Attributes:
+        number: from 1.
+        attempt: from 1; more where too few clients answered and others were asked.
+        stage: index of the job's stage.
+        cohort: who was asked, in a fixed order.
+        tickets: of each of them, to train.
+        closed: whether nothing more is taken.
+        opened: when it began, in seconds since 1970.
+    """
+
+    number: int
+    attempt: int
+    stage: int
+    cohort: tuple[Client, ...]
+    tickets: Mapping[ClientId, Ticket]
+    closed: bool
+    opened: float

@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
 
 from fedloom.core.errors import UpdateRefusedError
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, RoundReport, State
+from fedloom.core.types import (
+    ClientId,
+    ClientTask,
+    ClientUpdate,
+    Cohort,
+    Refusal,
+    RoundReport,
+    State,
+)
 from fedloom.server.admission import Admission, Decode
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
@@ -15,7 +23,9 @@ from fedloom.strategies.contract import check_applied, check_tasks, hook
 
 __all__ = ["Decode", "Dispatch", "run_round"]
 
-Dispatch: TypeAlias = Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]
+Dispatch: TypeAlias = Callable[
+    [Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate | Refusal]
+]
 
 
 async def run_round(
@@ -30,7 +40,8 @@ async def run_round(
         strategy: the federated algorithm.
         state: the state before the round; never written to.
         cohort: who was picked.
-        dispatch: hands tasks out and yields updates in any order.
+        dispatch: hands tasks out and yields updates in any order, or a refusal in place of one
+            that it did not let in.
         decode: a payload, and the layout of what its client was asked to send, into a delta.
 
     Returns:
@@ -48,6 +59,9 @@ async def run_round(
     admission, tally = Admission(tasks, state.params.layout, decode), Tally()
     total: Any | None = None
     async for update in dispatch(tasks):
+        if isinstance(update, Refusal):
+            tally.refuse(update.client, update.reason)
+            continue
         tally.spend(update.cost)
         try:
             decoded = admission.admit(update)

@@ -9,8 +9,8 @@ import numpy as np
 from fedloom.core.layout import ALL
 from fedloom.core.seeds import stream
 from fedloom.core.types import Metrics, Params
-from fedloom.runs.observe import Observer, spread
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.observe import Observer, spread
+from fedloom.results.rundir import RunDirectory
 from fedloom.simulation import references
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.stage import evaluator

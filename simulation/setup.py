@@ -1,6 +1,5 @@
 """From a job to everything that its first round needs: model, data, clients, room to work in."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedloom.backbones import files
 from fedloom.backbones.allocator import keep_large_blocks
-from fedloom.backbones.precision import best_dtype
-from fedloom.core.errors import ConfigError, DataError, LayoutError
+from fedloom.core.errors import DataError
 from fedloom.core.job import Job
-from fedloom.core.layout import Layout
 from fedloom.core.registry import create
-from fedloom.runs.observe import Observer
+from fedloom.results.observe import Observer
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
@@ -27,6 +23,7 @@ from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity
 from fedloom.tuning.data import Corpus, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
 
 __all__ = ["Choices", "Prepared", "prepare"]
@@ -112,19 +109,22 @@ def prepare(
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
-    _check_names(job)
+    create("partitions", job.partition)
+    check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = files.resolve(job.backbone.name, _fetching(job.backbone.name, observer))
+    folder = folder_of(job.backbone, observer.note)
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
-    dtype = getattr(torch, earlier.dtype) if earlier else _dtype(job, device, observer)
+    dtype = (
+        getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
+    )
     model = model_of(job, folder, len(corpus.classes), dtype=dtype, device=device)
     if model.note:
         observer.note(model.note)
-    _check_selectors(job, model.layout)
+    check_selectors(job, model.layout)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
@@ -134,46 +134,6 @@ def prepare(
     activations = Activations(model, memory, disk, cache)
     choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
     return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
-
-
-def _check_names(job: Job) -> None:
-    """Find wrong names and options before anything is read, those of a late stage too.
-
-    Raises:
-        ConfigError: a name stands for nothing, or an option is unknown or refused.
-    """
-    create("partitions", job.partition)
-    create("adapters", job.adapter)
-    create("learners", job.learner)
-    for codec in (job.codec_up, job.codec_down):
-        create("codecs", codec)
-    for stage in job.stages:
-        create("strategies", stage.strategy)
-
-
-def _check_selectors(job: Job, layout: Layout) -> None:
-    """Find a stage that trains what is not there before the stages before it are done.
-
-    Raises:
-        ConfigError: a pattern matches no tensor.
-    """
-    for stage in job.stages:
-        try:
-            layout.select(stage.train)
-        except LayoutError as error:
-            raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
-
-
-def _fetching(name: str, observer: Observer) -> Callable[[int, int], None]:
-    """Says once that a backbone is being downloaded."""
-    told: list[str] = []
-
-    def progress(done: int, total: int) -> None:
-        if not told:
-            told.append(name)
-            observer.note(f"fetching {name} ({total / 1e6:.0f} MB), once")
-
-    return progress
 
 
 def _corpus(job: Job, folder: Path, data: object) -> Corpus:
@@ -193,11 +153,3 @@ def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
     if partition.empty:
         observer.note(f"{partition.empty} clients without examples were left out")
     return Population(partition, job.seed)
-
-
-def _dtype(job: Job, device: torch.device, observer: Observer) -> torch.dtype:
-    if job.backbone.dtype == "auto":
-        dtype = best_dtype(device)
-        observer.note(f"backbone in {str(dtype).removeprefix('torch.')}: the faster one here")
-        return dtype
-    return torch.bfloat16 if job.backbone.dtype == "bfloat16" else torch.float32

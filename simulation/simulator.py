@@ -8,9 +8,9 @@ import torch
 
 from fedloom.core.job import Job
 from fedloom.core.types import Params
-from fedloom.runs.history import History
-from fedloom.runs.observe import Observer, RunInfo, Summary
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.history import History
+from fedloom.results.observe import Observer, RunInfo, Summary
+from fedloom.results.rundir import RunDirectory
 from fedloom.server.course import begin, follow
 from fedloom.simulation.closing import close
 from fedloom.simulation.setup import Choices, Prepared, prepare

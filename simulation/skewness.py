@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.rundir import RunDirectory
 from fedloom.simulation.setup import Prepared
 
 __all__ = ["write_partition"]

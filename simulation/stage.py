@@ -60,8 +60,9 @@ class Stages:
 
     prepared: Prepared
 
-    def judge(self, params: Params, train: Selector) -> Judge:
+    def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the examples that the curve is drawn from."""
+        train = self.prepared.job.stages[index].train
         judge = evaluator(self.prepared, params, train, self.prepared.curve)
         return lambda model: judge(model).metrics
 

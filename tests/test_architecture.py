@@ -17,17 +17,17 @@ MAY_IMPORT = {
     "security": {"core"},
     "codecs": {"core"},
     "backbones": {"core"},
-    "runs": {"core"},
+    "results": {"core"},
     "strategies": {"core"},
     "tuning": {"core", "backbones"},
     "client": {"core", "protos", "security", "codecs", "backbones", "tuning"},
     "server": {
-        *("core", "protos", "security", "codecs", "backbones", "runs", "tuning"),
+        *("core", "protos", "security", "codecs", "backbones", "results", "tuning"),
         "strategies",
     },
-    "simulation": {"core", "codecs", "backbones", "runs", "tuning", "strategies", "server"},
+    "simulation": {"core", "codecs", "backbones", "results", "tuning", "strategies", "server"},
     "fedloom": {
-        *("core", "protos", "security", "codecs", "backbones", "runs", "tuning", "strategies"),
+        *("core", "protos", "security", "codecs", "backbones", "results", "tuning", "strategies"),
         *("client", "server", "simulation"),
     },
 }

@@ -9,7 +9,7 @@ from small_jobs import classify_table, fedloom, labelled_rows, write_rows, write
 
 from fedloom.api import job_of
 from fedloom.core.types import Params
-from fedloom.runs.history import History
+from fedloom.results.history import History
 from fedloom.tuning.export import load_adapter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

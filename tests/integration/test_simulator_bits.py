@@ -9,7 +9,7 @@ from small_jobs import classify_table, labelled_rows, numbers_of, tensors_of
 
 import fedloom
 from fedloom.progress import Quiet
-from fedloom.runs.observe import RoundLine
+from fedloom.results.observe import RoundLine
 from fedloom.simulation import setup
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from fedloom.core.job import job_from
 from fedloom.core.types import Refusal
-from fedloom.runs.observe import RoundLine, Summary, spread
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.observe import RoundLine, Summary, spread
+from fedloom.results.rundir import RunDirectory
 
 BYTES = 590_000
 

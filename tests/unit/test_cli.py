@@ -14,8 +14,8 @@ from fedloom.api import job_of
 from fedloom.cli import main
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
-from fedloom.runs.observe import Observer, RoundLine, RunInfo, Summary
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.observe import Observer, RoundLine, RunInfo, Summary
+from fedloom.results.rundir import RunDirectory
 
 Simulate = Callable[..., None]
 

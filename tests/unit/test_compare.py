@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from fedloom.runs.compare import differences, other_job
+from fedloom.results.compare import differences, other_job
 
 
 def test_equal_tables_do_not_differ() -> None:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from fedloom.ending import Ending
-from fedloom.runs.observe import RunInfo, Summary
+from fedloom.results.observe import RunInfo, Summary
 
 
 def test_it_keeps_where_and_how_a_run_ended() -> None:

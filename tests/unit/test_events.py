@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from fedloom.core.errors import RunError
-from fedloom.runs.events import TensorBoard
-from fedloom.runs.observe import RoundLine, RunInfo, Summary
+from fedloom.results.events import TensorBoard
+from fedloom.results.observe import RoundLine, RunInfo, Summary
 
 
 def test_it_says_how_to_get_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:

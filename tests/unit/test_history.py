@@ -8,8 +8,8 @@ import pytest
 
 from fedloom.core.errors import ConfigError, RunError
 from fedloom.core.types import Refusal
-from fedloom.runs.history import History, json_values, line_from_json, line_to_json
-from fedloom.runs.observe import RoundLine
+from fedloom.results.history import History, json_values, line_from_json, line_to_json
+from fedloom.results.observe import RoundLine
 
 LINE = RoundLine(
     3,

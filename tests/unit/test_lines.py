@@ -2,7 +2,7 @@ import math
 from pathlib import Path
 
 from fedloom.lines import closing, facts, numbers, sparkline
-from fedloom.runs.observe import RoundLine, RunInfo, Summary
+from fedloom.results.observe import RoundLine, RunInfo, Summary
 
 
 def test_facts_leave_out_what_does_not_apply() -> None:

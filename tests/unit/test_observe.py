@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.runs.observe import Observers, RoundLine, RunInfo, Summary, spread
+from fedloom.results.observe import Observers, RoundLine, RunInfo, Summary, spread
 
 
 class Heard:

@@ -15,8 +15,8 @@ import matplotlib
 from fedloom.curves import cost, learning
 from fedloom.plots import pictures
 from fedloom.record import Record
-from fedloom.runs.history import History
-from fedloom.runs.observe import RoundLine
+from fedloom.results.history import History
+from fedloom.results.observe import RoundLine
 from fedloom.spreads import across_clients, partition, refusals
 from fedloom.style import hues, styled
 

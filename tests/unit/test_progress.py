@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fedloom.progress import JsonLines, PlainProgress, Quiet, progress
-from fedloom.runs.observe import Observer, RoundLine, RunInfo, Summary
+from fedloom.results.observe import Observer, RoundLine, RunInfo, Summary
 
 
 def watch(observer: Observer, rounds: int) -> None:

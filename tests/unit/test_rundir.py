@@ -9,8 +9,8 @@ import pytest
 
 from fedloom.core.errors import ConfigError, RunError
 from fedloom.core.job import Job, job_from
-from fedloom.runs.observe import RoundLine, Summary
-from fedloom.runs.rundir import RunDirectory
+from fedloom.results.observe import RoundLine, Summary
+from fedloom.results.rundir import RunDirectory
 
 
 def job(path: Path, **changes: Any) -> Job:

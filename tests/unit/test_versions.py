@@ -3,7 +3,7 @@ import sys
 import numpy as np
 
 from fedloom import __version__
-from fedloom.runs.versions import versions
+from fedloom.results.versions import versions
 
 
 def test_versions_of_what_computes() -> None:

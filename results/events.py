@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fedloom.core.errors import RunError
 from fedloom.core.types import Metrics
-from fedloom.runs.observe import RoundLine, RunInfo, Summary
+from fedloom.results.observe import RoundLine, RunInfo, Summary
 
 __all__ = ["TensorBoard"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.errors import ConfigError, RunError, nearest
 from fedloom.core.types import Refusal
-from fedloom.runs.observe import RoundLine
+from fedloom.results.observe import RoundLine
 
 if TYPE_CHECKING:
     import pandas

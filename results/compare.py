@@ -21,7 +21,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [*before, *(key for key in after if key not in before)]
-    pairs = {key: (before.get(key), after.get(key)) for key in keys if not key.startswith(_NOT_COMPARED)}
+    pairs = {
+        key: (before.get(key), after.get(key)) for key in keys if not key.startswith(_NOT_COMPARED)
+    }
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

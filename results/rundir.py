@@ -27,10 +27,10 @@ from fedloom.core.config import to_table
 from fedloom.core.errors import ConfigError, RunError
 from fedloom.core.job import Job
 from fedloom.core.types import ClientId, Metrics
-from fedloom.runs.compare import differences, other_job
-from fedloom.runs.history import History, json_values, line_to_json
-from fedloom.runs.observe import RoundLine, Summary
-from fedloom.runs.versions import versions
+from fedloom.results.compare import differences, other_job
+from fedloom.results.history import History, json_values, line_to_json
+from fedloom.results.observe import RoundLine, Summary
+from fedloom.results.versions import versions
 
 __all__ = ["RunDirectory"]
 

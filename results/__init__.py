@@ -1,0 +1,1 @@
+"""What a run leaves behind, whoever ran it: its folder, its rounds, and who watches it."""

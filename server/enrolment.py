@@ -1,0 +1,91 @@
+"""The one call of those who have no certificate yet."""
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from fedloom.core.errors import FedloomError, TransferError
+from fedloom.core.types import ClientId
+from fedloom.protos import federation_pb2 as pb
+from fedloom.security.authority import Authority, Issued
+from fedloom.security.floor import check_version
+from fedloom.security.request import read_request
+from fedloom.server.counting import Counting
+from fedloom.server.manifest import PROTOCOL
+from fedloom.server.refusing import code_of, refuse
+from fedloom.server.register import Register
+
+__all__ = ["EnrolmentCalls"]
+
+Context: TypeAlias = Any
+"""``grpc.aio.ServicerContext``, which has no types."""
+
+log = logging.getLogger("fedloom.server")
+
+
+@dataclass(eq=False)
+class EnrolmentCalls:
+    """The ``fedloom.v1.Enrolment`` service.
+
+    Attributes:
+        authority: signs certificates.
+        register: whose tokens are redeemed.
+        hours: life of a certificate.
+        port: where the enrolled work.
+        counting: what is counted for whoever watches.
+    """
+
+    authority: Authority
+    register: Register
+    hours: float
+    port: int
+    counting: Counting = field(default_factory=Counting)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The call by its name, for a server."""
+        enrol = grpc.unary_unary_rpc_method_handler(
+            self._enrol, pb.EnrolRequest.FromString, pb.EnrolReply.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler("fedloom.v1.Enrolment", {"Enrol": enrol})
+
+    async def _enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolReply | None:
+        try:
+            check_version(context.auth_context())
+            if request.protocol != PROTOCOL:
+                text = f"protocol = {request.protocol}: this server speaks {PROTOCOL}"
+                raise TransferError(f"{text}; update the older side", code="protocol")
+            client, issued = self.enrol(request)
+        except FedloomError as error:
+            code = code_of(error)
+            self.counting.refused[code] += 1
+            log.warning("enrolment refused: %s", error, extra={"code": code})
+            await refuse(context, error)
+            return None
+        log.info("enrolled %s", client, extra={"client": client})
+        return pb.EnrolReply(
+            federation=self.authority.federation,
+            client=client,
+            certificate=issued.certificate,
+            port=self.port,
+        )
+
+    def enrol(self, request: pb.EnrolRequest) -> tuple[ClientId, Issued]:
+        """Redeem a token; its holder's name and certificate.
+
+        Raises:
+            IdentityError: the token, the request or the name does not hold.
+        """
+        key = read_request(request.csr).public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+        return self.register.tokens.redeem(
+            request.token_id,
+            request.secret,
+            name=request.name,
+            key=hashlib.sha256(key).hexdigest(),
+            issue=lambda client: self.authority.sign(request.csr, client, hours=self.hours),
+        )

@@ -1,0 +1,207 @@
+"""A federation's server, assembled: its state folder, its parts, and the thread of its rounds."""
+
+import logging
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedloom.core.types import ClientId
+from fedloom.results.observe import Observer, RunInfo, Summary
+from fedloom.results.rundir import RunDirectory
+from fedloom.security.authority import Authority
+from fedloom.server.board import Board, Stopping
+from fedloom.server.committer import Committer
+from fedloom.server.contents import Content, Contents
+from fedloom.server.counting import Counting
+from fedloom.server.course import Course, begin, follow
+from fedloom.server.database import Database
+from fedloom.server.intake import Intake
+from fedloom.server.ledger import Ledger
+from fedloom.server.live import Live, Stopped
+from fedloom.server.manifest import manifest
+from fedloom.server.plan import Plan
+from fedloom.server.register import Register
+from fedloom.server.segments import Segments
+from fedloom.server.standing import Standing, write_standing
+from fedloom.server.uploads import Uploads
+
+__all__ = ["Federation"]
+
+log = logging.getLogger("fedloom.server")
+
+
+@dataclass(eq=False)
+class Federation:
+    """Everything between the ports and the disk. Make it by `open`.
+
+    Attributes:
+        plan: the job.
+        folder: the state.
+        authority: signs certificates.
+        database: closed last.
+        register: tokens and clients.
+        ledger: the open round.
+        committer: writes results.
+        board: where the two threads meet.
+        contents: what may be downloaded.
+        intake: takes results.
+        counting: counts for whoever watches.
+        live: plays rounds.
+        job: address of the manifest.
+    """
+
+    plan: Plan
+    folder: Path
+    authority: Authority
+    database: Database
+    register: Register
+    ledger: Ledger
+    committer: Committer
+    board: Board
+    contents: Contents
+    intake: Intake
+    counting: Counting
+    live: Live
+    job: Content
+
+    @staticmethod
+    def open(plan: Plan, observer: Observer) -> "Federation":
+        """The federation of a plan, as its state folder has it.
+
+        Raises:
+            RunError: another server works in the folder, or it cannot be used.
+        """
+        server = plan.job.server
+        folder = Path(server.directory).expanduser()
+        database = Database.open(folder, exclusive=True)
+        authority = Authority.open(folder / "authority")
+        register = Register(database, quarantine=server.quarantine)
+        ledger, board, contents = Ledger(database), Board(), Contents()
+        opened = ledger.current()
+        written = ledger.written(opened.number) if opened else []
+        segments = Segments(folder / "segments", [w.place for w in written])
+        committer = Committer(ledger, segments, durable=server.durable)
+        uploads = Uploads(folder / "staging", server.inflight_mb << 20)
+        uploads.retain([t.id for t in opened.tickets.values()] if opened else [])
+        intake = Intake(board, ledger, register, committer, uploads, server.attempts)
+        files = {name: contents.put_file(path) for name, path in plan.files.items()}
+        text = manifest(plan, authority.federation, files)
+        job = contents.put_bytes(text)
+        live = Live(
+            plan,
+            board,
+            intake,
+            ledger,
+            register,
+            segments,
+            contents,
+            observer,
+            lambda standing: write_standing(folder, standing),
+            Standing(plan.job.name, rounds=plan.job.rounds),
+        )
+        return Federation(
+            *(plan, folder, authority, database, register, ledger, committer, board, contents),
+            *(intake, Counting(), live, job),
+        )
+
+    def start(self, directory: RunDirectory, observer: Observer) -> "Future[Summary]":
+        """Begin or go on with the rounds, in a thread; how it ended.
+
+        The future holds what the rounds raised, where they did.
+        """
+        ended: Future[Summary] = Future()
+
+        def run() -> None:
+            try:
+                ended.set_result(self._run(directory, observer))
+            except BaseException as error:  # whoever waits for the future decides
+                ended.set_exception(error)
+
+        threading.Thread(target=run, name="rounds", daemon=True).start()
+        return ended
+
+    def stop(self) -> None:
+        """Let the rounds end where they are; a server that is started again goes on there."""
+        self.board.events.put(Stopping())
+
+    def renew(self, client: ClientId, csr: bytes) -> bytes:
+        """Another certificate for an enrolled client (PEM).
+
+        Raises:
+            IdentityError: the request (DER) does not hold.
+        """
+        hours = self.plan.job.server.certificate_hours
+        issued = self.authority.sign(csr, client, hours=hours)
+        self.register.renewed(client, issued.serial)
+        return issued.certificate
+
+    def tidy(self) -> None:
+        """Write down what can wait, give up what lies idle; in the loop that answers clients."""
+        self.register.flush()
+        self.ledger.flush()
+        self.intake.uploads.sweep()
+        write_standing(self.folder, self.live.standing)  # a sign of life
+
+    def close(self) -> None:
+        """Let go of the state folder, everything written."""
+        self.committer.close()
+        self.register.flush()
+        self.ledger.flush()
+        self.database.close()
+
+    def _run(self, directory: RunDirectory, observer: Observer) -> Summary:
+        job, start = self.plan.job, self.plan.start
+        course = begin(directory, start, seed=job.seed)
+        self._forget_others(course)
+        observer.started(
+            RunInfo(
+                name=job.name,
+                directory=directory.path,
+                rounds=job.rounds,
+                stages=tuple(stage.name for stage in job.stages),
+                clients=len(self.register.clients()),
+                classes=len(self.plan.classes),
+                trainable=start.layout.size,
+                backbone=job.backbone.name,
+                resumed_from=course.done,
+            )
+        )
+        interrupted = False
+        try:
+            follow(job, course, self.live, directory, observer)
+        except Stopped:
+            interrupted = True
+        return self._close(course, directory, observer, interrupted=interrupted)
+
+    def _forget_others(self, course: Course) -> None:
+        """Drop an open round that is not this run's next: it is of another run, or done."""
+        opened = self.ledger.current()
+        due = (course.done, course.done + 1)
+        if opened is not None and opened.number in due and self.ledger.job == self.job.sha256:
+            return
+        if opened is not None:
+            log.warning("round %d in the ledger is of another run: dropped", opened.number)
+        self.ledger.clear(self.job.sha256)
+
+    def _close(
+        self, course: Course, directory: RunDirectory, observer: Observer, *, interrupted: bool
+    ) -> Summary:
+        after, adapter = course.evaluated, None
+        params = course.state.params
+        if not interrupted and self.plan.finishing:
+            after = self.plan.finishing(params, directory.adapter) or after
+            adapter = directory.adapter
+        summary = Summary(
+            before=course.before,
+            after=after,
+            rounds=course.done,
+            elapsed=course.elapsed,
+            directory=directory.path,
+            adapter=adapter,
+            interrupted=interrupted,
+        )
+        directory.write_summary(summary)
+        self.live.ended(interrupted=interrupted)
+        observer.finished(summary)
+        return summary

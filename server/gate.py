@@ -1,0 +1,91 @@
+"""The gate of a live round: what is checked of a result before it is acknowledged.
+
+In this order, each with its own code: the ticket is known, its owner's, of this round and the
+newest; the size is the plan's at most; chunks, digest (`uploads`); then here the codec's frame and
+layout, finite, norm, weight. A refusal never ends the round.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from fedloom.core.errors import UpdateRefusedError
+from fedloom.core.layout import Layout
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Payload
+from fedloom.server.admission import Admission, Decode
+from fedloom.server.records import Result, Ticket
+
+__all__ = ["Gate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """The checks of one round.
+
+    Attributes:
+        tasks: who was asked for what.
+        layout: the model's layout.
+        decode: the codec's, for what clients send.
+        bytes_down: what each client received.
+        norm_bound: largest L2 norm of a delta (0: any finite one).
+        max_examples: largest weight that a client may claim.
+        largest: bytes that a payload may have at most.
+    """
+
+    tasks: Mapping[ClientId, ClientTask]
+    layout: Layout
+    decode: Decode
+    bytes_down: int
+    norm_bound: float
+    max_examples: int
+    largest: int
+
+    def size(self, result: Result) -> None:
+        """Check what a header declares, before any memory is taken.
+
+        Raises:
+            UpdateRefusedError: too large, or a weight that is not allowed.
+        """
+        if result.size > self.largest:
+            text = f"size = {result.size}: at most {self.largest} bytes are asked for"
+            raise UpdateRefusedError(text, code="too-large")
+        if not 0 < result.num_examples <= self.max_examples:
+            text = f"num_examples = {result.num_examples}: from 1 to {self.max_examples}"
+            raise UpdateRefusedError(text, code="weight")
+
+    def admit(
+        self, ticket: Ticket, result: Result, payload: bytes | bytearray | None
+    ) -> ClientUpdate:
+        """The update, decoded, if it can be folded.
+
+        Raises:
+            UpdateRefusedError: it cannot; message and code say why.
+        """
+        self.size(result)
+        found = self.update(ticket, result, payload)
+        assert found.delta is not None
+        if self.norm_bound:
+            norm = float(np.linalg.norm(found.delta.vector))
+            if norm > self.norm_bound:
+                text = f"norm = {norm:.6g}: at most {self.norm_bound:g}"
+                raise UpdateRefusedError(text, code="norm")
+        return found
+
+    def update(
+        self, ticket: Ticket, result: Result, payload: bytes | bytearray | None
+    ) -> ClientUpdate:
+        """The update of a result that was let in before: decoded, and its cost completed."""
+        # A bytearray serves as bytes here: codecs read a frame through a memoryview.
+        frame = cast("bytes | None", payload)
+        update = ClientUpdate(
+            client=ticket.client,
+            round=ticket.round,
+            num_examples=result.num_examples,
+            payload=None if frame is None else Payload(result.codec, frame),
+            metrics=result.metrics,
+            cost=replace(result.cost, bytes_up=result.size, bytes_down=self.bytes_down),
+            attempt=ticket.attempt,
+        )
+        return Admission(self.tasks, self.layout, self.decode).admit(update)

@@ -1,0 +1,214 @@
+"""How a result comes in: its ticket, its bytes, the gate, the disk, and only then the receipt."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from fedloom.core.errors import TransferError, UpdateRefusedError
+from fedloom.core.types import ClientId, ClientUpdate
+from fedloom.server.board import Arrival, Board, GaveUp, Offer
+from fedloom.server.committer import Committer
+from fedloom.server.failpoints import reach
+from fedloom.server.gate import Gate
+from fedloom.server.ledger import Ledger
+from fedloom.server.records import Result, Ticket
+from fedloom.server.register import Register
+from fedloom.server.uploads import Uploads
+from fedloom.server.wire import RawChunk
+
+__all__ = ["Intake"]
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Intake:
+    """Takes results for the round that is open. Its coroutines run in one asyncio loop.
+
+    Attributes:
+        board: whose offers are taken, and where arrivals are announced.
+        ledger: what was acknowledged.
+        register: whose refusals are counted.
+        committer: writes results to the disk.
+        uploads: results that are arriving.
+        attempts: tries that a client has at a task.
+        gate: the open round's; None between rounds.
+        loop: where the coroutines run; `uploads` is touched in it only.
+    """
+
+    board: Board
+    ledger: Ledger
+    register: Register
+    committer: Committer
+    uploads: Uploads
+    attempts: int = 3
+    gate: Gate | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
+
+    async def take(
+        self,
+        client: ClientId,
+        ticket_id: str,
+        result: Result,
+        offset: int,
+        chunks: AsyncIterator[RawChunk],
+    ) -> int:
+        """Receive one result; returns its number in the ledger once it is on the disk.
+
+        Args:
+            client: who sends, as its certificate says.
+            ticket_id: the ticket that it answers.
+            result: what it declares.
+            offset: where `chunks` begin in the payload.
+            chunks: the payload.
+
+        Raises:
+            TransferError: it did not arrive whole, or the ticket does not hold.
+            UpdateRefusedError: it arrived and cannot be used.
+        """
+        known = self.acknowledged(client, ticket_id, result)
+        if known is not None:
+            return known
+        offer = self._offer(client, ticket_id)
+        if offer.ticket.kind != "train":
+            return self._evaluated(offer.ticket, result)
+        gate = self.gate
+        if gate is None:
+            raise _over(offer.ticket.round)
+        try:
+            gate.size(result)
+            payload = await self._receive(ticket_id, result, offset, chunks)
+            update = await self._aside(_admit, gate, offer.ticket, result, payload)
+        except UpdateRefusedError as error:
+            self._refuse(offer, error)
+            raise
+        reach("update-admitted")
+        seq = await asyncio.wrap_future(
+            self.committer.submit(offer.ticket, result, payload if payload is not None else b"")
+        )
+        reach("update-acknowledged")
+        self.board.withdraw([client])
+        self.board.events.put(Arrival(offer.ticket, update))
+        self.uploads.drop(ticket_id)
+        self.register.accepted(client)
+        return seq
+
+    def acknowledged(
+        self, client: ClientId, ticket_id: str, result: Result | None = None
+    ) -> int | None:
+        """The number of the result that this ticket has already brought, or None.
+
+        Raises:
+            TransferError: the ticket is another client's, or it brought other bytes.
+        """
+        ticket = self.ledger.ticket(ticket_id)
+        if ticket is None:
+            return None
+        if ticket.client != client:
+            raise TransferError("the ticket is another client's", code="ticket-other")
+        seq = self.ledger.receipt(ticket_id)
+        if seq is not None and result is not None and result.sha256 != self._digest(ticket, seq):
+            text = "this task's result is already here, with other content"
+            raise TransferError(text, code="duplicate")
+        return seq
+
+    def arrived(self, client: ClientId, ticket_id: str) -> int:
+        """Bytes that have arrived of an upload that was cut.
+
+        Raises:
+            TransferError: the ticket does not hold.
+        """
+        self._offer(client, ticket_id)
+        return self.uploads.status(ticket_id)
+
+    def gave_up(self, client: ClientId, ticket_id: str, reason: str) -> None:
+        """A client says that it will not hand in a result. An unknown ticket is passed over."""
+        offer = self.board.offered(client)
+        if offer is not None and offer.ticket.id == ticket_id:
+            self.board.withdraw([client])
+            self.board.events.put(GaveUp(offer.ticket, f"the client gave up: {reason[:200]}"))
+
+    def _offer(self, client: ClientId, ticket_id: str) -> Offer:
+        offer = self.board.offered(client)
+        if offer is not None and offer.ticket.id == ticket_id:
+            return offer
+        ticket = self.ledger.ticket(ticket_id)
+        if ticket is None:
+            raise TransferError("no such ticket; check in for a task", code="ticket-unknown")
+        if ticket.client != client:
+            raise TransferError("the ticket is another client's", code="ticket-other")
+        raise _over(ticket.round)
+
+    def begin_round(self) -> None:
+        """Give up what arrived for rounds before, in memory and on the disk."""
+        current = self.ledger.current()
+        tickets = [ticket.id for ticket in current.tickets.values()] if current else []
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.uploads.retain, tickets)
+        self.committer.sweep()
+
+    def _digest(self, ticket: Ticket, seq: int) -> str:
+        """The digest of an acknowledged result."""
+        found = self.ledger.written(ticket.round)
+        return next((w.result.sha256 for w in found if w.seq == seq), "")
+
+    async def _receive(
+        self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]
+    ) -> bytearray | Path | None:
+        if not result.size:
+            return None
+        upload = self.uploads.begin(ticket_id, result.size, sha256=result.sha256, offset=offset)
+        try:
+            async for chunk in chunks:
+                upload.append(chunk.offset, chunk.crc32, chunk.data)
+                if upload.due:
+                    await self._aside(upload.write)
+            return await self._aside(upload.finish)
+        finally:
+            await self._aside(upload.pause)
+
+    def _evaluated(self, ticket: Ticket, result: Result) -> int:
+        update = ClientUpdate(
+            client=ticket.client,
+            round=ticket.round,
+            num_examples=result.num_examples,
+            metrics=result.metrics,
+            cost=result.cost,
+        )
+        self.board.withdraw([ticket.client])
+        self.board.events.put(Arrival(ticket, update))
+        return 0
+
+    def _refuse(self, offer: Offer, error: UpdateRefusedError) -> None:
+        """Count a refusal; the client may try again, or is benched for the round."""
+        ticket = offer.ticket
+        self.uploads.drop(ticket.id)
+        self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
+        self.register.refused(ticket.client, error.code)
+        hopeless = error.code == "no-delta"
+        if ticket.attempt < self.attempts and not hopeless:
+            again = self.ledger.reissue(ticket)
+            self.board.replace(offer, again)
+            return
+        self.board.withdraw([ticket.client])
+        self.board.events.put(GaveUp(ticket, str(error)))
+
+    async def _aside(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run something that takes long beside the loop that answers clients."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
+
+
+def _admit(
+    gate: Gate, ticket: Ticket, result: Result, payload: bytearray | Path | None
+) -> ClientUpdate:
+    if isinstance(payload, Path):
+        return gate.admit(ticket, result, payload.read_bytes())
+    return gate.admit(ticket, result, payload)
+
+
+def _over(number: int) -> TransferError:
+    return TransferError(f"round {number} takes no more results", code="round-over")

@@ -1,0 +1,305 @@
+"""The course of a live federation: who is asked when, and what becomes of what they send."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeAlias, cast
+
+from fedloom.codecs.base import Codec
+from fedloom.codecs.exchange import changed, sent_down
+from fedloom.codecs.frame import OVERHEAD
+from fedloom.core.job import Stage
+from fedloom.core.registry import create
+from fedloom.core.types import (
+    Client,
+    ClientId,
+    ClientTask,
+    Cohort,
+    Metrics,
+    Params,
+    RoundReport,
+    Selectors,
+    State,
+)
+from fedloom.results.observe import Observer
+from fedloom.server.board import Board, Stopping
+from fedloom.server.client_evaluation import evaluate_on_clients
+from fedloom.server.contents import Content, Contents
+from fedloom.server.course import Judge, Played
+from fedloom.server.deadline import Deadline
+from fedloom.server.failpoints import reach
+from fedloom.server.gate import Gate
+from fedloom.server.intake import Intake
+from fedloom.server.ledger import Ledger
+from fedloom.server.live_round import LiveRound, Stopped, TooFewError
+from fedloom.server.plan import Plan
+from fedloom.server.records import OpenRound
+from fedloom.server.register import Register
+from fedloom.server.round import run_round
+from fedloom.server.segments import Segments
+from fedloom.server.selection import choose, count
+from fedloom.server.standing import Standing
+from fedloom.strategies.base import Strategy
+
+__all__ = ["Live", "Showing", "Stopped"]
+
+Showing: TypeAlias = Callable[[Standing], None]
+LOOK = 0.05
+"""Seconds between looks at who is there, while a round waits for clients."""
+SAY = 30.0
+"""Seconds between remarks on what is waited for."""
+
+
+@dataclass(eq=False)
+class Live:
+    """Plays a job with the clients that check in (`fedloom.server.course.Playing`).
+
+    Runs in a thread of its own: strategies and evaluations never keep a client waiting.
+
+    Attributes:
+        plan: the job.
+        board: offers, presence and events.
+        intake: takes results.
+        ledger: what was acknowledged.
+        register: who is paused, benched or quarantined.
+        segments: acknowledged payloads.
+        contents: what clients may download.
+        observer: told of what is waited for.
+        show: given every change of where the federation stands.
+        standing: where it stands.
+    """
+
+    plan: Plan
+    board: Board
+    intake: Intake
+    ledger: Ledger
+    register: Register
+    segments: Segments
+    contents: Contents
+    observer: Observer
+    show: Showing
+    standing: Standing = field(default_factory=lambda: Standing(""))
+    _model: Content | None = None
+    _seconds: list[float] = field(default_factory=list)
+
+    def play(self, index: int, state: State, *, first: int, last: int) -> Iterator[Played]:
+        """Play rounds `first` to `last` of a stage; one that a crash cut short goes on.
+
+        Raises:
+            Stopped: the server is told to end.
+        """
+        stage = self.plan.job.stages[index]
+        strategy = cast(Strategy, create("strategies", stage.strategy))
+        for number in range(first, last + 1):
+            began = time.perf_counter()
+            state, report = self._round(number, index, strategy, state)
+            seconds = time.perf_counter() - began
+            self._seconds.append(seconds)
+            reach("round-played")
+            self._stand(
+                bytes_up=self.standing.bytes_up + report.cost.bytes_up,
+                bytes_down=self.standing.bytes_down + report.cost.bytes_down,
+                seconds_per_round=math.fsum(self._seconds) / len(self._seconds),
+            )
+            yield Played(stage.name, state, report, seconds)
+
+    def judge(self, index: int, params: Params) -> Judge:
+        """Evaluates models on the server's own examples and on clients', as the job asks."""
+        ours = self.plan.judging(index, params) if self.plan.judging else None
+
+        def judge(model: Params) -> Metrics:
+            self._stand(phase="evaluating")
+            found = {**(ours(model) if ours else {}), **self._asked_of_clients(index, model)}
+            self._stand(evaluation=found)
+            return found
+
+        return judge
+
+    def reachable(self, address: str, port: int, enrol_port: int) -> None:
+        """Say where clients reach this server."""
+        self._stand(address=address, port=port, enrol_port=enrol_port)
+
+    def ended(self, *, interrupted: bool) -> None:
+        """There are no more rounds, or none of this process."""
+        self._stand(phase="stopped" if interrupted else "finished")
+        if not interrupted:
+            self.board.finish(f"all {self.plan.job.rounds} rounds are done")
+
+    def _asked_of_clients(self, index: int, model: Params) -> Metrics:
+        job, number = self.plan.job, self.standing.round
+        some = job.server.evaluate_clients
+        if not some:
+            return {}
+        there = self._there()
+        content = self._publish(index, model, number)
+        task = ClientTask("", number, number, seed=job.seed)
+        task = replace(task, selectors=Selectors(train=job.stages[index].train))
+        return evaluate_on_clients(
+            self.board,
+            choose(there, some, seed=job.seed, number=number),
+            (task, index),
+            content,
+            seconds=job.server.patience,
+        )
+
+    def _round(
+        self, number: int, index: int, strategy: Strategy, state: State
+    ) -> tuple[State, RoundReport]:
+        job, stage = self.plan.job, self.plan.job.stages[index]
+        up = cast(Codec, create("codecs", job.codec_up))
+        self._publish(index, state.params, state.version)
+        while True:
+            opened = self._open(number, index, stage)
+            work, selectors = stage.local, Selectors(train=stage.train)
+            cohort = Cohort(number, opened.cohort, work, selectors, job.seed)
+            dispatch = self._dispatch(opened, index, up, state.params)
+            self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
+            try:
+                return asyncio.run(run_round(strategy, state, cohort, dispatch, decode=up.decode))
+            except TooFewError:
+                self.observer.note(
+                    f"round {number}: {len(dispatch.answered)} updates, fewer than "
+                    f"{dispatch.deadline.minimum}; asking others too"
+                )
+                self._begin(number, opened.attempt + 1, index, stage, dispatch.answered)
+
+    def _dispatch(self, opened: OpenRound, index: int, up: Codec, params: Params) -> LiveRound:
+        server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
+        asked = len(opened.cohort)
+        aimed = min(size, asked)
+        terms = Deadline(
+            asked=asked,
+            goal=count(server.goal, aimed),
+            minimum=count(server.minimum, aimed),
+            patience=server.patience,
+            longest=server.longest,
+        )
+        model = self._model
+        assert model is not None
+        return LiveRound(
+            opened,
+            index,
+            model,
+            terms,
+            partial(self._gate, params, up, model),
+            self.board,
+            self.intake,
+            self.ledger,
+            self.segments,
+            last=opened.attempt > server.attempts,
+            ticking=lambda answered, gone: self._stand(arrived=answered, refused=gone),
+        )
+
+    def _gate(
+        self, params: Params, up: Codec, model: Content, tasks: Mapping[ClientId, ClientTask]
+    ) -> Gate:
+        server = self.plan.job.server
+        return Gate(
+            tasks,
+            params.layout,
+            up.decode,
+            bytes_down=model.size,
+            norm_bound=server.norm_bound,
+            max_examples=server.max_examples,
+            largest=OVERHEAD + 1024 + 8 * params.layout.size,
+        )
+
+    def _publish(self, index: int, params: Params, version: int) -> Content:
+        """Offer a model for download, and forget the one before."""
+        job = self.plan.job
+        down = cast(Codec, create("codecs", job.codec_down))
+        part = changed((s.train for s in job.stages[: index + 1]), params.layout)
+        frame = sent_down(params, down, part, version=version).frame
+        content = self.contents.put_bytes(bytes(frame))
+        if self._model is not None and self._model != content:
+            self.contents.forget(self._model.sha256)
+        self._model = content
+        reach("model-published")
+        return content
+
+    def _open(self, number: int, index: int, stage: Stage) -> OpenRound:
+        """The round as the ledger has it, begun with those who are there where it is new."""
+        found = self.ledger.current()
+        if found is None or found.number != number:
+            self._begin(number, 1, index, stage, set())
+            found = self.ledger.current()
+        assert found is not None
+        return found
+
+    def _begin(
+        self, number: int, attempt: int, index: int, stage: Stage, answered: set[ClientId]
+    ) -> None:
+        self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
+        server, seed = self.plan.job.server, self.plan.job.seed
+        size = count(server.over_select, stage.clients_per_round)
+        there = self._enough(size, attempt)
+        kept = tuple(client for client in self._cohort() if client.id in answered)
+        others = tuple(client for client in there if client.id not in answered)
+        chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
+        reach("clients-chosen")
+        if attempt == 1:
+            self.ledger.begin(number, attempt, index, chosen)
+            self.intake.begin_round()
+        else:
+            self.ledger.widen((*kept, *chosen))
+
+    def _cohort(self) -> tuple[Client, ...]:
+        found = self.ledger.current()
+        return found.cohort if found else ()
+
+    def _enough(self, size: int, attempt: int) -> tuple[Client, ...]:
+        """Who is there, once that is enough to begin and nobody has paused the federation.
+
+        Raises:
+            Stopped: the server is told to end meanwhile.
+        """
+        server = self.plan.job.server
+        resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
+        said = time.monotonic()
+        while True:
+            there = self._there()
+            paused = self.register.paused
+            ready = len(there) >= server.min_clients and time.monotonic() >= resumed
+            self._stand(phase="paused" if paused else "waiting", present=len(there))
+            if ready and not paused:
+                return there
+            if time.monotonic() - said >= SAY:
+                said = time.monotonic()
+                self.observer.note(_waiting_for(paused, len(there), server.min_clients))
+            self._stop_if_told()
+
+    def _there(self) -> tuple[Client, ...]:
+        """Clients that are there and may be given work."""
+        present = self.board.present(self.plan.job.server.present)
+        known = ((client, self.register.client(client.id)) for client in present)
+        return tuple(
+            client
+            for client, entry in known
+            if entry is None or (entry.quarantined is None and entry.revoked is None)
+        )
+
+    def _stop_if_told(self) -> None:
+        """Wait a moment; what happens between rounds is of no consequence but the end.
+
+        Raises:
+            Stopped: it has come.
+        """
+        until = time.monotonic() + LOOK
+        while (left := until - time.monotonic()) > 0:
+            if isinstance(self.board.next(left), Stopping):
+                raise Stopped
+
+    def _stand(self, **changes: object) -> None:
+        standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
+        if standing != self.standing:
+            self.standing = standing
+            self.show(standing)
+
+
+def _waiting_for(paused: bool, there: int, needed: int) -> str:
+    if paused:
+        return "paused; `fedloom resume` goes on"
+    return f"waiting for clients: {there} of {needed} are there"

@@ -1,0 +1,161 @@
+"""One live round's dispatch: offers out, updates in as they are acknowledged, until it is over."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from fedloom.core.config import to_table
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Refusal
+from fedloom.server.board import Board, Event, GaveUp, Offer, Stopping
+from fedloom.server.contents import Content
+from fedloom.server.deadline import Deadline
+from fedloom.server.failpoints import reach
+from fedloom.server.gate import Gate
+from fedloom.server.intake import Intake
+from fedloom.server.ledger import Ledger
+from fedloom.server.records import OpenRound, Ticket, Written
+from fedloom.server.segments import Segments
+
+__all__ = ["LiveRound", "Stopped", "TooFewError", "order_of"]
+
+TICK = 0.5
+"""Seconds between looks at the clock while nothing arrives."""
+
+
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
+    """The server is about to end; the round goes on when it is started again."""
+
+
+class TooFewError(Exception):
+    """Fewer updates came than the round needs."""
+
+
+@dataclass(eq=False)
+class LiveRound:
+    """Dispatches the tasks of one round (`fedloom.server.round.Dispatch`).
+
+    What an earlier process acknowledged in this round comes first, from the disk.
+
+    Attributes:
+        opened: the round, as the ledger has it.
+        stage: index of its stage.
+        model: what clients download.
+        deadline: on what terms it waits.
+        gate: makes the gate for the tasks that the strategy gave.
+        board: where offers hang out.
+        intake: takes results while the round is open.
+        ledger: what was acknowledged.
+        segments: the bytes of it.
+        last: whether the round is applied even below its minimum.
+        ticking: called every now and then with the numbers of answered and gone clients.
+        answered: clients whose update was yielded.
+        gone: clients that will not answer.
+    """
+
+    opened: OpenRound
+    stage: int
+    model: Content
+    deadline: Deadline
+    gate: Callable[[Mapping[ClientId, ClientTask]], Gate]
+    board: Board
+    intake: Intake
+    ledger: Ledger
+    segments: Segments
+    last: bool = False
+    ticking: Callable[[int, int], None] = lambda answered, gone: None
+    answered: set[ClientId] = field(default_factory=set)
+    gone: set[ClientId] = field(default_factory=set)
+    arrivals: list[float] = field(default_factory=list)
+
+    async def __call__(
+        self, tasks: Mapping[ClientId, ClientTask]
+    ) -> AsyncIterator[ClientUpdate | Refusal]:
+        """Hand tasks out and yield what comes.
+
+        Raises:
+            Stopped: the server is told to end.
+            TooFewError: it is over with fewer updates than its minimum; they stay in the ledger.
+        """
+        gate = self.gate(tasks)
+        for written in self.ledger.written(self.opened.number):
+            yield self._again(gate, written)
+        if not self.opened.closed:
+            self.intake.gate = gate
+            self.board.offer(self._offers(tasks, gate))
+            reach("offers-out")
+            try:
+                for found in self._until_over(len(tasks)):
+                    yield found
+            finally:
+                self.board.withdraw()
+                self.intake.gate = None
+            if len(self.answered) + len(self._rest()) < self.deadline.minimum and not self.last:
+                raise TooFewError
+            reach("offers-in")
+            self.ledger.close(self.opened.number)
+        for written in self._rest():
+            yield self._again(gate, written)
+        reach("updates-folded")
+
+    def _rest(self) -> list[Written]:
+        """What is acknowledged and not yielded yet."""
+        found = self.ledger.written(self.opened.number)
+        return [w for w in found if w.ticket.client not in self.answered]
+
+    def _again(self, gate: Gate, written: Written) -> ClientUpdate:
+        """An acknowledged update, read from the disk."""
+        self.answered.add(written.ticket.client)
+        self.arrivals.append(self._age())
+        reach("update-replayed")
+        result = written.result
+        payload = self.segments.read(written.place) if result.size else None
+        return gate.update(written.ticket, result, payload)
+
+    def _until_over(self, asked: int) -> Iterator[ClientUpdate | Refusal]:
+        while not self._over(asked):
+            event = self.board.next(TICK)
+            if isinstance(event, Stopping):
+                raise Stopped
+            if event is not None and event.ticket.round == self.opened.number:
+                yield from self._take(event)
+            self.ticking(len(self.answered), len(self.gone))
+
+    def _take(self, event: Event) -> Iterator[ClientUpdate | Refusal]:
+        assert not isinstance(event, Stopping)
+        client = event.ticket.client
+        if event.ticket.kind != "train" or client in self.answered | self.gone:
+            return
+        if isinstance(event, GaveUp):
+            self.gone.add(client)
+            yield Refusal(client, event.reason)
+            return
+        self.answered.add(client)
+        self.arrivals.append(self._age())
+        yield event.update
+
+    def _over(self, asked: int) -> bool:
+        if len(self.answered) + len(self.gone) >= asked:
+            return True
+        return self._age() >= self.deadline.ends(self.arrivals)
+
+    def _age(self) -> float:
+        """Seconds since the round began, over restarts of the server."""
+        return max(0.0, time.time() - self.opened.opened)
+
+    def _offers(self, tasks: Mapping[ClientId, ClientTask], gate: Gate) -> list[Offer]:
+        ends = time.monotonic() + self.deadline.longest - self._age()
+        return [
+            self._offer(self.opened.tickets[client], task, gate.largest, ends)
+            for client, task in tasks.items()
+            if client not in self.answered
+        ]
+
+    def _offer(self, ticket: Ticket, task: ClientTask, largest: int, ends: float) -> Offer:
+        order = order_of(task, self.stage)
+        return Offer(ticket, order, self.model.sha256, self.model.size, ends, largest)
+
+
+def order_of(task: ClientTask, stage: int) -> str:
+    """A work order as it travels (JSON)."""
+    return json.dumps({"task": to_table(task), "stage": stage}, separators=(",", ":"))

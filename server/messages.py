@@ -1,0 +1,69 @@
+"""Between messages of the wire and values of the core. Nothing else converts them."""
+
+import math
+import time
+
+from fedloom.core.errors import TransferError
+from fedloom.core.types import Cost
+from fedloom.protos import federation_pb2 as pb
+from fedloom.server.board import Offer
+from fedloom.server.contents import Content
+from fedloom.server.records import Result
+
+__all__ = ["blob_of", "device_of", "result_of", "task_of"]
+
+_METRICS = 64
+_NAME = 100
+_TEXT = 80
+
+
+def blob_of(content: Content) -> pb.Blob:
+    """The address of a content."""
+    return pb.Blob(sha256=content.sha256, size=content.size)
+
+
+def task_of(offer: Offer) -> pb.Task:
+    """An offer as its client sees it."""
+    return pb.Task(
+        ticket=offer.ticket.id,
+        attempt=offer.ticket.attempt,
+        kind=offer.ticket.kind,
+        order=offer.order,
+        model=pb.Blob(sha256=offer.model, size=offer.model_size),
+        deadline=max(0.0, offer.ends - time.monotonic()),
+        max_bytes=offer.max_bytes,
+    )
+
+
+def device_of(device: pb.Device) -> str:
+    """A device in a few words, whatever it says."""
+    memory = f", {device.memory / 2**30:.1f} GiB" if device.memory else ""
+    text = f"{device.machine[:_TEXT]} {device.system[:_TEXT]}, {device.cores} cores{memory}"
+    return "".join(c for c in text if c.isprintable()).strip()
+
+
+def result_of(header: pb.UploadHeader) -> Result:
+    """What a client declares of its result; numbers that are none are left out.
+
+    Raises:
+        TransferError: more metrics than a result may have, or a name that is too long.
+    """
+    if len(header.metrics) > _METRICS or any(len(name) > _NAME for name in header.metrics):
+        text = f"{len(header.metrics)} metrics; at most {_METRICS}, names of {_NAME} characters"
+        raise TransferError(text, code="protocol")
+    return Result(
+        size=header.size,
+        sha256=header.sha256,
+        codec=header.codec[:_NAME],
+        num_examples=header.num_examples,
+        metrics={k: v for k, v in sorted(header.metrics.items()) if math.isfinite(v)},
+        cost=Cost(
+            flops=_number(header.flops),
+            seconds=_number(header.seconds),
+            peak_memory=header.peak_memory,
+        ),
+    )
+
+
+def _number(value: float) -> float:
+    return value if math.isfinite(value) and value >= 0 else 0.0

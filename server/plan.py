@@ -1,0 +1,37 @@
+"""What the server must know of a job. Nothing here, nor in what uses it, needs the model itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from fedloom.core.job import Job
+from fedloom.core.types import Metrics, Params
+from fedloom.server.course import Judge
+
+__all__ = ["Finishing", "Judging", "Plan"]
+
+Judging: TypeAlias = Callable[[int, Params], Judge]
+Finishing: TypeAlias = Callable[[Params, Path], Metrics]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A job, ready to be served.
+
+    Attributes:
+        job: the job.
+        start: the model before the first round.
+        classes: names of the classes; empty for a language model.
+        files: the backbone's files by name, which devices fetch once.
+        judging: gives the server-side judge of a stage; None where the server has no data.
+        finishing: saves the adapter of the last model in a folder, and evaluates it on the test
+            split; None where nothing is to be done.
+    """
+
+    job: Job
+    start: Params
+    classes: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    judging: Judging | None = None
+    finishing: Finishing | None = None

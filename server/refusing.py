@@ -1,0 +1,57 @@
+"""Which gRPC status a refusal has; its code travels beside it."""
+
+import grpc
+
+from fedloom.core.errors import FedloomError, IdentityError, TransferError, UpdateRefusedError
+
+__all__ = ["REASON", "RETRY_AFTER", "code_of", "refuse"]
+
+REASON, RETRY_AFTER = "fedloom-reason", "retry-after"
+
+_STATUS = {
+    "not-enrolled": grpc.StatusCode.UNAUTHENTICATED,
+    "tls": grpc.StatusCode.UNAUTHENTICATED,
+    "wrong-federation": grpc.StatusCode.UNAUTHENTICATED,
+    "revoked": grpc.StatusCode.PERMISSION_DENIED,
+    "quarantined": grpc.StatusCode.PERMISSION_DENIED,
+    "ticket-other": grpc.StatusCode.PERMISSION_DENIED,
+    "token-unknown": grpc.StatusCode.PERMISSION_DENIED,
+    "token-expired": grpc.StatusCode.PERMISSION_DENIED,
+    "token-used": grpc.StatusCode.PERMISSION_DENIED,
+    "token-forged": grpc.StatusCode.PERMISSION_DENIED,
+    "ticket-unknown": grpc.StatusCode.NOT_FOUND,
+    "no-such-content": grpc.StatusCode.NOT_FOUND,
+    "protocol": grpc.StatusCode.FAILED_PRECONDITION,
+    "round-over": grpc.StatusCode.FAILED_PRECONDITION,
+    "benched": grpc.StatusCode.FAILED_PRECONDITION,
+    "duplicate": grpc.StatusCode.ALREADY_EXISTS,
+    "busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "disk-full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "chunk-order": grpc.StatusCode.OUT_OF_RANGE,
+    "chunk-crc": grpc.StatusCode.DATA_LOSS,
+    "too-short": grpc.StatusCode.DATA_LOSS,
+    "digest": grpc.StatusCode.DATA_LOSS,
+}
+_LONGEST = 500
+
+
+def code_of(error: FedloomError) -> str:
+    """The one word that a refusal is counted by."""
+    if isinstance(error, IdentityError | TransferError | UpdateRefusedError):
+        return error.code
+    return "refused"
+
+
+async def refuse(context: "grpc.aio.ServicerContext", error: FedloomError) -> None:
+    """End a call with what an error says; never returns.
+
+    What is not in the table is a mistake in the request: ``INVALID_ARGUMENT``.
+    """
+    code = code_of(error)
+    trailers = [(REASON, code)]
+    after = error.retry_after if isinstance(error, TransferError) else None
+    if after is not None:
+        trailers.append((RETRY_AFTER, f"{after:.3f}"))
+    status = _STATUS.get(code, grpc.StatusCode.INVALID_ARGUMENT)
+    text = " ".join(str(error).split())[:_LONGEST]
+    await context.abort(status, text, tuple(trailers))

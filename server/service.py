@@ -1,0 +1,186 @@
+"""The calls of enrolled clients. Every one of them asks first who is calling."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+
+from fedloom.core.errors import FedloomError, TransferError
+from fedloom.core.types import ClientId
+from fedloom.protos import federation_pb2 as pb
+from fedloom.server.board import Board
+from fedloom.server.contents import Content, Contents
+from fedloom.server.counting import Counting
+from fedloom.server.intake import Intake
+from fedloom.server.manifest import PROTOCOL
+from fedloom.server.messages import blob_of, device_of, result_of, task_of
+from fedloom.server.refusing import code_of, refuse
+from fedloom.server.register import Register
+from fedloom.server.uploading import chunks_of, header_of
+from fedloom.server.wire import write_chunk
+
+__all__ = ["Doorkeeper", "FederationCalls", "Renewing"]
+
+LONGEST_POLL = 60.0
+_PACED = 500.0
+"""Clients a second that are told to come back."""
+
+Context: TypeAlias = Any
+"""``grpc.aio.ServicerContext``, which has no types."""
+Doorkeeper: TypeAlias = Callable[[Context], ClientId]
+"""Says who makes a call, or raises `IdentityError`."""
+Renewing: TypeAlias = Callable[[ClientId, bytes], bytes]
+"""A certificate (PEM) for a client's request (DER)."""
+
+log = logging.getLogger("fedloom.server")
+
+
+@dataclass(eq=False)
+class FederationCalls:
+    """The ``fedloom.v1.Federation`` service.
+
+    Attributes:
+        doorkeeper: says who is calling.
+        board: offers, and who is there.
+        intake: takes results.
+        register: what is known of clients.
+        contents: what may be downloaded.
+        job: address of the manifest.
+        renewing: makes certificates; None without TLS.
+        counting: what is counted for whoever watches.
+    """
+
+    doorkeeper: Doorkeeper
+    board: Board
+    intake: Intake
+    register: Register
+    contents: Contents
+    job: Content
+    renewing: Renewing | None = None
+    counting: Counting = field(default_factory=Counting)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The calls by name, for a server. Chunks are read and written without copies."""
+        unary = grpc.unary_unary_rpc_method_handler
+        calls: Mapping[str, grpc.RpcMethodHandler] = {
+            "Renew": unary(self._renew, *_both(pb.RenewRequest)),
+            "CheckIn": unary(self._check_in, *_both(pb.CheckInRequest)),
+            "QueryUpload": unary(self._query_upload, *_both(pb.QueryUploadRequest)),
+            "Download": grpc.unary_stream_rpc_method_handler(
+                self._download, pb.DownloadRequest.FromString, None
+            ),
+            "Upload": grpc.stream_unary_rpc_method_handler(
+                self._upload, None, pb.Receipt.SerializeToString
+            ),
+        }
+        return grpc.method_handlers_generic_handler("fedloom.v1.Federation", calls)
+
+    async def _renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply | None:
+        try:
+            client = self.doorkeeper(context)
+            if self.renewing is None:
+                raise TransferError("this federation has no certificates", code="protocol")
+            return pb.RenewReply(certificate=self.renewing(client, request.csr))
+        except FedloomError as error:
+            await self._refuse(context, error)
+            return None
+
+    async def _check_in(
+        self, request: pb.CheckInRequest, context: Context
+    ) -> pb.CheckInReply | None:
+        try:
+            client = self.doorkeeper(context)
+            _check_protocol(request.protocol)
+            if request.failed:
+                self.intake.gave_up(client, request.failed, request.failure)
+            return await self._work_for(client, request)
+        except FedloomError as error:
+            await self._refuse(context, error)
+            return None
+
+    async def _work_for(self, client: ClientId, request: pb.CheckInRequest) -> pb.CheckInReply:
+        self.counting.check_ins += 1
+        examples, job = request.num_examples, blob_of(self.job)
+        self.board.seen(client, examples)
+        self.register.seen(client, num_examples=examples, device=device_of(request.device))
+        known = self.register.client(client)
+        if known is not None and known.quarantined is not None:
+            text = (
+                f"quarantined after {known.strikes} refusals: {known.last_code}; ask the operator"
+            )
+            raise TransferError(text, code="quarantined", retry_after=LONGEST_POLL)
+        if not examples:
+            wait = pb.Wait(seconds=0.0, reason="say how many examples you hold")
+            return pb.CheckInReply(job=job, wait=wait)
+        offer = await self.board.wait(client, min(request.wait_seconds, LONGEST_POLL))
+        self.board.seen(client, examples)
+        if offer is not None:
+            return pb.CheckInReply(job=job, task=task_of(offer))
+        if over := self.board.finished(client):
+            return pb.CheckInReply(job=job, done=pb.Done(reason=over))
+        return pb.CheckInReply(job=job, wait=pb.Wait(seconds=self._pace(), reason="no work yet"))
+
+    def _pace(self) -> float:
+        """Seconds after which a client comes again, so that not all of many come at once."""
+        there, _ = self.board.counts
+        return there / _PACED if there > _PACED else 0.0
+
+    async def _download(
+        self, request: pb.DownloadRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        try:
+            client = self.doorkeeper(context)
+            self.board.touch(client)
+            for offset, crc32, data in self.contents.open(request.sha256, request.offset):
+                yield write_chunk(offset, crc32, data)
+                self.counting.bytes_down += len(data)
+                self.doorkeeper(context)  # a revocation ends a stream, too
+        except FedloomError as error:
+            await self._refuse(context, error)
+
+    async def _upload(self, parts: AsyncIterator[bytes], context: Context) -> pb.Receipt | None:
+        try:
+            client = self.doorkeeper(context)
+            header = await header_of(parts)
+            self.board.touch(client)
+            chunks = chunks_of(parts, lambda: self.doorkeeper(context), self.counting)
+            result = result_of(header)
+            seq = await self.intake.take(client, header.ticket, result, header.offset, chunks)
+            self.board.touch(client)
+            self.counting.results += 1
+            return pb.Receipt(seq=seq)
+        except FedloomError as error:
+            await self._refuse(context, error)
+            return None
+
+    async def _query_upload(
+        self, request: pb.QueryUploadRequest, context: Context
+    ) -> pb.UploadStatus | None:
+        try:
+            client = self.doorkeeper(context)
+            seq = self.intake.acknowledged(client, request.ticket)
+            if seq is not None:
+                return pb.UploadStatus(receipt=pb.Receipt(seq=seq))
+            return pb.UploadStatus(offset=self.intake.arrived(client, request.ticket))
+        except FedloomError as error:
+            await self._refuse(context, error)
+            return None
+
+    async def _refuse(self, context: Context, error: FedloomError) -> None:
+        code = code_of(error)
+        self.counting.refused[code] += 1
+        log.info("refused: %s", error, extra={"code": code})
+        await refuse(context, error)
+
+
+def _both(request: Any) -> tuple[Any, Any]:
+    """How a request is read, and its reply written."""
+    return request.FromString, lambda reply: reply.SerializeToString()
+
+
+def _check_protocol(version: int) -> None:
+    if version != PROTOCOL:
+        text = f"protocol = {version}: this server speaks {PROTOCOL}; update the older side"
+        raise TransferError(text, code="protocol")

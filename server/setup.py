@@ -1,0 +1,110 @@
+"""From a job to what the server needs of it: the first model, its files, and a judge of models."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.core.errors import ConfigError, DataError
+from fedloom.core.job import Job
+from fedloom.core.layout import ALL, Selector
+from fedloom.core.types import Metrics, Params
+from fedloom.server.course import Judge
+from fedloom.server.plan import Plan
+from fedloom.tuning.activations import Activations
+from fedloom.tuning.base import CohortModel
+from fedloom.tuning.build import model_of
+from fedloom.tuning.capacity import choose_device, measure_capacity
+from fedloom.tuning.data import Corpus, load_examples
+from fedloom.tuning.evaluate import Evaluator
+from fedloom.tuning.examples import Examples
+from fedloom.tuning.export import export_adapter
+from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
+from fedloom.tuning.reading import reading_of
+
+__all__ = ["plan_of"]
+
+_LEFT = frozenset({".gitattributes", "README.md"})
+
+
+def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
+    """Load what the server needs: the model, and its own data where the job names some.
+
+    Args:
+        job: the job; without ``data.path`` the server evaluates nothing itself.
+        note: told of choices made.
+
+    Raises:
+        FedloomError: something that the job names is not there or does not fit.
+    """
+    check_names(job)
+    keep_large_blocks()
+    device = choose_device(job.run.device)
+    folder = folder_of(job.backbone, note)
+    corpus = _corpus(job, folder)
+    classes = corpus.classes if corpus else job.data.classes
+    if job.backbone.task != "causal-lm" and not classes:
+        text = "data.classes = []: a server without data.path must be told the classes"
+        raise ConfigError(text)
+    dtype = dtype_of(job.backbone, device, note)
+    model = model_of(job, folder, len(classes), dtype=dtype, device=device)
+    check_selectors(job, model.layout)
+    files = _files(folder)
+    start = model.initial(job.seed)
+    if corpus is None:
+        finish = _Finish(model, classes)
+        return Plan(job, start, classes, files, finishing=finish)
+    capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
+    memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
+    cache = Path(job.server.directory) / "cache"
+    activations = Activations(model, memory, disk, cache)
+    curve = corpus.valid if job.evaluate.split == "valid" and len(corpus.valid) else corpus.test
+
+    def judge_on(params: Params, train: Selector, examples: Examples) -> Judge:
+        session = activations.session(params, train, examples)
+        judge = Evaluator(session, examples, capacity.workers)
+        return lambda model: judge(model).metrics
+
+    def judging(index: int, params: Params) -> Judge:
+        return judge_on(params, job.stages[index].train, curve)
+
+    def test(params: Params) -> Metrics:
+        return judge_on(params, ALL, corpus.test)(params)
+
+    return Plan(job, start, classes, files, judging, _Finish(model, classes, test))
+
+
+class _Finish:
+    """Saves the last model's adapter and evaluates it."""
+
+    def __init__(
+        self,
+        model: CohortModel,
+        classes: tuple[str, ...],
+        test: Callable[[Params], Metrics] | None = None,
+    ) -> None:
+        self._model, self._classes, self._test = model, classes, test
+
+    def __call__(self, params: Params, folder: Path) -> Metrics:
+        export_adapter(self._model, params, folder, classes=self._classes)
+        return self._test(params) if self._test else {}
+
+
+def _corpus(job: Job, folder: Path) -> Corpus | None:
+    if not job.data.path:
+        return None
+    corpus = load_examples(job.data, reading_of(job.backbone, folder), seed=job.seed)
+    if not len(corpus.test):
+        raise DataError(f"{job.data.path}: no test examples; the curve needs some")
+    return corpus
+
+
+def _files(folder: Path) -> Mapping[str, Path]:
+    """The files of a backbone that a device needs, by name."""
+    found = {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in _LEFT and not path.name.startswith(".")
+    }
+    if not found:
+        raise ConfigError(f"{folder}: no files to give to devices")
+    return found
