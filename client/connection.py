@@ -1,0 +1,112 @@
+"""The channel to the server, and the certificate that it shows, renewed in the background."""
+
+import threading
+from datetime import UTC, datetime
+
+from fedloom.client.channel import Channel, Credentials
+from fedloom.client.logs import Rarely, log
+from fedloom.client.stopping import Stop
+from fedloom.core.errors import FedloomError, IdentityError
+from fedloom.security.identity import Identity
+
+__all__ = ["Connection"]
+
+_LOOK = 30.0
+"""Seconds between two looks at the certificate."""
+
+
+class Connection:
+    """A device's way to its server.
+
+    Args:
+        host: of the server.
+        port: of the Federation service.
+        stop: ends what is going on.
+        identity: of the device; None for a server without TLS.
+        name: of the device, where it has no identity.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, stop: Stop, identity: Identity | None = None, name: str = ""
+    ) -> None:
+        self.host, self.port = host, port
+        self.name = identity.client if identity else name
+        self._identity, self._stop = identity, stop
+        self._lock = threading.Lock()
+        self._old: list[Channel] = []
+        self._channel = self._open()
+        self._thread: threading.Thread | None = None
+        stop.tell(self.abandon)
+        if identity is not None:
+            self._thread = threading.Thread(target=self._keep, name="fedloom-renew", daemon=True)
+            self._thread.start()
+
+    def channel(self) -> Channel:
+        """The channel to use for the next call; the caller has no other call going on.
+
+        Raises:
+            IdentityError: the certificate has ended: nothing can be said to the server any more.
+        """
+        with self._lock:
+            old, self._old = self._old, []
+            channel, identity = self._channel, self._identity
+        for each in old:
+            each.close()
+        if identity is not None and identity.not_after <= datetime.now(UTC):
+            text = (
+                f"the certificate of {identity.client} ended on {identity.not_after:%Y-%m-%d %H:%M}"
+                " UTC, while this device could not renew it: ask the operator for a new join token"
+                " (if the date is wrong here, set the clock)"
+            )
+            raise IdentityError(text, code="not-enrolled")
+        return channel
+
+    def renew(self, now: datetime) -> bool:
+        """Renew the certificate where it is due; whether it was.
+
+        Raises:
+            TransferError: the server cannot be reached.
+            IdentityError: the server refuses, or gives what is not this device's.
+        """
+        identity = self._identity
+        if identity is None or not identity.renew_due(now):
+            return False
+        renewed = identity.renewed(self._channel.renew(identity.csr()))
+        with self._lock:
+            self._identity = renewed
+            self._old.append(self._channel)
+            self._channel = self._open()
+        log.info("the certificate is renewed until %s UTC", f"{renewed.not_after:%Y-%m-%d %H:%M}")
+        return True
+
+    def abandon(self) -> None:
+        """End what is going on."""
+        with self._lock:
+            channels = [*self._old, self._channel]
+        for channel in channels:
+            channel.abandon()
+
+    def close(self) -> None:
+        """End everything. The stop is set before."""
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        with self._lock:
+            channels = [*self._old, self._channel]
+        for channel in channels:
+            channel.close()
+
+    def _open(self) -> Channel:
+        identity = self._identity
+        if identity is None:
+            return Channel(self.host, self.port, name=self.name)
+        credentials = Credentials(identity.authority, identity.key, identity.certificate)
+        return Channel(self.host, self.port, credentials=credentials)
+
+    def _keep(self) -> None:
+        rarely = Rarely(every=600.0)
+        while not self._stop.wait(_LOOK):
+            try:
+                self.renew(datetime.now(UTC))
+            except FedloomError as error:
+                if rarely.is_due() and not self._stop.is_set():
+                    log.warning("the certificate could not be renewed: %s", error)

@@ -1,0 +1,138 @@
+"""What every device must know of a job, as the server writes it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from fedloom.core.config import build
+from fedloom.core.errors import ConfigError, FedloomError, TransferError
+from fedloom.core.job import Job, job_from
+from fedloom.core.registry import names
+from fedloom.core.types import ClientTask
+
+__all__ = ["Manifest", "Order", "ResourceFile", "read_manifest", "read_order"]
+
+_PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class ResourceFile:
+    """A file of the backbone: its name in the folder, and its content."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A job, for a device.
+
+    Attributes:
+        federation: a UUID.
+        job: without what only the server reads.
+        classes: names of the classes, in order; empty for a language model.
+        layout: digest of the layout of the model that the device must come to build.
+        files: the backbone.
+    """
+
+    federation: str
+    job: Job
+    classes: tuple[str, ...]
+    layout: str
+    files: tuple[ResourceFile, ...]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The work order of one task.
+
+    Attributes:
+        task: what is asked.
+        stage: index of the job's stage.
+    """
+
+    task: ClientTask
+    stage: int
+
+
+def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
+    """Read a job's manifest.
+
+    Args:
+        data: JSON.
+        allow: components outside fedloom and its plug-ins that the owner lets a job name.
+
+    Raises:
+        TransferError: it is not what this version understands (``protocol``).
+        ConfigError: it names a component that the owner has not allowed, or a value that this
+            version does not know.
+    """
+    table = _object(data, "the job's manifest")
+    if table.get("protocol") != _PROTOCOL:
+        found = table.get("protocol")
+        text = f"the job's manifest is of protocol {found!r}, this device's fedloom of {_PROTOCOL}"
+        raise TransferError(text, code="protocol")
+    try:
+        files = tuple(_file(entry) for entry in table["backbone"]["files"])
+        job = job_from(table["job"])
+        classes = tuple(str(name) for name in table["classes"])
+        manifest = Manifest(str(table["federation"]), job, classes, str(table["layout"]), files)
+    except (KeyError, TypeError, ValueError) as error:
+        text = f"the job's manifest lacks or has another {error}"
+        raise TransferError(text, code="protocol") from None
+    used = (("adapters", job.adapter), ("learners", job.learner))
+    codecs = (("codecs", job.codec_up), ("codecs", job.codec_down))
+    for group, component in (*used, *codecs):
+        _check_trusted(group, component.name, allow)
+    return manifest
+
+
+def read_order(text: str, manifest: Manifest, *, allow: Sequence[str] = ()) -> Order:
+    """Read a task's work order.
+
+    Raises:
+        TransferError: it is not what this version understands (``protocol``).
+        ConfigError: as in `read_manifest`.
+    """
+    table = _object(text.encode(), "the work order")
+    try:
+        task, stage = build(ClientTask, table["task"], "task"), int(table["stage"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TransferError(f"the work order lacks {error}", code="protocol") from None
+    except FedloomError as error:
+        raise TransferError(f"the work order: {error}", code="protocol") from None
+    stages = len(manifest.job.stages)
+    if not 0 <= stage < stages:
+        text = f"the work order is of stage {stage}; the job has {stages}"
+        raise TransferError(text, code="protocol")
+    if task.codec is not None:
+        _check_trusted("codecs", task.codec.name, allow)
+    return Order(task, stage)
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise TransferError(f"{what} is not JSON: {error}", code="protocol") from None
+    if not isinstance(found, dict):
+        raise TransferError(f"{what} is no JSON object", code="protocol")
+    return found
+
+
+def _file(entry: Any) -> ResourceFile:
+    file = ResourceFile(str(entry["name"]), str(entry["sha256"]), int(entry["size"]))
+    path = PurePosixPath(file.name)
+    if path.name != file.name or file.name in ("", ".", "..") or "\\" in file.name:
+        raise ValueError(f"file name {file.name!r}")
+    return file
+
+
+def _check_trusted(group: str, name: str, allow: Sequence[str]) -> None:
+    """A server may choose among what is installed here, not name any function of any module."""
+    if name not in names(group) and name not in allow:
+        text = f"the job names {name!r} ({group}), which is neither fedloom's nor a plug-in here"
+        raise ConfigError(f"{text}; the setting `allow` of this device lists what it may name")

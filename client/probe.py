@@ -1,0 +1,127 @@
+"""What this device can do: for the server, and for its owner before it joins."""
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from fedloom.client.limits import may_not_work, metered, on_power
+from fedloom.client.settings import ClientSettings, is_callable
+from fedloom.protos.federation_pb2 import Device
+
+__all__ = ["cores", "device", "free_memory", "probe", "table"]
+
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "f16c", "asimd", "asimddp", "bf16", "i8mm")
+_WIDTH, _ROWS, _BUDGET = 512, 512, 0.2
+
+
+def device(settings: ClientSettings) -> Device:
+    """What the server is told of this device."""
+    return Device(
+        machine=platform.machine(),
+        system=f"{platform.system()} {platform.release()}",
+        cores=settings.threads or cores(),
+        memory=int(settings.memory_gb * 2**30) or free_memory() // 2,
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes of memory that are free; half of all where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Those of the processor that speed up products, as Linux calls them."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    flags = next((x.split(":")[1] for x in lines if x.startswith(("flags", "Features"))), "")
+    return tuple(flag for flag in _FLAGS if flag in flags.split())
+
+
+def probe(settings: ClientSettings, folder: Path) -> list[tuple[str, str]]:
+    """Look at the device; what was looked at, and what was found. Loads torch.
+
+    Args:
+        settings: the owner's.
+        folder: where the device would keep its federations.
+    """
+    while not folder.is_dir():
+        folder = folder.parent
+    reason = may_not_work(settings, datetime.now())
+    return [
+        ("machine", f"{platform.machine()}, {platform.system()} {platform.release()}"),
+        ("cores", f"{cores()}; training takes {settings.threads or cores()}"),
+        ("instructions", ", ".join(instruction_sets()) or "none of those known to help"),
+        ("memory", _memory(settings)),
+        ("disk", f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free in {folder}"),
+        ("power", _words(on_power(), "plugged in", "on its battery")),
+        ("network", _words(metered(), "charges by volume", "does not charge by volume")),
+        ("data", _data(settings.data)),
+        ("may work now", f"no: {reason}" if reason else "yes"),
+        *_products(settings),
+    ]
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns for a person."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _memory(settings: ClientSettings) -> str:
+    free, may = free_memory(), settings.memory_gb * 2**30 or free_memory() // 2
+    return f"{free / 2**30:.1f} GiB free; training may take {may / 2**30:.1f}"
+
+
+def _words(value: bool | None, yes: str, no: str) -> str:
+    return "not known: counts as allowed" if value is None else yes if value else no
+
+
+def _data(data: str) -> str:
+    if not data:
+        return "none given: --data FILE"
+    if is_callable(data):
+        return f"{data}, called when a job asks for it"
+    try:
+        with open(data, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        return f"{data}: cannot be read: {error.strerror}"
+    return f"{data}: {os.stat(data).st_size / 2**20:.1f} MiB, readable"
+
+
+def _products(settings: ClientSettings) -> list[tuple[str, str]]:
+    """Speed of a product in each type, by a short measurement."""
+    import torch
+
+    from fedloom.tuning.capacity import choose_device
+
+    where = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    found = [("torch", f"{torch.__version__} on {where.type}")]
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.ones(_ROWS, _WIDTH, dtype=dtype, device=where)
+        weight = torch.ones(_WIDTH, _WIDTH, dtype=dtype, device=where)
+        (x @ weight).sum().item()  # the first product also loads code
+        began, times = time.perf_counter(), 0
+        while time.perf_counter() < began + _BUDGET:
+            (x @ weight).sum().item()
+            times += 1
+        rate = times * 2 * _ROWS * _WIDTH**2 / (time.perf_counter() - began)
+        found.append((str(dtype).removeprefix("torch."), f"{rate / 1e9:,.1f} GFLOP/s"))
+    return found

@@ -1,0 +1,194 @@
+"""A task into a result: what the simulator does with a chunk, for one client. Loads torch."""
+
+import hashlib
+import resource
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.precision import best_dtype
+from fedloom.client.manifest import Manifest, Order
+from fedloom.client.outbox import Finished
+from fedloom.client.settings import ClientSettings
+from fedloom.codecs.base import Codec
+from fedloom.codecs.exchange import changed, client_update, received
+from fedloom.core.errors import DataError, LayoutError, ModelError
+from fedloom.core.layout import Selector
+from fedloom.core.registry import create
+from fedloom.core.types import ClientUpdate, Cost, LocalWork, Params, Payload
+from fedloom.tuning.activations import Activations
+from fedloom.tuning.base import Assignment, CohortModel, Learner, Session
+from fedloom.tuning.build import model_of
+from fedloom.tuning.capacity import choose_device, free_memory
+from fedloom.tuning.data import Corpus
+from fedloom.tuning.evaluate import evaluate
+from fedloom.tuning.examples import Examples
+
+__all__ = ["Worker"]
+
+
+@dataclass(eq=False)
+class Worker:
+    """Trains and evaluates for one job.
+
+    Attributes:
+        manifest: the job.
+        folder: its backbone.
+        corpus: the device's examples.
+        settings: how much of the device it may take.
+        scratch: folder for temporary files.
+    """
+
+    manifest: Manifest
+    folder: Path
+    corpus: Corpus
+    settings: ClientSettings
+    scratch: Path
+    _sessions: dict[tuple[int, Selector], Session] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        job = self.manifest.job
+        keep_large_blocks()
+        torch.set_num_threads(self.settings.threads or torch.get_num_threads())
+        self._device = choose_device(self.settings.device)
+        self._model = self._built()
+        self._start = self._model.initial(job.seed)
+        memory = int(self.settings.cache_gb * 2**30)
+        self._activations = Activations(self._model, memory, 0, self.scratch)
+        self._down = cast(Codec, create("codecs", job.codec_down))
+
+    def _built(self) -> CohortModel:
+        job = self.manifest.job
+        kind = job.backbone.dtype
+        dtype = best_dtype(self._device) if kind == "auto" else getattr(torch, kind)
+        classes = len(self.manifest.classes)
+        model = model_of(job, self.folder, classes, dtype=dtype, device=self._device)
+        if model.layout.digest != self.manifest.layout:
+            found = f"{model.layout.digest[:12]} of {model.layout.size:,} numbers"
+            text = f"this device builds a model of layout {found}; the server has another"
+            raise LayoutError(f"{text} ({self.manifest.layout[:12]}): other versions of fedloom?")
+        return model
+
+    def train(self, order: Order, ticket: str, frame: bytes) -> tuple[Finished, bytes]:
+        """Do a task of training.
+
+        Args:
+            order: what is asked.
+            ticket: whose result it is.
+            frame: the global model's exchanged part.
+
+        Returns:
+            The result and its payload; empty where training diverged.
+
+        Raises:
+            CodecError: the frame is not of this model.
+            DataError: the device has no examples to train on.
+            ModelError: one batch does not fit in the memory that training may take.
+            ConfigError, LayoutError: the order names what the model does not have.
+        """
+        task, rows = order.task, np.arange(len(self.corpus.train))
+        if not len(rows):
+            raise DataError("this device has no training examples")
+        params = self._received(order, frame)
+        session = self._session(order, params)
+        self._check_memory(session, task.work)
+        learner = cast(Learner, create("learners", self.manifest.job.learner))
+        assignment = Assignment(task.client, rows, task.round, task.seed)
+        (result,) = learner.train(session, params, task.work, [assignment])
+        codec = cast(Codec, create("codecs", task.codec or self.manifest.job.codec_up))
+        update = client_update(
+            task,
+            result.layout,
+            result.delta,
+            codec,
+            num_examples=result.num_examples,
+            metrics=result.metrics,
+            cost=Cost(bytes_down=len(frame), flops=result.flops, seconds=result.seconds),
+        )
+        return _finished(ticket, update, codec.name)
+
+    def evaluate(self, order: Order, ticket: str, frame: bytes) -> Finished:
+        """Evaluate the global model on the device's own examples.
+
+        On those held out, where there are any, and else on those that it trains on.
+
+        Args:
+            order: as in `train`, as are the others.
+            ticket: whose result it is.
+            frame: the global model's exchanged part.
+        """
+        params = self._received(order, frame)
+        corpus = self.corpus
+        held = corpus.test if len(corpus.test) else corpus.valid
+        examples: Examples = held if len(held) else corpus.train
+        session = self._model.session(params, order.task.selectors.train, examples)
+        found = evaluate(session, params, examples)
+        return Finished(
+            ticket,
+            num_examples=len(examples),
+            metrics=found.metrics,
+            peak_memory=_peak_memory(),
+            round=order.task.round,
+        )
+
+    def _received(self, order: Order, frame: bytes) -> Params:
+        trains = (stage.train for stage in self.manifest.job.stages[: order.stage + 1])
+        part = changed(trains, self._start.layout)
+        return received(self._start, self._down, Payload(self._down.name, frame), part)
+
+    def _session(self, order: Order, params: Params) -> Session:
+        """One for each stage: below what trains in it, nothing changes."""
+        key = (order.stage, order.task.selectors.train)
+        if key not in self._sessions:
+            stage = self.manifest.job.stages[order.stage]
+            passes = 1 if stage.local.steps else stage.local.epochs
+            self._sessions = {  # those of earlier stages are done
+                key: self._activations.session(
+                    params, key[1], self.corpus.train, keep=stage.rounds * passes > 1
+                )
+            }
+        return self._sessions[key]
+
+    def _check_memory(self, session: Session, work: LocalWork) -> None:
+        """Better to say so than to be killed by the system in the middle.
+
+        Raises:
+            ModelError: a batch of average examples takes more than training may.
+        """
+        examples = self.corpus.train
+        per_example = session.tokens(np.arange(len(examples))) / len(examples)
+        batch = min(work.batch_size, work.max_examples or len(examples), len(examples))
+        need = int(batch * per_example * self._model.bytes_per_token)
+        need += 5 * 4 * self._model.layout.size  # values, gradient, two moments, delta
+        may = int(self.settings.memory_gb * 2**30) or free_memory(self._device)
+        if need > may:
+            text = f"a batch of {batch} needs about {need / 2**20:,.0f} MiB"
+            raise ModelError(f"{text}; training may take {may / 2**20:,.0f} MiB here")
+
+
+def _finished(ticket: str, update: ClientUpdate, codec: str) -> tuple[Finished, bytes]:
+    frame = update.payload.frame if update.payload else b""
+    finished = Finished(
+        ticket,
+        size=len(frame),
+        sha256=hashlib.sha256(frame).hexdigest(),
+        codec=codec,
+        num_examples=update.num_examples,
+        metrics=dict(update.metrics),
+        flops=update.cost.flops,
+        seconds=update.cost.seconds,
+        peak_memory=_peak_memory(),
+        round=update.round,
+    )
+    return finished, frame
+
+
+def _peak_memory() -> int:
+    """Most bytes that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,227 @@
+"""A job made ready on this device, and its tasks done, whatever goes wrong in them."""
+
+import gc
+import hashlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedloom.client.contents import Contents, Source
+from fedloom.client.holdings import read_holdings, stamp
+from fedloom.client.journal import Journal
+from fedloom.client.logs import log
+from fedloom.client.manifest import Manifest, read_manifest, read_order
+from fedloom.client.outbox import Finished
+from fedloom.client.refusals import is_passing
+from fedloom.client.settings import ClientSettings
+from fedloom.client.stopping import Stop, Stopped
+from fedloom.core.errors import DataError, FedloomError, TransferError
+from fedloom.protos.federation_pb2 import Blob, Task
+from fedloom.tuning.data import Corpus
+
+if TYPE_CHECKING:
+    from fedloom.client.worker import Worker
+
+__all__ = ["Workshop"]
+
+_BEGINNINGS = 3
+"""Times that a task is begun: what ends the process so often is too much for the device."""
+
+_NOT_OF_THE_TASK = ("abandoned", "protocol")
+
+_LONGEST = 500
+"""Characters of a reason that the server is told."""
+
+
+class Workshop:
+    """Where tasks become results.
+
+    Args:
+        folder: for contents and notes.
+        settings: the owner's.
+        federation: that the device has joined; empty for whatever the server says.
+        stop: ends a computation.
+
+    Attributes:
+        failure: a ticket that is given up (or empty) and why, for the next check-in.
+        num_examples: training examples; 0 while the job is not known or the data do not fit it.
+    """
+
+    def __init__(
+        self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop
+    ) -> None:
+        self._folder, self._settings, self._stop = folder, settings, stop
+        self._federation = federation
+        self._contents = Contents(folder)
+        self._journal = Journal(folder / "task.json")
+        self._job = ""  # SHA-256 of the manifest that was last made ready, or could not be
+        self._stamp = stamp(settings.data)
+        self._manifest: Manifest | None = None
+        self._backbone = Path()
+        self._corpus: Corpus | None = None
+        self._worker: Worker | None = None
+        self.failure = ("", "")
+
+    @property
+    def num_examples(self) -> int:
+        """Training examples; 0 while the job is not known or the data do not fit it."""
+        return len(self._corpus.train) if self._corpus is not None else 0
+
+    def refresh(self) -> None:
+        """Read the data again at the next check-in where the file has changed."""
+        found = stamp(self._settings.data)
+        if found != self._stamp:
+            log.info("%s has changed: it is read again", self._settings.data)
+            self._stamp, self._job, self._corpus, self._worker = found, "", None, None
+
+    def prepare(self, job: Blob, source: Source) -> None:
+        """Make a job ready, where it is another than before: backbone and data, no model yet.
+
+        What does not fit is logged and becomes the `failure`; the device then has no examples.
+
+        Raises:
+            TransferError: something did not come; trying again goes on.
+            Stopped: the device stops.
+        """
+        if job.sha256 == self._job:
+            return
+        self._corpus, self._worker = None, None
+        try:
+            data = self._contents.fetch(job.sha256, job.size, source).read_bytes()
+            self._manifest = self._read(data)
+            self._backbone = self._fetched_backbone(self._manifest, source)
+            began = time.monotonic()
+            with self._stop.interruptible():
+                self._corpus = read_holdings(self._settings.data, self._manifest, self._backbone)
+        except TransferError as error:
+            if error.code != "wrong-federation":
+                raise
+            self._unfit(error)
+        except FedloomError as error:
+            self._unfit(error)
+        else:
+            seconds = time.monotonic() - began
+            text = "job %s: %d training examples, read in %.1f s"
+            log.info(text, self._manifest.job.name, self.num_examples, seconds)
+        self._job = job.sha256
+
+    def work(self, task: Task, source: Source) -> tuple[Finished, bytes] | None:
+        """Do a task; None where it is given up (`failure` says why).
+
+        Raises:
+            TransferError: the model did not come; the same task is given again.
+            Stopped: the device stops.
+        """
+        try:
+            model = self._contents.fetch(task.model.sha256, task.model.size, source)
+        except TransferError as error:
+            if is_passing(error) or error.code in _NOT_OF_THE_TASK:
+                raise
+            self._give_up(task, str(error))
+            return None
+        times = self._journal.begin(task.ticket, task.attempt)
+        if times > _BEGINNINGS:
+            text = f"the process was ended {times - 1} times in this task: too little memory?"
+            self._give_up(task, text)
+            return None
+        try:
+            with self._stop.interruptible():
+                return self._made(task, model.read_bytes())
+        except Stopped:
+            self._journal.end()  # it was not the task that ended the process
+            raise
+        except FedloomError as error:
+            self._give_up(task, str(error))
+        except Exception as error:  # a task must not end the device, whatever is in it
+            self._give_up(task, _memory_or(error), trace=error)
+        finally:
+            self._clean()
+        return None
+
+    def done(self) -> None:
+        """The result of the task is safe."""
+        self._journal.end()
+
+    def _read(self, data: bytes) -> Manifest:
+        manifest = read_manifest(data, allow=self._settings.allow)
+        if self._federation and manifest.federation != self._federation:
+            text = f"the job is of federation {manifest.federation}, this device of another"
+            raise TransferError(text, code="wrong-federation")
+        return manifest
+
+    def _fetched_backbone(self, manifest: Manifest, source: Source) -> Path:
+        for file in manifest.files:
+            if not self._contents.has(file.sha256, file.size):
+                log.info("fetching %s (%.1f MB), once", file.name, file.size / 1e6)
+            self._contents.fetch(file.sha256, file.size, source)
+        names = {file.name: file.sha256 for file in manifest.files}
+        key = hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
+        return self._contents.arrange(key[:32], names)
+
+    def _made(self, task: Task, frame: bytes) -> tuple[Finished, bytes]:
+        worker, manifest = self._at_work()
+        order = read_order(task.order, manifest, allow=self._settings.allow)
+        number = order.task.round
+        began = time.monotonic()
+        if task.kind == "evaluate":
+            finished = worker.evaluate(order, task.ticket, frame)
+            payload = b""
+        else:
+            finished, payload = worker.train(order, task.ticket, frame)
+        seconds = time.monotonic() - began
+        finished = replace(finished, seconds=finished.seconds or seconds)
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in sorted(finished.metrics.items()))
+        facts = {"round": number, "ticket": task.ticket, "seconds": seconds, **finished.metrics}
+        text = "round %d: %s %d examples in %.1f s (%s)"
+        does = "evaluated on" if task.kind == "evaluate" else "trained on"
+        log.info(text, number, does, finished.num_examples, seconds, shown, extra={"facts": facts})
+        if task.max_bytes and finished.size > task.max_bytes:
+            text = f"the update has {finished.size:,} bytes, {task.max_bytes:,} are taken"
+            raise TransferError(text, code="too-large")
+        return finished, payload
+
+    def _at_work(self) -> "tuple[Worker, Manifest]":
+        """The worker, made when the first task comes: this loads torch and the model."""
+        manifest, corpus = self._manifest, self._corpus
+        if manifest is None or corpus is None:
+            raise DataError("this device is not ready for the job")
+        if self._worker is None:
+            from fedloom.client.worker import Worker
+
+            began = time.monotonic()
+            self._worker = Worker(manifest, self._backbone, corpus, self._settings, self._folder)
+            log.info("the model is loaded, in %.1f s", time.monotonic() - began)
+        return self._worker, manifest
+
+    def _unfit(self, error: FedloomError) -> None:
+        log.error("this device cannot take part in the job: %s", error)
+        self._corpus = None
+        self.failure = ("", _short(str(error)))
+
+    def _give_up(self, task: Task, text: str, *, trace: Exception | None = None) -> None:
+        log.error("a task is given up: %s", text, exc_info=trace)
+        self._journal.end()
+        self.failure = (task.ticket, _short(text))
+        self._worker = None  # whatever state it is in
+        gc.collect()
+
+    def _clean(self) -> None:
+        files = self._manifest.files if self._manifest else ()
+        keep = {self._job, *(file.sha256 for file in files)}
+        self._contents.clean(keep, limit=int(self._settings.disk_gb * 2**30))
+
+
+def _memory_or(error: Exception) -> str:
+    """The error in words; those of too little memory in plain ones."""
+    text = f"{type(error).__name__}: {error}"
+    lowered = text.lower()
+    if "out of memory" in lowered or "can't allocate" in lowered or "memoryerror" in lowered:
+        return f"out of memory ({text})"
+    return text
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

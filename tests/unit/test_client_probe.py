@@ -1,0 +1,46 @@
+from pathlib import Path
+
+from fedloom.client.probe import device, free_memory, instruction_sets, probe, table
+from fedloom.client.settings import ClientSettings
+
+
+def test_what_the_server_is_told() -> None:
+    found = device(ClientSettings(threads=3, memory_gb=2.0))
+    assert (found.cores, found.memory) == (3, 2 * 2**30)
+    assert found.machine
+    assert found.system
+    assert device(ClientSettings()).memory > 0
+
+
+def test_free_memory(tmp_path: Path) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:  8000 kB\nMemAvailable:   4000 kB\n")
+    assert free_memory(path) == 4000 * 1024
+    assert free_memory(tmp_path / "none") > 0
+
+
+def test_instruction_sets(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor : 0\nflags : fpu avx2 avx512f amx_bf16\n")
+    assert instruction_sets(path) == ("avx2", "avx512f", "amx_bf16")
+    path.write_text("processor : 0\nFeatures : fp asimd asimddp\n")
+    assert instruction_sets(path) == ("asimd", "asimddp")
+    assert instruction_sets(tmp_path / "none") == ()
+
+
+def test_a_look_at_this_device(tmp_path: Path) -> None:
+    data = tmp_path / "own.csv"
+    data.write_text("text,label\na,b\n")
+    given = ClientSettings(data=str(data), threads=1, device="cpu", hours="0-24")
+    found = dict(probe(given, tmp_path / "not" / "made"))
+    assert found["data"].endswith("readable")
+    assert found["may work now"] == "yes"
+    assert "GFLOP/s" in found["float32"]
+    assert "GFLOP/s" in found["bfloat16"]
+    assert not (tmp_path / "not").exists()
+    missing = dict(probe(ClientSettings(data="no.csv", threads=1, device="cpu"), tmp_path))
+    assert "cannot be read: No such file" in missing["data"]
+
+
+def test_a_table() -> None:
+    assert table([("cores", "4"), ("may work", "yes")]) == "cores     4\nmay work  yes"

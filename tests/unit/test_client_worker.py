@@ -1,0 +1,117 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_jobs import labelled_rows
+
+from fedloom.client.manifest import Manifest, Order
+from fedloom.client.settings import ClientSettings
+from fedloom.client.worker import Worker
+from fedloom.codecs.dense import Float32
+from fedloom.codecs.exchange import changed, sent_down
+from fedloom.core.errors import CodecError, DataError, LayoutError, ModelError
+from fedloom.core.job import Job, job_from
+from fedloom.core.types import ClientTask, LocalWork, Payload, Selectors
+from fedloom.tuning.build import model_of
+from fedloom.tuning.data import Corpus, own_examples
+from fedloom.tuning.reading import reading_of
+
+CLASSES = ("field", "harbour", "treasury")
+JOB = job_from(
+    {
+        "backbone": {"max_tokens": 32, "head_init": "normal"},
+        "data": {"split": "split"},
+        "adapter": {"name": "lora", "rank": 2},
+        "stages": [{"train": ["head"]}, {"local": {"batch_size": 8}}],
+    }
+)
+SETTINGS = ClientSettings(threads=1, device="cpu", cache_gb=0.0)
+
+
+@pytest.fixture
+def folder(text_model: dict[str, Path]) -> Path:
+    return text_model["classify"]
+
+
+@pytest.fixture
+def corpus(folder: Path) -> Corpus:
+    config = replace(JOB.data, classes=CLASSES)
+    return own_examples(labelled_rows(30, clients=1), config, reading_of(JOB.backbone, folder))
+
+
+def digest_of(folder: Path, job: Job = JOB) -> str:
+    cpu = torch.device("cpu")
+    return model_of(job, folder, 3, dtype=torch.float32, device=cpu).layout.digest
+
+
+@pytest.fixture
+def worker(folder: Path, corpus: Corpus, tmp_path: Path) -> Worker:
+    manifest = Manifest("f", JOB, CLASSES, digest_of(folder), ())
+    return Worker(manifest, folder, corpus, SETTINGS, tmp_path)
+
+
+def frame(worker: Worker, stage: int) -> bytes:
+    trains = (s.train for s in JOB.stages[: stage + 1])
+    part = changed(trains, worker._start.layout)
+    return sent_down(worker._start, Float32(), part, version=0).frame
+
+
+def order(stage: int, **work: float) -> Order:
+    wanted = JOB.stages[stage]
+    local = LocalWork(**{"batch_size": 8, **work})  # type: ignore[arg-type]
+    task = ClientTask("c", 1, 0, local, Selectors(train=wanted.train), seed=0)
+    return Order(task, stage)
+
+
+def test_only_what_trains_is_sent(worker: Worker) -> None:
+    finished, payload = worker.train(order(0), "t", frame(worker, 0))
+    head = worker._start.layout.select(("head",))
+    delta = Float32().decode(Payload("float32", payload), head)
+    assert np.abs(delta.vector).max() > 0
+    assert (finished.size, finished.codec, finished.num_examples) == (len(payload), "float32", 25)
+    assert finished.flops > 0
+    assert finished.peak_memory > 2**20
+
+
+def test_the_same_task_twice_gives_the_same_bits(worker: Worker) -> None:
+    first = worker.train(order(1), "t", frame(worker, 1))[1]
+    worker.train(order(1, lr=0.5), "u", frame(worker, 1))
+    assert worker.train(order(1), "t", frame(worker, 1))[1] == first
+
+
+def test_training_that_diverges_sends_no_model(worker: Worker) -> None:
+    with np.errstate(all="ignore"):
+        finished, payload = worker.train(order(1, lr=1e38, epochs=3), "t", frame(worker, 1))
+    assert (payload, finished.size) == (b"", 0)
+
+
+def test_evaluation_is_on_what_is_held_out(worker: Worker) -> None:
+    finished = worker.evaluate(order(1), "t", frame(worker, 1))
+    assert (finished.num_examples, finished.size) == (5, 0)
+    assert set(finished.metrics) == {"loss", "accuracy", "macro_f1"}
+
+
+def test_a_frame_of_another_stage(worker: Worker) -> None:
+    with pytest.raises(CodecError, match="expected"):
+        worker.train(order(1), "t", frame(worker, 0))
+
+
+def test_a_device_without_training_examples(worker: Worker) -> None:
+    none = worker.corpus.train.take(np.zeros(0, np.int64))
+    worker.corpus = replace(worker.corpus, train=none)
+    with pytest.raises(DataError, match="no training examples"):
+        worker.train(order(1), "t", frame(worker, 1))
+
+
+def test_another_model_than_the_server_s(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
+    manifest = Manifest("f", JOB, CLASSES, "0" * 64, ())
+    with pytest.raises(LayoutError, match="this device builds a model of layout"):
+        Worker(manifest, folder, corpus, SETTINGS, tmp_path)
+
+
+def test_a_batch_that_takes_more_than_it_may(worker: Worker) -> None:
+    worker.settings = replace(SETTINGS, memory_gb=1e-5)
+    with pytest.raises(ModelError, match=r"a batch of 8 needs about .* MiB; training may take"):
+        worker.train(order(1), "t", frame(worker, 1))

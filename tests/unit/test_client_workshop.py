@@ -1,0 +1,104 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedloom.client.settings import ClientSettings
+from fedloom.client.stopping import Stop
+from fedloom.client.workshop import Workshop
+from fedloom.core.errors import DataError, TransferError
+from fedloom.protos.federation_pb2 import Blob, Chunk, Task
+from fedloom.tuning.data import Corpus
+
+SHA = "a" * 64
+
+
+def nothing(sha256: str, offset: int) -> Iterator[Chunk]:
+    raise TransferError("gone", code="no-such-content")
+    yield Chunk()
+
+
+def cut(sha256: str, offset: int) -> Iterator[Chunk]:
+    raise TransferError("cut", code="unreachable", retry_after=0.0)
+    yield Chunk()
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    given = ClientSettings(data=str(tmp_path / "own.csv"))
+    return Workshop(tmp_path / "state", given, federation="f", stop=Stop())
+
+
+TASK = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))
+
+
+def held(workshop: Workshop) -> None:
+    """The model of `TASK` is here."""
+    (workshop._contents.path(SHA)).write_bytes(b"abc")
+
+
+def test_a_new_device_has_no_examples(workshop: Workshop) -> None:
+    assert workshop.num_examples == 0
+    assert workshop.failure == ("", "")
+
+
+def test_a_model_that_is_gone_is_told(workshop: Workshop) -> None:
+    assert workshop.work(TASK, nothing) is None
+    assert workshop.failure == ("t", "gone")
+
+
+def test_a_model_that_was_cut_is_fetched_again(workshop: Workshop) -> None:
+    for _ in range(5):  # more often than a task is begun
+        with pytest.raises(TransferError, match="cut"):
+            workshop.work(TASK, cut)
+    assert workshop.failure == ("", "")
+
+
+def test_a_job_that_did_not_come_is_tried_again(workshop: Workshop) -> None:
+    with pytest.raises(TransferError, match="cut"):
+        workshop.prepare(Blob(sha256=SHA, size=3), cut)
+    assert workshop.failure == ("", "")
+
+
+def test_a_task_before_the_job(workshop: Workshop) -> None:
+    held(workshop)
+    assert workshop.work(TASK, nothing) is None
+    assert workshop.failure == ("t", "this device is not ready for the job")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError("1 GiB"), "out of memory (MemoryError: 1 GiB)"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "out of memory (RuntimeError: DefaultCPUAllocator: can't allocate memory)",
+        ),
+        (RuntimeError("CUDA out of memory"), "out of memory (RuntimeError: CUDA out of memory)"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (DataError("row 3: " + "x" * 600), "row 3: " + "x" * 490 + "..."),
+    ],
+)
+def test_whatever_fails_in_a_task_is_told(
+    error: Exception, text: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    held(workshop)
+    monkeypatch.setattr(workshop, "_made", fail)
+    assert workshop.work(TASK, nothing) is None
+    assert workshop.failure == ("t", text)
+    assert len(text) <= 500
+    # the journal has no open task: the next one begins at one
+    assert workshop._journal.begin("t", 1) == 1
+
+
+def test_a_data_file_that_changes_is_read_again(workshop: Workshop, tmp_path: Path) -> None:
+    workshop._corpus = Corpus.__new__(Corpus)
+    workshop.refresh()
+    assert workshop._corpus is not None
+    (tmp_path / "own.csv").write_text("text,label\n")
+    workshop.refresh()
+    assert workshop.num_examples == 0
