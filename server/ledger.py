@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Client, ClientId, Refusal
+from fedloom.server import rows
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
-from fedloom.server import rows
 from fedloom.server.records import Entry, OpenRound, Place, Ticket, Written
 from fedloom.server.rows import insert_result, load_written
 from fedloom.server.tickets import by_id, new_id, widened

@@ -173,4 +173,3 @@ def _free(connection: Connection, name: str) -> ClientId:
 
 def _unknown(id: str) -> IdentityError:
     return IdentityError(f"no token {id!r}; ask for another", code="token-unknown")
-
