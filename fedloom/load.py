@@ -177,7 +177,7 @@ class _Device:
         offset = 0
         while time.monotonic() < until:
             try:
-                with self._measured.call(f"upload ({task.kind})", payload.size - offset):
+                with self._measured.call("upload", payload.size - offset):
                     await self._client.send(task.ticket, payload, offset=offset)
                 break
             except TransferError as refusal:

@@ -30,6 +30,16 @@ _OPTIONS = (
 )
 _NAME = ("grpc.ssl_target_name_override", "fedloom-server")
 _SECONDS = 60.0
+_SOON = 1.0
+_PASSING = frozenset(
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        # What the asyncio client makes of a refusal that comes while it is still sending: the
+        # server's own status is lost then (grpc/grpc, issue 36066).
+        grpc.StatusCode.INTERNAL,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,5 @@ def _refusal(error: grpc.aio.AioRpcError) -> TransferError:
     trailers = dict(error.trailing_metadata() or ())
     code = trailers.get("fedloom-reason") or error.code().name.lower()
     after = trailers.get("retry-after")
-    passing = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-    wait = float(after) if after else 1.0 if passing else None
+    wait = float(after) if after else _SOON if error.code() in _PASSING else None
     return TransferError(error.details() or code, code=code, retry_after=wait)

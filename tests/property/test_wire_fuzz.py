@@ -50,9 +50,9 @@ def agree(message: bytes) -> None:
 
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(st.binary(max_size=60), NEARLY))
-@example(b"\x12\x80\x80\x80\x80\x80\x00")  # a length in six bytes
-@example(b"\x12\x0b\x08" + b"\xff" * 9 + b"\x01")  # the largest offset
-@example(b"\x12\x0b\x08" + b"\xff" * 9 + b"\x7f")  # one that passes 64 bits
+@example(b"\x12\x85\x80\x80\x80\x80\x00\x1a\x03abc")  # a length in six bytes
+@example(b"\x12\x10\x08" + b"\xff" * 9 + b"\x01\x1a\x03abc")  # the largest offset
+@example(b"\x12\x10\x08" + b"\xff" * 9 + b"\x7f\x1a\x03abc")  # one that passes 64 bits
 def test_any_bytes_read_as_protobuf_reads_them_or_are_refused(message: bytes) -> None:
     agree(message)
 
