@@ -72,9 +72,11 @@ def _client(options: argparse.Namespace) -> int:
     flags = {k: v for k, v in vars(options).items() if k not in _NO_SETTING and v is not None}
     settings = settings_from(Path(options.config) if options.config else None, os.environ, flags)
     if options.check:
-        from fedloom.client.probe import check
+        from fedloom.client.enrol import default_root
+        from fedloom.client.probe import probe, table
 
-        return check(settings)
+        print(table(probe(settings, Path(settings.directory or default_root()))))
+        return 0
     write_logs(log, as_json=options.json_log)
     from fedloom.client.start import take_part
 

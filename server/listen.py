@@ -34,6 +34,8 @@ _OPTIONS = (
     ("grpc.max_connection_age_grace_ms", 120_000),
     ("grpc.max_concurrent_streams", 64),
     ("grpc.so_reuseport", 0),
+    # Windows that grow let whole bodies pile up beside the bound on arriving uploads.
+    ("grpc.http2.bdp_probe", 0),
 )
 
 Context: TypeAlias = Any

@@ -181,10 +181,11 @@ def test_a_server_that_comes_late_and_goes_is_waited_for(
 CODE = """
 import json, sys
 from pathlib import Path
-from fedloom.client.logs import write_logs
+from fedloom.client.logs import log
+from fedloom.core.logs import write_logs
 from fedloom.client.settings import ClientSettings
 from fedloom.client.start import take_part
-write_logs()
+write_logs(log)
 sys.exit(take_part(ClientSettings(**json.loads(sys.argv[1]))))
 """
 

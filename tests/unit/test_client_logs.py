@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedloom.client.logs import Rarely, log, write_logs
+from fedloom.client.logs import Rarely, log
+from fedloom.core.logs import write_logs
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def _as_before() -> Iterator[None]:
 
 def test_a_line_for_a_person() -> None:
     stream = io.StringIO()
-    write_logs(stream=stream)
+    write_logs(log, stream=stream)
     log.warning("round %d: %s", 3, "late", extra={"facts": {"round": 3}})
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d warning  round 3: late\n", stream.getvalue()
@@ -28,7 +29,7 @@ def test_a_line_for_a_person() -> None:
 
 def test_a_line_for_a_program() -> None:
     stream = io.StringIO()
-    write_logs(as_json=True, stream=stream)
+    write_logs(log, as_json=True, stream=stream)
     log.info("round %d", 3, extra={"facts": {"round": 3, "seq": 9}})
     entry = json.loads(stream.getvalue())
     assert entry.pop("time") > 1e9
@@ -37,15 +38,15 @@ def test_a_line_for_a_program() -> None:
 
 def test_a_trace_goes_along() -> None:
     stream = io.StringIO()
-    write_logs(as_json=True, stream=stream)
+    write_logs(log, as_json=True, stream=stream)
     log.error("a task is given up", exc_info=ValueError("why"))
     assert "ValueError: why" in json.loads(stream.getvalue())["trace"]
 
 
 def test_nothing_is_told_twice() -> None:
     first, second = io.StringIO(), io.StringIO()
-    write_logs(stream=first)
-    write_logs(stream=second)
+    write_logs(log, stream=first)
+    write_logs(log, stream=second)
     log.info("x")
     assert (first.getvalue(), second.getvalue().count("x")) == ("", 1)
     assert log.level == logging.INFO
