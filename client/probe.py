@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
 from fedloom.client.settings import ClientSettings, is_callable
 from fedloom.protos.federation_pb2 import Device
 
-__all__ = ["cores", "device", "free_memory", "probe", "table"]
+__all__ = ["check", "cores", "device", "free_memory", "probe", "table"]
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "f16c", "asimd", "asimddp", "bf16", "i8mm")
 _WIDTH, _ROWS, _BUDGET = 512, 512, 0.2
@@ -74,6 +75,13 @@ def probe(settings: ClientSettings, folder: Path) -> list[tuple[str, str]]:
         ("may work now", f"no: {reason}" if reason else "yes"),
         *_products(settings),
     ]
+
+
+def check(settings: ClientSettings) -> int:
+    """Print what this device can do; the exit status: 0, or 2 where its data cannot be read."""
+    rows = probe(settings, Path(settings.directory or default_root()).expanduser())
+    print(table(rows))
+    return 2 if "cannot be read" in dict(rows)["data"] else 0
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

@@ -1,6 +1,8 @@
 from pathlib import Path
 
-from fedloom.client.probe import device, free_memory, instruction_sets, probe, table
+import pytest
+
+from fedloom.client.probe import check, device, free_memory, instruction_sets, probe, table
 from fedloom.client.settings import ClientSettings
 
 
@@ -44,3 +46,10 @@ def test_a_look_at_this_device(tmp_path: Path) -> None:
 
 def test_a_table() -> None:
     assert table([("cores", "4"), ("may work", "yes")]) == "cores     4\nmay work  yes"
+
+
+def test_the_exit_status_of_a_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ClientSettings(directory=str(tmp_path), threads=1, device="cpu")
+    assert check(given) == 0
+    assert "none given: --data FILE" in capsys.readouterr().out
+    assert check(ClientSettings(**{**vars(given), "data": "no.csv"})) == 2
