@@ -25,13 +25,14 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.results.observe import Observer
-from fedloom.server.board import Board, Stopping
+from fedloom.server.board import Board
 from fedloom.server.client_evaluation import evaluate_on_clients
 from fedloom.server.contents import Content, Contents
 from fedloom.server.course import Judge, Played
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
+from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
@@ -47,10 +48,6 @@ from fedloom.strategies.base import Strategy
 __all__ = ["Live", "Showing", "Stopped"]
 
 Showing: TypeAlias = Callable[[Standing], None]
-LOOK = 0.05
-"""Seconds between looks at who is there, while a round waits for clients."""
-SAY = 30.0
-"""Seconds between remarks on what is waited for."""
 
 
 @dataclass(eq=False)
@@ -118,6 +115,11 @@ class Live:
 
         return judge
 
+    @property
+    def _gathering(self) -> Gathering:
+        server, note = self.plan.job.server, self.observer.note
+        return Gathering(self.board, self.register, server, note, self._stand)
+
     def reachable(self, address: str, port: int, enrol_port: int) -> None:
         """Say where clients reach this server."""
         self._stand(address=address, port=port, enrol_port=enrol_port)
@@ -133,7 +135,7 @@ class Live:
         some = job.server.evaluate_clients
         if not some:
             return {}
-        there = self._there()
+        there = self._gathering.there()
         content = self._publish(index, model, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))
@@ -235,7 +237,7 @@ class Live:
         self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
-        there = self._enough(size, attempt)
+        there = self._gathering.enough(again=attempt > 1)
         kept = tuple(client for client in self._cohort() if client.id in answered)
         others = tuple(client for client in there if client.id not in answered)
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
@@ -250,56 +252,8 @@ class Live:
         found = self.ledger.current()
         return found.cohort if found else ()
 
-    def _enough(self, size: int, attempt: int) -> tuple[Client, ...]:
-        """Who is there, once that is enough to begin and nobody has paused the federation.
-
-        Raises:
-            Stopped: the server is told to end meanwhile.
-        """
-        server = self.plan.job.server
-        resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
-        said = time.monotonic()
-        while True:
-            there = self._there()
-            paused = self.register.paused
-            ready = len(there) >= server.min_clients and time.monotonic() >= resumed
-            self._stand(phase="paused" if paused else "waiting", present=len(there))
-            if ready and not paused:
-                return there
-            if time.monotonic() - said >= SAY:
-                said = time.monotonic()
-                self.observer.note(_waiting_for(paused, len(there), server.min_clients))
-            self._stop_if_told()
-
-    def _there(self) -> tuple[Client, ...]:
-        """Clients that are there and may be given work."""
-        present = self.board.present(self.plan.job.server.present)
-        known = ((client, self.register.client(client.id)) for client in present)
-        return tuple(
-            client
-            for client, entry in known
-            if entry is None or (entry.quarantined is None and entry.revoked is None)
-        )
-
-    def _stop_if_told(self) -> None:
-        """Wait a moment; what happens between rounds is of no consequence but the end.
-
-        Raises:
-            Stopped: it has come.
-        """
-        until = time.monotonic() + LOOK
-        while (left := until - time.monotonic()) > 0:
-            if isinstance(self.board.next(left), Stopping):
-                raise Stopped
-
     def _stand(self, **changes: object) -> None:
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
         if standing != self.standing:
             self.standing = standing
             self.show(standing)
-
-
-def _waiting_for(paused: bool, there: int, needed: int) -> str:
-    if paused:
-        return "paused; `fedloom resume` goes on"
-    return f"waiting for clients: {there} of {needed} are there"
