@@ -16,6 +16,7 @@ from fedloom.server.contents import Content, Contents
 from fedloom.server.counting import Counting
 from fedloom.server.course import Course, begin, follow
 from fedloom.server.database import Database
+from fedloom.server.failpoints import reach
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
 from fedloom.server.live import Live, Stopped
@@ -182,6 +183,7 @@ class Federation:
         if opened is not None:
             log.warning("round %d in the ledger is of another run: dropped", opened.number)
         self.ledger.clear(self.job.sha256)
+        reach("rounds-cleared")
 
     def _close(
         self, course: Course, directory: RunDirectory, observer: Observer, *, interrupted: bool
@@ -201,6 +203,7 @@ class Federation:
             interrupted=interrupted,
         )
         directory.write_summary(summary)
+        reach("summary-written")
         self.live.ended(interrupted=interrupted)
         observer.finished(summary)
         return summary

@@ -16,6 +16,7 @@ from fedloom.server.gate import Gate
 from fedloom.server.ledger import Ledger
 from fedloom.server.records import Result, Ticket
 from fedloom.server.register import Register
+from fedloom.server.upload import Upload
 from fedloom.server.uploads import Uploads
 from fedloom.server.wire import RawChunk
 
@@ -81,21 +82,13 @@ class Intake:
             raise _over(offer.ticket.round)
         try:
             gate.size(result)
-            payload = await self._receive(ticket_id, result, offset, chunks)
-            update = await self._aside(_admit, gate, offer.ticket, result, payload)
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
-        reach("update-admitted")
-        seq = await asyncio.wrap_future(
-            self.committer.submit(offer.ticket, result, payload if payload is not None else b"")
-        )
-        reach("update-acknowledged")
-        self.board.withdraw([client])
-        self.board.events.put(Arrival(offer.ticket, update))
-        self.uploads.drop(ticket_id)
-        self.register.accepted(client)
-        return seq
+        upload = await self._receive(ticket_id, result, offset, chunks)
+        # What is whole is settled even where its client has gone meanwhile: an update that is on
+        # the disk and not announced would be waited for until the round's deadline.
+        return await asyncio.shield(self._settle(gate, offer, result, upload))
 
     def acknowledged(
         self, client: ClientId, ticket_id: str, result: Result | None = None
@@ -154,7 +147,8 @@ class Intake:
 
     async def _receive(
         self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]
-    ) -> bytearray | Path | None:
+    ) -> Upload | None:
+        """Take chunks until there are no more; None for a result without a payload."""
         if not result.size:
             return None
         upload = self.uploads.begin(ticket_id, result.size, sha256=result.sha256, offset=offset)
@@ -163,6 +157,37 @@ class Intake:
                 upload.append(chunk.offset, chunk.crc32, chunk.data)
                 if upload.due:
                     await self._aside(upload.write)
+        except BaseException:
+            await self._aside(upload.pause)
+            raise
+        return upload
+
+    async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
+        """Check what has arrived, write it, and tell the round; its number in the ledger."""
+        ticket = offer.ticket
+        payload = await self._whole(upload)
+        reach("update-arrived")
+        try:
+            update = await self._aside(_admit, gate, ticket, result, payload)
+            reach("update-admitted")
+            data = payload if payload is not None else b""
+            seq = await asyncio.wrap_future(self.committer.submit(ticket, result, data))
+        except UpdateRefusedError as error:
+            self._refuse(offer, error)
+            raise
+        finally:
+            self.uploads.drop(ticket.id)
+        reach("update-acknowledged")
+        self.board.withdraw([ticket.client])
+        self.board.events.put(Arrival(ticket, update))
+        reach("update-announced")
+        self.register.accepted(ticket.client)
+        return seq
+
+    async def _whole(self, upload: Upload | None) -> bytearray | Path | None:
+        if upload is None:
+            return None
+        try:
             return await self._aside(upload.finish)
         finally:
             await self._aside(upload.pause)
@@ -185,6 +210,7 @@ class Intake:
         self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
         self.register.refused(ticket.client, error.code)
+        reach("update-refused")
         hopeless = error.code == "no-delta"
         if ticket.attempt < self.attempts and not hopeless:
             again = self.ledger.reissue(ticket)

@@ -13,6 +13,7 @@ from fedloom.protos import federation_pb2 as pb
 from fedloom.server.board import Board
 from fedloom.server.contents import Content, Contents
 from fedloom.server.counting import Counting
+from fedloom.server.failpoints import reach
 from fedloom.server.intake import Intake
 from fedloom.server.manifest import PROTOCOL
 from fedloom.server.messages import blob_of, device_of, result_of, task_of
@@ -117,6 +118,7 @@ class FederationCalls:
         offer = await self.board.wait(client, min(request.wait_seconds, LONGEST_POLL))
         self.board.seen(client, examples)
         if offer is not None:
+            reach("task-given")
             return pb.CheckInReply(job=job, task=task_of(offer))
         if over := self.board.finished(client):
             return pb.CheckInReply(job=job, done=pb.Done(reason=over))
