@@ -35,7 +35,7 @@ from fedloom.server.gate import Gate
 from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
-from fedloom.server.live_round import LiveRound, Stopped, TooFewError
+from fedloom.server.live_round import LiveRound, Stopped, TooFewError, pause
 from fedloom.server.plan import Plan
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
@@ -166,7 +166,7 @@ class Live:
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
                     f"{dispatch.deadline.minimum}; asking others too"
                 )
-                self._begin(number, opened.attempt + 1, index, stage, dispatch.answered)
+                self._begin(number, index, stage, dispatch)
 
     def _dispatch(self, opened: OpenRound, index: int, up: Codec, params: Params) -> LiveRound:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
@@ -226,31 +226,68 @@ class Live:
         """The round as the ledger has it, begun with those who are there where it is new."""
         found = self.ledger.current()
         if found is None or found.number != number:
-            self._begin(number, 1, index, stage, set())
+            self._begin(number, index, stage)
             found = self.ledger.current()
         assert found is not None
         return found
 
     def _begin(
-        self, number: int, attempt: int, index: int, stage: Stage, answered: set[ClientId]
+        self, number: int, index: int, stage: Stage, before: LiveRound | None = None
     ) -> None:
+        """Ask clients; where too few of those asked `before` answered, others too."""
+        attempt = before.opened.attempt + 1 if before else 1
         self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
+<<<<<<< HEAD
         there = self._gathering.enough(again=attempt > 1)
         kept = tuple(client for client in self._cohort() if client.id in answered)
         others = tuple(client for client in there if client.id not in answered)
+=======
+        there = self._enough(size, attempt)
+        kept = before.kept if before else ()
+        others = before.others(there) if before else there
+>>>>>>> refuse
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
         reach("clients-chosen")
-        if attempt == 1:
+        if before is None:
             self.ledger.begin(number, attempt, index, chosen)
             self.intake.begin_round()
         else:
             self.ledger.widen((*kept, *chosen))
 
+<<<<<<< HEAD
     def _cohort(self) -> tuple[Client, ...]:
         found = self.ledger.current()
         return found.cohort if found else ()
+=======
+    def _enough(self, size: int, attempt: int) -> tuple[Client, ...]:
+        """Who is there, once that is enough to begin and nobody has paused the federation.
+
+        Raises:
+            Stopped: the server is told to end meanwhile.
+        """
+        server = self.plan.job.server
+        resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
+        said = time.monotonic()
+        while True:
+            there = self._there()
+            paused = self.register.paused
+            ready = len(there) >= server.min_clients and time.monotonic() >= resumed
+            self._stand(phase="paused" if paused else "waiting", present=len(there))
+            if ready and not paused:
+                return there
+            if time.monotonic() - said >= SAY:
+                said = time.monotonic()
+                self.observer.note(_waiting_for(paused, len(there), server.min_clients))
+            pause(self.board, LOOK)
+
+    def _there(self) -> tuple[Client, ...]:
+        """Clients that are there and may be given work."""
+        present = self.board.present(self.plan.job.server.present)
+        known = ((client, self.register.client(client.id)) for client in present)
+        return tuple(client for client, entry in known if entry is None or entry.may_work)
+>>>>>>> refuse
 
     def _stand(self, **changes: object) -> None:
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
