@@ -219,14 +219,9 @@ class Intake:
         ticket = offer.ticket
         self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
-<<<<<<< HEAD
-        self.register.refused(ticket.client, error.code)
-        reach("update-refused")
-        hopeless = error.code == "no-delta"
-=======
         quarantined = self.register.refused(ticket.client, error.code)
+        reach("update-refused")
         hopeless = quarantined or error.code == "no-delta"
->>>>>>> refuse
         if ticket.attempt < self.attempts and not hopeless:
             again = self.ledger.reissue(ticket)
             self.board.replace(offer, again)

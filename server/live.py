@@ -14,7 +14,6 @@ from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
 from fedloom.core.registry import create
 from fedloom.core.types import (
-    Client,
     ClientId,
     ClientTask,
     Cohort,
@@ -35,7 +34,7 @@ from fedloom.server.gate import Gate
 from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
-from fedloom.server.live_round import LiveRound, Stopped, TooFewError, pause
+from fedloom.server.live_round import LiveRound, Stopped, TooFewError
 from fedloom.server.plan import Plan
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
@@ -239,15 +238,9 @@ class Live:
         self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
-<<<<<<< HEAD
-        there = self._gathering.enough(again=attempt > 1)
-        kept = tuple(client for client in self._cohort() if client.id in answered)
-        others = tuple(client for client in there if client.id not in answered)
-=======
-        there = self._enough(size, attempt)
+        there = self._gathering.enough(again=before is not None)
         kept = before.kept if before else ()
         others = before.others(there) if before else there
->>>>>>> refuse
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
         reach("clients-chosen")
         if before is None:
@@ -255,39 +248,6 @@ class Live:
             self.intake.begin_round()
         else:
             self.ledger.widen((*kept, *chosen))
-
-<<<<<<< HEAD
-    def _cohort(self) -> tuple[Client, ...]:
-        found = self.ledger.current()
-        return found.cohort if found else ()
-=======
-    def _enough(self, size: int, attempt: int) -> tuple[Client, ...]:
-        """Who is there, once that is enough to begin and nobody has paused the federation.
-
-        Raises:
-            Stopped: the server is told to end meanwhile.
-        """
-        server = self.plan.job.server
-        resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
-        said = time.monotonic()
-        while True:
-            there = self._there()
-            paused = self.register.paused
-            ready = len(there) >= server.min_clients and time.monotonic() >= resumed
-            self._stand(phase="paused" if paused else "waiting", present=len(there))
-            if ready and not paused:
-                return there
-            if time.monotonic() - said >= SAY:
-                said = time.monotonic()
-                self.observer.note(_waiting_for(paused, len(there), server.min_clients))
-            pause(self.board, LOOK)
-
-    def _there(self) -> tuple[Client, ...]:
-        """Clients that are there and may be given work."""
-        present = self.board.present(self.plan.job.server.present)
-        known = ((client, self.register.client(client.id)) for client in present)
-        return tuple(client for client, entry in known if entry is None or entry.may_work)
->>>>>>> refuse
 
     def _stand(self, **changes: object) -> None:
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
