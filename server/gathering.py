@@ -54,10 +54,10 @@ class Gathering:
             Stopped: the server is told to end meanwhile.
         """
         said = began = time.monotonic()
-        pause = min(self.config.patience, _AGAIN) if again else 0.0
+        held = min(self.config.patience, _AGAIN) if again else 0.0
         while True:
             there, paused = self.there(), self.register.paused
-            ready = len(there) >= self.config.min_clients and time.monotonic() >= began + pause
+            ready = len(there) >= self.config.min_clients and time.monotonic() >= began + held
             self.stand(phase="paused" if paused else "waiting", present=len(there))
             if ready and not paused:
                 return there
