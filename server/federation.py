@@ -29,7 +29,7 @@ from fedloom.server.refusing import TROUBLE
 from fedloom.server.register import Register
 from fedloom.server.room import is_full
 from fedloom.server.segments import Segments
-from fedloom.server.standing import Standing, write_standing
+from fedloom.server.standing import Sign, Standing, write_standing
 from fedloom.server.uploads import Uploads
 
 __all__ = ["Federation"]
@@ -105,7 +105,7 @@ class Federation:
             segments,
             contents,
             observer,
-            lambda standing: write_standing(folder, standing),
+            Sign(folder),
             Standing(plan.job.name, rounds=plan.job.rounds),
         )
         return Federation(

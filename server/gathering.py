@@ -8,6 +8,7 @@ from typing import Any
 from fedloom.core.serving import ServerConfig
 from fedloom.core.types import Client
 from fedloom.server.board import Board
+from fedloom.server.live_round import pause
 from fedloom.server.register import Register
 
 __all__ = ["Gathering"]
