@@ -38,8 +38,9 @@ def measure(
             spent, ended = cpu_seconds(pid), time.perf_counter()
         peak = peak_mib(pid)
     made = clients * calls
+    rate = "updates_per_second" if kind == "upload" else "per_second"
     return {
-        "per_second": made / (ended - began),
+        rate: made / (ended - began),
         "cpu_ms": 1000 * (spent - busy) / made / (mib if kind == "upload" else 1.0),
         "peak_memory_mib": peak,
     }
