@@ -24,6 +24,10 @@ from fedloom.server.wire import RawChunk
 __all__ = ["Intake"]
 
 T = TypeVar("T")
+_QUICK = 128 * 1024
+"""Bytes of a payload that is checked in less time than another thread takes to be asked."""
+_BEHIND = 64 << 20
+"""Bytes of updates that may wait in memory for the round; it reads others from the disk."""
 _REASON = 200
 """Characters of why a client gives up."""
 
@@ -173,33 +177,33 @@ class Intake:
 
     async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
         """Check what has arrived, write it, and tell the round; its number in the ledger."""
-        ticket = offer.ticket
-        payload = await self._whole(upload)
-        reach("update-arrived")
+        ticket, checking = offer.ticket, (gate, offer.ticket, result, upload)
         try:
-            update = await self._aside(_admit, gate, ticket, result, payload)
-            reach("update-admitted")
-            data = payload if payload is not None else b""
-            seq = await asyncio.wrap_future(self.committer.submit(ticket, result, data))
+            if result.size <= _QUICK:
+                payload, update = _checked(*checking)
+            else:
+                payload, update = await self._aside(_checked, *checking)
+            waiting = update if self._in_memory(payload) else None
+            del update
+            seq = await asyncio.wrap_future(self.committer.submit(ticket, result, payload))
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
         finally:
-            self.uploads.drop(ticket.id)
+            if upload is None or upload.whole:
+                self.uploads.drop(ticket.id)
         reach("update-acknowledged")
         self.board.withdraw([ticket.client])
-        self.board.events.put(Arrival(ticket, update))
+        self.board.events.put(Arrival(ticket, waiting, seq))
         reach("update-announced")
         self.register.accepted(ticket.client)
         return seq
 
-    async def _whole(self, upload: Upload | None) -> bytearray | Path | None:
-        if upload is None:
-            return None
-        try:
-            return await self._aside(upload.finish)
-        finally:
-            await self._aside(upload.pause)
+    def _in_memory(self, payload: bytes | bytearray | Path) -> bool:
+        """Whether an update waits in memory for the round, which may be slower than clients are."""
+        if isinstance(payload, Path):
+            return False
+        return self.board.events.qsize() * len(payload) < _BEHIND
 
     def _evaluated(self, ticket: Ticket, result: Result) -> int:
         check_weight(result.num_examples, self.max_examples)
@@ -234,12 +238,27 @@ class Intake:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
 
 
-def _admit(
-    gate: Gate, ticket: Ticket, result: Result, payload: bytearray | Path | None
-) -> ClientUpdate:
+def _checked(
+    gate: Gate, ticket: Ticket, result: Result, upload: Upload | None
+) -> tuple[bytes | bytearray | Path, ClientUpdate]:
+    """A payload that has arrived, and the update in it."""
+    payload = _whole(upload)
+    reach("update-arrived")
     if isinstance(payload, Path):
-        return gate.admit(ticket, result, payload.read_bytes())
-    return gate.admit(ticket, result, payload)
+        update = gate.admit(ticket, result, payload.read_bytes())
+    else:
+        update = gate.admit(ticket, result, payload)
+    reach("update-admitted")
+    return b"" if payload is None else payload, update
+
+
+def _whole(upload: Upload | None) -> bytearray | Path | None:
+    if upload is None:
+        return None
+    try:
+        return upload.finish()
+    finally:
+        upload.pause()
 
 
 def _over(number: int) -> TransferError:

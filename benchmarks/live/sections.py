@@ -115,9 +115,8 @@ def _many(setting: Setting) -> list[Program]:
 
 
 def _cut(setting: Setting) -> list[Program]:
-    mib = "16" if setting.quick else "64"
     return [
-        Program(label, ("-m", "live.cut", way, mib, "20"), rate="tries")
+        Program(label, ("-m", "live.cut", way, "64", "20"), rate="tries")
         for way, label in (("down", "downloaded"), ("up", "uploaded"))
     ]
 
