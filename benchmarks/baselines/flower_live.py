@@ -111,7 +111,7 @@ def _write(folder: Path, port: int, options: argparse.Namespace) -> None:
 
 def _rounds(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run the app; seconds of each round after the first."""
-    command = [_BIN / "flwr", "run", folder / "app", "here"]
+    command = [str(_BIN / "flwr"), "run", str(folder / "app"), "here"]
     done = subprocess.run(command, env=_environment(folder), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
