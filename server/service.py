@@ -95,6 +95,9 @@ class FederationCalls:
             _check_protocol(request.protocol)
             if request.failed:
                 self.intake.gave_up(client, request.failed, request.failure)
+            elif request.failure:
+                text = "%s cannot take part: %s"
+                log.warning(text, client, request.failure[:500], extra={"client": client})
             return await self._work_for(client, request)
         except FedloomError as error:
             await self._refuse(context, error)
@@ -111,15 +114,16 @@ class FederationCalls:
                 f"quarantined after {known.strikes} refusals: {known.last_code}; ask the operator"
             )
             raise TransferError(text, code="quarantined", retry_after=LONGEST_POLL)
+        if examples:
+            offer = await self.board.wait(client, min(request.wait_seconds, LONGEST_POLL))
+            self.board.seen(client, examples)
+            if offer is not None:
+                return pb.CheckInReply(job=job, task=task_of(offer))
+        if over := self.board.finished(client):
+            return pb.CheckInReply(job=job, done=pb.Done(reason=over))
         if not examples:
             wait = pb.Wait(seconds=0.0, reason="say how many examples you hold")
             return pb.CheckInReply(job=job, wait=wait)
-        offer = await self.board.wait(client, min(request.wait_seconds, LONGEST_POLL))
-        self.board.seen(client, examples)
-        if offer is not None:
-            return pb.CheckInReply(job=job, task=task_of(offer))
-        if over := self.board.finished(client):
-            return pb.CheckInReply(job=job, done=pb.Done(reason=over))
         return pb.CheckInReply(job=job, wait=pb.Wait(seconds=self._pace(), reason="no work yet"))
 
     def _pace(self) -> float:
