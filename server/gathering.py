@@ -7,8 +7,8 @@ from typing import Any
 
 from fedloom.core.serving import ServerConfig
 from fedloom.core.types import Client
-from fedloom.server.board import Board, Stopping
-from fedloom.server.live_round import Stopped
+from fedloom.server.board import Board
+from fedloom.server.live_round import pause
 from fedloom.server.register import Register
 
 __all__ = ["Gathering"]
@@ -42,11 +42,7 @@ class Gathering:
         """Clients that are there and may be given work, by name."""
         present = self.board.present(self.config.present)
         known = ((client, self.register.client(client.id)) for client in present)
-        return tuple(
-            client
-            for client, entry in known
-            if entry is None or (entry.quarantined is None and entry.revoked is None)
-        )
+        return tuple(client for client, entry in known if entry is None or entry.may_work)
 
     def enough(self, *, again: bool) -> tuple[Client, ...]:
         """Who is there, once that is enough to begin and nobody has paused the federation.
@@ -59,28 +55,17 @@ class Gathering:
             Stopped: the server is told to end meanwhile.
         """
         said = began = time.monotonic()
-        pause = min(self.config.patience, _AGAIN) if again else 0.0
+        held = min(self.config.patience, _AGAIN) if again else 0.0
         while True:
             there, paused = self.there(), self.register.paused
-            ready = len(there) >= self.config.min_clients and time.monotonic() >= began + pause
+            ready = len(there) >= self.config.min_clients and time.monotonic() >= began + held
             self.stand(phase="paused" if paused else "waiting", present=len(there))
             if ready and not paused:
                 return there
             if time.monotonic() - said >= SAY:
                 said = time.monotonic()
                 self.note(_waiting_for(paused, len(there), self.config.min_clients))
-            self._stop_if_told()
-
-    def _stop_if_told(self) -> None:
-        """Wait a moment; of what happens between rounds only the end is of consequence.
-
-        Raises:
-            Stopped: it has come.
-        """
-        until = time.monotonic() + LOOK
-        while (left := until - time.monotonic()) > 0:
-            if isinstance(self.board.next(left), Stopping):
-                raise Stopped
+            pause(self.board, LOOK)
 
 
 def _waiting_for(paused: bool, there: int, needed: int) -> str:

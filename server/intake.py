@@ -12,16 +12,20 @@ from fedloom.core.types import ClientId, ClientUpdate
 from fedloom.server.board import Arrival, Board, GaveUp, Offer
 from fedloom.server.committer import Committer
 from fedloom.server.failpoints import reach
-from fedloom.server.gate import Gate
+from fedloom.server.gate import Gate, check_weight
 from fedloom.server.ledger import Ledger
+from fedloom.server.messages import plain
 from fedloom.server.records import Result, Ticket
 from fedloom.server.register import Register
+from fedloom.server.upload import Upload
 from fedloom.server.uploads import Uploads
 from fedloom.server.wire import RawChunk
 
 __all__ = ["Intake"]
 
 T = TypeVar("T")
+_REASON = 200
+"""Characters of why a client gives up."""
 
 
 @dataclass(eq=False)
@@ -35,6 +39,7 @@ class Intake:
         committer: writes results to the disk.
         uploads: results that are arriving.
         attempts: tries that a client has at a task.
+        max_examples: largest weight that a client may claim.
         gate: the open round's; None between rounds.
         loop: where the coroutines run; `uploads` is touched in it only.
     """
@@ -45,6 +50,7 @@ class Intake:
     committer: Committer
     uploads: Uploads
     attempts: int = 3
+    max_examples: int = 1_000_000
     gate: Gate | None = None
     loop: asyncio.AbstractEventLoop | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
@@ -81,21 +87,13 @@ class Intake:
             raise _over(offer.ticket.round)
         try:
             gate.size(result)
-            payload = await self._receive(ticket_id, result, offset, chunks)
-            update = await self._aside(_admit, gate, offer.ticket, result, payload)
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
-        reach("update-admitted")
-        seq = await asyncio.wrap_future(
-            self.committer.submit(offer.ticket, result, payload if payload is not None else b"")
-        )
-        reach("update-acknowledged")
-        self.board.withdraw([client])
-        self.board.events.put(Arrival(offer.ticket, update))
-        self.uploads.drop(ticket_id)
-        self.register.accepted(client)
-        return seq
+        upload = await self._receive(ticket_id, result, offset, chunks)
+        # What is whole is settled even where its client has gone meanwhile: an update that is on
+        # the disk and not announced would be waited for until the round's deadline.
+        return await asyncio.shield(self._settle(gate, offer, result, upload))
 
     def acknowledged(
         self, client: ClientId, ticket_id: str, result: Result | None = None
@@ -131,7 +129,8 @@ class Intake:
         offer = self.board.offered(client)
         if offer is not None and offer.ticket.id == ticket_id:
             self.board.withdraw([client])
-            self.board.events.put(GaveUp(offer.ticket, f"the client gave up: {reason[:200]}"))
+            text = f"the client gave up: {plain(reason[:_REASON])}"
+            self.board.events.put(GaveUp(offer.ticket, text))
 
     def _offer(self, client: ClientId, ticket_id: str) -> Offer:
         offer = self.board.offered(client)
@@ -142,6 +141,9 @@ class Intake:
             raise TransferError("no such ticket; check in for a task", code="ticket-unknown")
         if ticket.client != client:
             raise TransferError("the ticket is another client's", code="ticket-other")
+        if self.gate is not None:
+            text = f"nothing more is taken of this client in round {ticket.round}"
+            raise TransferError(text, code="benched")
         raise _over(ticket.round)
 
     def begin_round(self) -> None:
@@ -154,7 +156,8 @@ class Intake:
 
     async def _receive(
         self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]
-    ) -> bytearray | Path | None:
+    ) -> Upload | None:
+        """Take chunks until there are no more; None for a result without a payload."""
         if not result.size:
             return None
         upload = self.uploads.begin(ticket_id, result.size, sha256=result.sha256, offset=offset)
@@ -163,11 +166,43 @@ class Intake:
                 upload.append(chunk.offset, chunk.crc32, chunk.data)
                 if upload.due:
                     await self._aside(upload.write)
+        except BaseException:
+            await self._aside(upload.pause)
+            raise
+        return upload
+
+    async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
+        """Check what has arrived, write it, and tell the round; its number in the ledger."""
+        ticket = offer.ticket
+        payload = await self._whole(upload)
+        reach("update-arrived")
+        try:
+            update = await self._aside(_admit, gate, ticket, result, payload)
+            reach("update-admitted")
+            data = payload if payload is not None else b""
+            seq = await asyncio.wrap_future(self.committer.submit(ticket, result, data))
+        except UpdateRefusedError as error:
+            self._refuse(offer, error)
+            raise
+        finally:
+            self.uploads.drop(ticket.id)
+        reach("update-acknowledged")
+        self.board.withdraw([ticket.client])
+        self.board.events.put(Arrival(ticket, update))
+        reach("update-announced")
+        self.register.accepted(ticket.client)
+        return seq
+
+    async def _whole(self, upload: Upload | None) -> bytearray | Path | None:
+        if upload is None:
+            return None
+        try:
             return await self._aside(upload.finish)
         finally:
             await self._aside(upload.pause)
 
     def _evaluated(self, ticket: Ticket, result: Result) -> int:
+        check_weight(result.num_examples, self.max_examples)
         update = ClientUpdate(
             client=ticket.client,
             round=ticket.round,
@@ -184,8 +219,9 @@ class Intake:
         ticket = offer.ticket
         self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
-        self.register.refused(ticket.client, error.code)
-        hopeless = error.code == "no-delta"
+        quarantined = self.register.refused(ticket.client, error.code)
+        reach("update-refused")
+        hopeless = quarantined or error.code == "no-delta"
         if ticket.attempt < self.attempts and not hopeless:
             again = self.ledger.reissue(ticket)
             self.board.replace(offer, again)

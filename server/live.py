@@ -14,7 +14,6 @@ from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
 from fedloom.core.registry import create
 from fedloom.core.types import (
-    Client,
     ClientId,
     ClientTask,
     Cohort,
@@ -166,7 +165,7 @@ class Live:
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
                     f"{dispatch.deadline.minimum}; asking others too"
                 )
-                self._begin(number, opened.attempt + 1, index, stage, dispatch.answered)
+                self._begin(number, index, stage, dispatch)
 
     def _dispatch(self, opened: OpenRound, index: int, up: Codec, params: Params) -> LiveRound:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
@@ -226,31 +225,29 @@ class Live:
         """The round as the ledger has it, begun with those who are there where it is new."""
         found = self.ledger.current()
         if found is None or found.number != number:
-            self._begin(number, 1, index, stage, set())
+            self._begin(number, index, stage)
             found = self.ledger.current()
         assert found is not None
         return found
 
     def _begin(
-        self, number: int, attempt: int, index: int, stage: Stage, answered: set[ClientId]
+        self, number: int, index: int, stage: Stage, before: LiveRound | None = None
     ) -> None:
+        """Ask clients; where too few of those asked `before` answered, others too."""
+        attempt = before.opened.attempt + 1 if before else 1
         self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
-        there = self._gathering.enough(again=attempt > 1)
-        kept = tuple(client for client in self._cohort() if client.id in answered)
-        others = tuple(client for client in there if client.id not in answered)
+        there = self._gathering.enough(again=before is not None)
+        kept = before.kept if before else ()
+        others = before.others(there) if before else there
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
         reach("clients-chosen")
-        if attempt == 1:
+        if before is None:
             self.ledger.begin(number, attempt, index, chosen)
             self.intake.begin_round()
         else:
             self.ledger.widen((*kept, *chosen))
-
-    def _cohort(self) -> tuple[Client, ...]:
-        found = self.ledger.current()
-        return found.cohort if found else ()
 
     def _stand(self, **changes: object) -> None:
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -24,7 +25,7 @@ def calls(tmp_path: Path) -> FederationCalls:
     return FederationCalls(
         lambda context: "attic",
         Board(),
-        cast(Intake, None),
+        cast(Intake, SimpleNamespace(max_examples=10)),
         Register(Database.open(tmp_path / "state", exclusive=True)),
         Contents(),
         Content("0" * 64, 1),
@@ -34,7 +35,9 @@ def calls(tmp_path: Path) -> FederationCalls:
 def check_in(calls: FederationCalls, **given: Any) -> pb.CheckInReply:
     request = pb.CheckInRequest(protocol=1, **given)
     method = calls.handler().service(cast(Any, Call()))
-    return cast(pb.CheckInReply, asyncio.run(cast(Any, method).unary_unary(request, None)))
+    answering = cast(Any, method).unary_unary
+    reply = asyncio.run(answering(request.SerializeToString(), None))
+    return cast(pb.CheckInReply, pb.CheckInReply.FromString(reply))
 
 
 def test_a_device_without_examples_is_told_to_say_how_many(calls: FederationCalls) -> None:
