@@ -56,10 +56,9 @@ def read_frame(payload: Payload, codec: str, layout: Layout) -> memoryview:
     if writer != _codec_id(codec):
         raise CodecError(f"{codec}: the frame was written by another codec")
     if tensors != _layout_id(layout) or count != layout.size:
-        raise CodecError(
-            f"{codec}: a frame of {count} elements of layout {tensors.hex()}; "
-            f"expected {layout.size} of {layout.digest[:16]}"
-        )
+        text = f"a frame of {count} elements of layout {tensors.hex()}"
+        expected = f"expected {layout.size} of {layout.digest[:16]}"
+        raise CodecError(f"{codec}: {text}; {expected}", code="layout")
     return frame[_HEADER.size : -_CRC.size]
 
 

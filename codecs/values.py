@@ -31,7 +31,7 @@ def refuse_first(codec: str, layout: Layout, bad: NDArray[np.bool_], why: str) -
         return
     at = int(bad.argmax())
     name = next(spec.name for spec in layout if at < layout.span(spec.name).stop)
-    raise CodecError(f"{codec}: tensor {name!r}: a value {why}")
+    raise CodecError(f"{codec}: tensor {name!r}: a value {why}", code="not-finite")
 
 
 def decoded(codec: str, layout: Layout, vector: Vector) -> Delta:

@@ -60,7 +60,15 @@ class LayoutError(FedloomError):
 
 
 class CodecError(FedloomError):
-    """A payload that its codec cannot have written."""
+    """A payload that its codec cannot have written.
+
+    Attributes:
+        code: one word for programs and counters: ``codec``, ``layout`` or ``not-finite``.
+    """
+
+    def __init__(self, text: str, *, code: str = "codec") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class UpdateRefusedError(FedloomError):

@@ -105,7 +105,7 @@ def clients_table(folder: Path) -> list[dict[str, Any]]:
 
 
 def _status(client: Enrolled) -> str:
-    if client.revoked is not None:
+    if client.shut_out:
         return "revoked"
     if client.quarantined is not None:
         return f"quarantined ({client.last_code})"

@@ -96,7 +96,7 @@ class RunDirectory:
             _write_json(run.path / "config.json", to_table(job))
             _write_json(run.path / "versions.json", versions())
             (run.path / "checkpoints").mkdir(exist_ok=True)
-            run._rewind()
+            run.rewind()
         return run
 
     def _check_ours(self) -> None:
@@ -134,14 +134,19 @@ class RunDirectory:
         text = f"{self.path} holds this run, unfinished after {rounds} rounds; "
         return text + "--resume goes on, --overwrite starts again"
 
-    def _rewind(self) -> None:
-        """Forget what came after the last checkpoint: the rounds to come write it again."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+    def rewind(self) -> None:
+        """Forget what came after the last checkpoint: the rounds to come write it again.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         path = self.path / "metrics.jsonl"
-        if path.exists():
-            done = self.last_checkpoint
-            lines = self.history().until(done) if done else History()
-            _write(path, "".join(line_to_json(line) + "\n" for line in lines).encode())
+        with _writing(path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+            if path.exists():
+                done = self.last_checkpoint
+                lines = self.history().until(done) if done else History()
+                _write(path, "".join(line_to_json(line) + "\n" for line in lines).encode())
 
     @property
     def adapter(self) -> Path:

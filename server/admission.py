@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fedloom.core.errors import LayoutError, UpdateRefusedError
+from fedloom.core.errors import CodecError, LayoutError, UpdateRefusedError
 from fedloom.core.layout import Layout
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Payload, Selectors
 
@@ -80,7 +80,8 @@ class Admission:
         # Any error: a codec may come from anyone, and what it reads comes from a client.
         except Exception as error:
             text = f"the payload cannot be decoded: {type(error).__name__}: {error}"
-            raise UpdateRefusedError(text, code="codec") from error
+            code = error.code if isinstance(error, CodecError) else "codec"
+            raise UpdateRefusedError(text, code=code) from error
 
     def _sent(self, selectors: Selectors) -> Layout:
         if selectors not in self.sent:

@@ -12,6 +12,7 @@ from fedloom.server.contents import Content
 from fedloom.server.failpoints import reach
 from fedloom.server.live_round import Stopped, order_of
 from fedloom.server.records import Ticket
+from fedloom.server.tally import is_measured
 
 __all__ = ["evaluate_on_clients"]
 
@@ -69,7 +70,7 @@ def _answers(event: Event, waiting: set[str]) -> bool:
 def _means(found: Sequence[tuple[int, Metrics]]) -> dict[str, float]:
     means: dict[str, float] = {}
     for name in sorted({name for _, metrics in found for name in metrics}):
-        pairs = [(n, m[name]) for n, m in found if n > 0 and math.isfinite(m.get(name, math.nan))]
+        pairs = [(n, m[name]) for n, m in found if n > 0 and is_measured(m.get(name, math.nan))]
         if pairs:
             total = math.fsum(n * value for n, value in pairs)
             means[f"clients_{name}"] = total / sum(n for n, _ in pairs)

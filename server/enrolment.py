@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedloom.core.errors import FedloomError, TransferError
+from fedloom.core.errors import TransferError
 from fedloom.core.types import ClientId
 from fedloom.protos import federation_pb2 as pb
 from fedloom.security.authority import Authority, Issued
@@ -16,7 +16,8 @@ from fedloom.security.floor import check_version
 from fedloom.security.request import read_request
 from fedloom.server.counting import Counting
 from fedloom.server.manifest import PROTOCOL
-from fedloom.server.refusing import code_of, refuse
+from fedloom.server.messages import read
+from fedloom.server.refusing import TROUBLE, code_of, refuse, told
 from fedloom.server.register import Register
 
 __all__ = ["EnrolmentCalls"]
@@ -47,34 +48,35 @@ class EnrolmentCalls:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The call by its name, for a server."""
-        enrol = grpc.unary_unary_rpc_method_handler(
-            self._enrol, pb.EnrolRequest.FromString, pb.EnrolReply.SerializeToString
-        )
+        enrol = grpc.unary_unary_rpc_method_handler(self._enrol)
         return grpc.method_handlers_generic_handler("fedloom.v1.Enrolment", {"Enrol": enrol})
 
-    async def _enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolReply | None:
+    async def _enrol(self, message: bytes, context: Context) -> bytes | None:
         try:
             check_version(context.auth_context())
+            request = read(pb.EnrolRequest, message)
             if request.protocol != PROTOCOL:
                 text = f"protocol = {request.protocol}: this server speaks {PROTOCOL}"
                 raise TransferError(f"{text}; update the older side", code="protocol")
             client, issued = self.enrol(request)
-        except FedloomError as error:
-            code = code_of(error)
+        except TROUBLE as error:
+            refusal = told(error)
+            code = code_of(refusal)
             self.counting.refused[code] += 1
-            log.warning("enrolment refused: %s", error, extra={"code": code})
-            await refuse(context, error)
+            log.warning("enrolment refused: %s", refusal, extra={"code": code})
+            await refuse(context, refusal)
             return None
         log.info("enrolled %s", client, extra={"client": client})
-        return pb.EnrolReply(
+        reply = pb.EnrolReply(
             federation=self.authority.federation,
             client=client,
             certificate=issued.certificate,
             port=self.port,
         )
+        return bytes(reply.SerializeToString())
 
     def enrol(self, request: pb.EnrolRequest) -> tuple[ClientId, Issued]:
-        """Redeem a token; its holder's name and certificate.
+        """Redeem a token; its holder's name and certificate. A known key needs no token.
 
         Raises:
             IdentityError: the token, the request or the name does not hold.
@@ -82,10 +84,13 @@ class EnrolmentCalls:
         key = read_request(request.csr).public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         )
-        return self.register.tokens.redeem(
-            request.token_id,
-            request.secret,
-            name=request.name,
-            key=hashlib.sha256(key).hexdigest(),
-            issue=lambda client: self.authority.sign(request.csr, client, hours=self.hours),
-        )
+        digest = hashlib.sha256(key).hexdigest()
+
+        def issue(client: ClientId) -> Issued:
+            return self.authority.sign(request.csr, client, hours=self.hours)
+
+        tokens = self.register.tokens
+        if not request.token_id:
+            return tokens.readmit(key=digest, issue=issue)
+        proposed, secret = request.name, request.secret
+        return tokens.redeem(request.token_id, secret, name=proposed, key=digest, issue=issue)

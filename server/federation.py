@@ -1,11 +1,13 @@
 """A federation's server, assembled: its state folder, its parts, and the thread of its rounds."""
 
 import logging
+import sqlite3
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedloom.core.errors import RunError
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
@@ -19,17 +21,22 @@ from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
-from fedloom.server.live import Live, Stopped
+from fedloom.server.live import Live
+from fedloom.server.live_round import Stopped, pause
 from fedloom.server.manifest import manifest
 from fedloom.server.plan import Plan
+from fedloom.server.refusing import TROUBLE
 from fedloom.server.register import Register
+from fedloom.server.room import is_full
 from fedloom.server.segments import Segments
-from fedloom.server.standing import Standing, write_standing
+from fedloom.server.standing import Sign, Standing, write_standing
 from fedloom.server.uploads import Uploads
 
 __all__ = ["Federation"]
 
 log = logging.getLogger("fedloom.server")
+_NO_ROOM = 2.0
+"""Seconds between tries to write while the disk is full."""
 
 
 @dataclass(eq=False)
@@ -84,7 +91,8 @@ class Federation:
         committer = Committer(ledger, segments, durable=server.durable)
         uploads = Uploads(folder / "staging", server.inflight_mb << 20)
         uploads.retain([t.id for t in opened.tickets.values()] if opened else [])
-        intake = Intake(board, ledger, register, committer, uploads, server.attempts)
+        limits = server.attempts, server.max_examples
+        intake = Intake(board, ledger, register, committer, uploads, *limits)
         files = {name: contents.put_file(path) for name, path in plan.files.items()}
         text = manifest(plan, authority.federation, files)
         job = contents.put_bytes(text)
@@ -97,7 +105,7 @@ class Federation:
             segments,
             contents,
             observer,
-            lambda standing: write_standing(folder, standing),
+            Sign(folder),
             Standing(plan.job.name, rounds=plan.job.rounds),
         )
         return Federation(
@@ -138,17 +146,23 @@ class Federation:
 
     def tidy(self) -> None:
         """Write down what can wait, give up what lies idle; in the loop that answers clients."""
-        self.register.flush()
-        self.ledger.flush()
+        self._flush()
         self.intake.uploads.sweep()
         write_standing(self.folder, self.live.standing)  # a sign of life
 
     def close(self) -> None:
         """Let go of the state folder, everything written."""
         self.committer.close()
-        self.register.flush()
-        self.ledger.flush()
+        self._flush()
         self.database.close()
+
+    def _flush(self) -> None:
+        """Write what clients said and did; on a disk that is full, another time."""
+        try:
+            self.register.flush()
+            self.ledger.flush()
+        except sqlite3.Error as error:
+            log.warning("not written yet: %s", error)
 
     def _run(self, directory: RunDirectory, observer: Observer) -> Summary:
         job, start = self.plan.job, self.plan.start
@@ -167,12 +181,44 @@ class Federation:
                 resumed_from=course.done,
             )
         )
-        interrupted = False
-        try:
-            follow(job, course, self.live, directory, observer)
-        except Stopped:
-            interrupted = True
+        course, interrupted = self._follow(course, directory, observer)
         return self._close(course, directory, observer, interrupted=interrupted)
+
+    def _follow(
+        self, course: Course, directory: RunDirectory, observer: Observer
+    ) -> tuple[Course, bool]:
+        """Play what is left; where it stands then, and whether the server was told to end.
+
+        Where the disk is full the run goes on from what is on it, as soon as there is room.
+        """
+        said = ""
+        while True:
+            try:
+                follow(self.plan.job, course, self.live, directory, observer)
+                return course, False
+            except Stopped:
+                return course, True
+            except TROUBLE as error:
+                if not is_full(error):
+                    raise
+                if str(error) != said:
+                    said = str(error)
+                    observer.note(f"{said}; going on when there is room")
+            course = self._again(directory)
+
+    def _again(self, directory: RunDirectory) -> Course:
+        """Where the run stands on the disk, once that can be written again, or the server ends."""
+        while True:
+            try:
+                pause(self.board, _NO_ROOM)
+                directory.rewind()
+            except Stopped:
+                self.stop()  # so that the rounds hear of it, too
+            except RunError as error:
+                if not is_full(error):
+                    raise
+                continue
+            return begin(directory, self.plan.start, seed=self.plan.job.seed)
 
     def _forget_others(self, course: Course) -> None:
         """Drop an open round that is not this run's next: it is of another run, or done."""

@@ -17,7 +17,17 @@ from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Payload
 from fedloom.server.admission import Admission, Decode
 from fedloom.server.records import Result, Ticket
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "check_weight"]
+
+
+def check_weight(num_examples: int, most: int) -> None:
+    """Check what a client says is behind its result.
+
+    Raises:
+        UpdateRefusedError: nothing, or more than is allowed.
+    """
+    if not 0 < num_examples <= most:
+        raise UpdateRefusedError(f"num_examples = {num_examples}: from 1 to {most}", code="weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +61,7 @@ class Gate:
         if result.size > self.largest:
             text = f"size = {result.size}: at most {self.largest} bytes are asked for"
             raise UpdateRefusedError(text, code="too-large")
-        if not 0 < result.num_examples <= self.max_examples:
-            text = f"num_examples = {result.num_examples}: from 1 to {self.max_examples}"
-            raise UpdateRefusedError(text, code="weight")
+        check_weight(result.num_examples, self.max_examples)
 
     def admit(
         self, ticket: Ticket, result: Result, payload: bytes | bytearray | None

@@ -12,8 +12,9 @@ from fedloom.core.types import ClientId, ClientUpdate
 from fedloom.server.board import Arrival, Board, GaveUp, Offer
 from fedloom.server.committer import Committer
 from fedloom.server.failpoints import reach
-from fedloom.server.gate import Gate
+from fedloom.server.gate import Gate, check_weight
 from fedloom.server.ledger import Ledger
+from fedloom.server.messages import plain
 from fedloom.server.records import Result, Ticket
 from fedloom.server.register import Register
 from fedloom.server.upload import Upload
@@ -23,6 +24,8 @@ from fedloom.server.wire import RawChunk
 __all__ = ["Intake"]
 
 T = TypeVar("T")
+_REASON = 200
+"""Characters of why a client gives up."""
 
 
 @dataclass(eq=False)
@@ -36,6 +39,7 @@ class Intake:
         committer: writes results to the disk.
         uploads: results that are arriving.
         attempts: tries that a client has at a task.
+        max_examples: largest weight that a client may claim.
         gate: the open round's; None between rounds.
         loop: where the coroutines run; `uploads` is touched in it only.
     """
@@ -46,6 +50,7 @@ class Intake:
     committer: Committer
     uploads: Uploads
     attempts: int = 3
+    max_examples: int = 1_000_000
     gate: Gate | None = None
     loop: asyncio.AbstractEventLoop | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
@@ -124,7 +129,8 @@ class Intake:
         offer = self.board.offered(client)
         if offer is not None and offer.ticket.id == ticket_id:
             self.board.withdraw([client])
-            self.board.events.put(GaveUp(offer.ticket, f"the client gave up: {reason[:200]}"))
+            text = f"the client gave up: {plain(reason[:_REASON])}"
+            self.board.events.put(GaveUp(offer.ticket, text))
 
     def _offer(self, client: ClientId, ticket_id: str) -> Offer:
         offer = self.board.offered(client)
@@ -135,6 +141,9 @@ class Intake:
             raise TransferError("no such ticket; check in for a task", code="ticket-unknown")
         if ticket.client != client:
             raise TransferError("the ticket is another client's", code="ticket-other")
+        if self.gate is not None:
+            text = f"nothing more is taken of this client in round {ticket.round}"
+            raise TransferError(text, code="benched")
         raise _over(ticket.round)
 
     def begin_round(self) -> None:
@@ -193,6 +202,7 @@ class Intake:
             await self._aside(upload.pause)
 
     def _evaluated(self, ticket: Ticket, result: Result) -> int:
+        check_weight(result.num_examples, self.max_examples)
         update = ClientUpdate(
             client=ticket.client,
             round=ticket.round,
@@ -209,9 +219,9 @@ class Intake:
         ticket = offer.ticket
         self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
-        self.register.refused(ticket.client, error.code)
+        quarantined = self.register.refused(ticket.client, error.code)
         reach("update-refused")
-        hopeless = error.code == "no-delta"
+        hopeless = quarantined or error.code == "no-delta"
         if ticket.attempt < self.attempts and not hopeless:
             again = self.ledger.reissue(ticket)
             self.board.replace(offer, again)

@@ -14,7 +14,6 @@ from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
 from fedloom.core.registry import create
 from fedloom.core.types import (
-    Client,
     ClientId,
     ClientTask,
     Cohort,
@@ -25,13 +24,14 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.results.observe import Observer
-from fedloom.server.board import Board, Stopping
+from fedloom.server.board import Board
 from fedloom.server.client_evaluation import evaluate_on_clients
 from fedloom.server.contents import Content, Contents
 from fedloom.server.course import Judge, Played
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
+from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
@@ -47,10 +47,6 @@ from fedloom.strategies.base import Strategy
 __all__ = ["Live", "Showing", "Stopped"]
 
 Showing: TypeAlias = Callable[[Standing], None]
-LOOK = 0.05
-"""Seconds between looks at who is there, while a round waits for clients."""
-SAY = 30.0
-"""Seconds between remarks on what is waited for."""
 
 
 @dataclass(eq=False)
@@ -118,6 +114,11 @@ class Live:
 
         return judge
 
+    @property
+    def _gathering(self) -> Gathering:
+        server, note = self.plan.job.server, self.observer.note
+        return Gathering(self.board, self.register, server, note, self._stand)
+
     def reachable(self, address: str, port: int, enrol_port: int) -> None:
         """Say where clients reach this server."""
         self._stand(address=address, port=port, enrol_port=enrol_port)
@@ -133,7 +134,7 @@ class Live:
         some = job.server.evaluate_clients
         if not some:
             return {}
-        there = self._there()
+        there = self._gathering.there()
         content = self._publish(index, model, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))
@@ -164,7 +165,7 @@ class Live:
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
                     f"{dispatch.deadline.minimum}; asking others too"
                 )
-                self._begin(number, opened.attempt + 1, index, stage, dispatch.answered)
+                self._begin(number, index, stage, dispatch)
 
     def _dispatch(self, opened: OpenRound, index: int, up: Codec, params: Params) -> LiveRound:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
@@ -224,82 +225,32 @@ class Live:
         """The round as the ledger has it, begun with those who are there where it is new."""
         found = self.ledger.current()
         if found is None or found.number != number:
-            self._begin(number, 1, index, stage, set())
+            self._begin(number, index, stage)
             found = self.ledger.current()
         assert found is not None
         return found
 
     def _begin(
-        self, number: int, attempt: int, index: int, stage: Stage, answered: set[ClientId]
+        self, number: int, index: int, stage: Stage, before: LiveRound | None = None
     ) -> None:
+        """Ask clients; where too few of those asked `before` answered, others too."""
+        attempt = before.opened.attempt + 1 if before else 1
         self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
-        there = self._enough(size, attempt)
-        kept = tuple(client for client in self._cohort() if client.id in answered)
-        others = tuple(client for client in there if client.id not in answered)
+        there = self._gathering.enough(again=before is not None)
+        kept = before.kept if before else ()
+        others = before.others(there) if before else there
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
         reach("clients-chosen")
-        if attempt == 1:
+        if before is None:
             self.ledger.begin(number, attempt, index, chosen)
             self.intake.begin_round()
         else:
             self.ledger.widen((*kept, *chosen))
-
-    def _cohort(self) -> tuple[Client, ...]:
-        found = self.ledger.current()
-        return found.cohort if found else ()
-
-    def _enough(self, size: int, attempt: int) -> tuple[Client, ...]:
-        """Who is there, once that is enough to begin and nobody has paused the federation.
-
-        Raises:
-            Stopped: the server is told to end meanwhile.
-        """
-        server = self.plan.job.server
-        resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
-        said = time.monotonic()
-        while True:
-            there = self._there()
-            paused = self.register.paused
-            ready = len(there) >= server.min_clients and time.monotonic() >= resumed
-            self._stand(phase="paused" if paused else "waiting", present=len(there))
-            if ready and not paused:
-                return there
-            if time.monotonic() - said >= SAY:
-                said = time.monotonic()
-                self.observer.note(_waiting_for(paused, len(there), server.min_clients))
-            self._stop_if_told()
-
-    def _there(self) -> tuple[Client, ...]:
-        """Clients that are there and may be given work."""
-        present = self.board.present(self.plan.job.server.present)
-        known = ((client, self.register.client(client.id)) for client in present)
-        return tuple(
-            client
-            for client, entry in known
-            if entry is None or (entry.quarantined is None and entry.revoked is None)
-        )
-
-    def _stop_if_told(self) -> None:
-        """Wait a moment; what happens between rounds is of no consequence but the end.
-
-        Raises:
-            Stopped: it has come.
-        """
-        until = time.monotonic() + LOOK
-        while (left := until - time.monotonic()) > 0:
-            if isinstance(self.board.next(left), Stopping):
-                raise Stopped
 
     def _stand(self, **changes: object) -> None:
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
         if standing != self.standing:
             self.standing = standing
             self.show(standing)
-
-
-def _waiting_for(paused: bool, there: int, needed: int) -> str:
-    if paused:
-        return "paused; `fedloom resume` goes on"
-    return f"waiting for clients: {there} of {needed} are there"

@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedloom.core.config import to_table
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Refusal
+from fedloom.core.types import Client, ClientId, ClientTask, ClientUpdate, Refusal
 from fedloom.server.board import Board, Event, GaveUp, Offer, Stopping
 from fedloom.server.contents import Content
 from fedloom.server.deadline import Deadline
@@ -17,7 +17,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.records import OpenRound, Ticket, Written
 from fedloom.server.segments import Segments
 
-__all__ = ["LiveRound", "Stopped", "TooFewError", "order_of"]
+__all__ = ["LiveRound", "Stopped", "TooFewError", "order_of", "pause"]
 
 TICK = 0.5
 """Seconds between looks at the clock while nothing arrives."""
@@ -98,6 +98,16 @@ class LiveRound:
             yield self._again(gate, written)
         reach("updates-folded")
 
+    @property
+    def kept(self) -> tuple[Client, ...]:
+        """Those of the cohort whose update came."""
+        return tuple(client for client in self.opened.cohort if client.id in self.answered)
+
+    def others(self, there: Sequence[Client]) -> Sequence[Client]:
+        """Whom of those that are there to ask next; who gave up only where there is nobody else."""
+        others = [client for client in there if client.id not in self.answered]
+        return [client for client in others if client.id not in self.gone] or others
+
     def _rest(self) -> list[Written]:
         """What is acknowledged and not yielded yet."""
         found = self.ledger.written(self.opened.number)
@@ -154,6 +164,18 @@ class LiveRound:
     def _offer(self, ticket: Ticket, task: ClientTask, largest: int, ends: float) -> Offer:
         order = order_of(task, self.stage)
         return Offer(ticket, order, self.model.sha256, self.model.size, ends, largest)
+
+
+def pause(board: Board, seconds: float) -> None:
+    """Wait while no round is open; what happens then is of no consequence but the end.
+
+    Raises:
+        Stopped: it has come.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if isinstance(board.next(left), Stopping):
+            raise Stopped
 
 
 def order_of(task: ClientTask, stage: int) -> str:

@@ -2,6 +2,9 @@
 
 import math
 import time
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Cost
@@ -10,11 +13,30 @@ from fedloom.server.board import Offer
 from fedloom.server.contents import Content
 from fedloom.server.records import Result
 
-__all__ = ["blob_of", "device_of", "result_of", "task_of"]
+__all__ = ["blob_of", "device_of", "patience_of", "plain", "read", "result_of", "task_of"]
+
+LONGEST_POLL = 60.0
+"""Seconds that a call for work is held back at most."""
+Message = TypeVar("Message")
 
 _METRICS = 64
 _NAME = 100
 _TEXT = 80
+
+
+def read(kind: type[Message], message: bytes) -> Message:
+    """A message as its sender wrote it.
+
+    Raises:
+        TransferError: it is no such message.
+    """
+    reader: Any = kind
+    try:
+        found: Message = reader.FromString(message)
+    except DecodeError as error:
+        text = f"{len(message)} bytes that are no {kind.__name__}"
+        raise TransferError(text, code="protocol") from error
+    return found
 
 
 def blob_of(content: Content) -> pb.Blob:
@@ -39,7 +61,18 @@ def device_of(device: pb.Device) -> str:
     """A device in a few words, whatever it says."""
     memory = f", {device.memory / 2**30:.1f} GiB" if device.memory else ""
     text = f"{device.machine[:_TEXT]} {device.system[:_TEXT]}, {device.cores} cores{memory}"
-    return "".join(c for c in text if c.isprintable()).strip()
+    return plain(text)
+
+
+def patience_of(request: pb.CheckInRequest) -> float:
+    """Seconds that a client waits for work; none where it says no number."""
+    wanted = request.wait_seconds
+    return min(wanted, LONGEST_POLL) if wanted > 0 else 0.0
+
+
+def plain(text: str) -> str:
+    """What a client says, as a terminal and a log may show it."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def result_of(header: pb.UploadHeader) -> Result:

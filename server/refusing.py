@@ -1,12 +1,16 @@
 """Which gRPC status a refusal has; its code travels beside it."""
 
+import sqlite3
+
 import grpc
 
 from fedloom.core.errors import FedloomError, IdentityError, TransferError, UpdateRefusedError
 
-__all__ = ["REASON", "RETRY_AFTER", "code_of", "refuse"]
+__all__ = ["REASON", "RETRY_AFTER", "TROUBLE", "code_of", "refuse", "told"]
 
 REASON, RETRY_AFTER = "fedloom-reason", "retry-after"
+TROUBLE = (FedloomError, OSError, sqlite3.Error)
+"""What may end a call: a refusal, or a disk that cannot be written."""
 
 _STATUS = {
     "not-enrolled": grpc.StatusCode.UNAUTHENTICATED,
@@ -33,6 +37,14 @@ _STATUS = {
     "digest": grpc.StatusCode.DATA_LOSS,
 }
 _LONGEST = 500
+
+
+def told(error: Exception) -> FedloomError:
+    """What a client is told of one of `TROUBLE`."""
+    if isinstance(error, FedloomError):
+        return error
+    text = f"the server cannot write this now: {error}"
+    return TransferError(text, code="disk-full", retry_after=30.0)
 
 
 def code_of(error: FedloomError) -> str:

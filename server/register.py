@@ -57,6 +57,16 @@ class Enrolled:
     device: str = ""
     seen: float | None = None
 
+    @property
+    def shut_out(self) -> bool:
+        """Whether it was revoked and has not joined again."""
+        return not self.serial
+
+    @property
+    def may_work(self) -> bool:
+        """Whether it may be given work."""
+        return not self.shut_out and self.quarantined is None
+
 
 class Register:
     """The clients of a federation; any thread may use it.
@@ -116,7 +126,7 @@ class Register:
             text = f"{id!r} is not enrolled here; join with a new token"
             raise IdentityError(text, code="not-enrolled")
         older = client.revoked is not None and not_before <= client.revoked
-        if not client.serial or (older and f"{serial:x}" != client.serial):
+        if client.shut_out or (older and f"{serial:x}" != client.serial):
             raise IdentityError(f"{id!r} was revoked; join with a new token", code="revoked")
 
     def renewed(self, id: ClientId, serial: int) -> None:

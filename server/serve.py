@@ -27,7 +27,7 @@ GRACE = 5.0
 """Seconds that calls under way have when the server ends."""
 LINGER = 10.0
 """Seconds after the last round in which clients are told that they may go."""
-_FLUSH = 5.0
+_FLUSH = 1.0
 
 log = logging.getLogger("fedloom.server")
 

@@ -1,35 +1,46 @@
 """The calls of enrolled clients. Every one of them asks first who is calling."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
 
-from fedloom.core.errors import FedloomError, TransferError
+from fedloom.core.errors import TransferError
 from fedloom.core.types import ClientId
 from fedloom.protos import federation_pb2 as pb
 from fedloom.server.board import Board
 from fedloom.server.contents import Content, Contents
 from fedloom.server.counting import Counting
 from fedloom.server.failpoints import reach
+from fedloom.server.gate import check_weight
 from fedloom.server.intake import Intake
 from fedloom.server.manifest import PROTOCOL
-from fedloom.server.messages import blob_of, device_of, result_of, task_of
-from fedloom.server.refusing import code_of, refuse
+from fedloom.server.messages import (
+    LONGEST_POLL,
+    blob_of,
+    device_of,
+    patience_of,
+    read,
+    result_of,
+    task_of,
+)
+from fedloom.server.refusing import TROUBLE, code_of, refuse, told
 from fedloom.server.register import Register
 from fedloom.server.uploading import chunks_of, header_of
 from fedloom.server.wire import write_chunk
 
 __all__ = ["Doorkeeper", "FederationCalls", "Renewing"]
 
-LONGEST_POLL = 60.0
 _PACED = 500.0
 """Clients a second that are told to come back."""
 
 Context: TypeAlias = Any
 """``grpc.aio.ServicerContext``, which has no types."""
+Message: TypeAlias = Any
+"""A reply, which protobuf gives no useful type."""
+Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes | None]]
 Doorkeeper: TypeAlias = Callable[[Context], ClientId]
 """Says who makes a call, or raises `IdentityError`."""
 Renewing: TypeAlias = Callable[[ClientId, bytes], bytes]
@@ -63,43 +74,51 @@ class FederationCalls:
     counting: Counting = field(default_factory=Counting)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The calls by name, for a server. Chunks are read and written without copies."""
+        """The calls by name, for a server. Chunks are read and written without copies.
+
+        Messages are read by the calls themselves: what gRPC makes of one that cannot be read
+        looks like a mistake of the server's.
+        """
         unary = grpc.unary_unary_rpc_method_handler
         calls: Mapping[str, grpc.RpcMethodHandler] = {
-            "Renew": unary(self._renew, *_both(pb.RenewRequest)),
-            "CheckIn": unary(self._check_in, *_both(pb.CheckInRequest)),
-            "QueryUpload": unary(self._query_upload, *_both(pb.QueryUploadRequest)),
-            "Download": grpc.unary_stream_rpc_method_handler(
-                self._download, pb.DownloadRequest.FromString, None
-            ),
-            "Upload": grpc.stream_unary_rpc_method_handler(
-                self._upload, None, pb.Receipt.SerializeToString
-            ),
+            "Renew": unary(self._answering(pb.RenewRequest, self._renew)),
+            "CheckIn": unary(self._answering(pb.CheckInRequest, self._check_in)),
+            "QueryUpload": unary(self._answering(pb.QueryUploadRequest, self._query_upload)),
+            "Download": grpc.unary_stream_rpc_method_handler(self._download),
+            "Upload": grpc.stream_unary_rpc_method_handler(self._upload),
         }
         return grpc.method_handlers_generic_handler("fedloom.v1.Federation", calls)
 
-    async def _renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply | None:
-        try:
-            client = self.doorkeeper(context)
-            if self.renewing is None:
-                raise TransferError("this federation has no certificates", code="protocol")
-            return pb.RenewReply(certificate=self.renewing(client, request.csr))
-        except FedloomError as error:
-            await self._refuse(context, error)
-            return None
+    def _answering(self, kind: type[Any], call: Callable[..., Awaitable[Any]]) -> Unary:
+        """A call as gRPC makes it: from bytes to bytes, refused where it raises."""
+
+        async def handle(message: bytes, context: Context) -> bytes | None:
+            try:
+                client = self.doorkeeper(context)
+                reply = await call(client, read(kind, message), context)
+            except TROUBLE as error:
+                await self._refuse(context, error)
+                return None
+            return bytes(reply.SerializeToString())
+
+        return handle
+
+    async def _renew(self, client: ClientId, request: pb.RenewRequest, _: Context) -> Message:
+        if self.renewing is None:
+            raise TransferError("this federation has no certificates", code="protocol")
+        return pb.RenewReply(certificate=self.renewing(client, request.csr))
 
     async def _check_in(
-        self, request: pb.CheckInRequest, context: Context
-    ) -> pb.CheckInReply | None:
-        try:
-            client = self.doorkeeper(context)
-            _check_protocol(request.protocol)
-            if request.failed:
-                self.intake.gave_up(client, request.failed, request.failure)
-            return await self._work_for(client, request)
-        except FedloomError as error:
-            await self._refuse(context, error)
-            return None
+        self, client: ClientId, request: pb.CheckInRequest, context: Context
+    ) -> Message:
+        _check_protocol(request.protocol)
+        if request.failed:
+            self.intake.gave_up(client, request.failed, request.failure)
+        if request.num_examples:
+            check_weight(request.num_examples, self.intake.max_examples)
+        reply = await self._work_for(client, request)
+        self.doorkeeper(context)  # it may have been revoked while it waited
+        return reply
 
     async def _work_for(self, client: ClientId, request: pb.CheckInRequest) -> pb.CheckInReply:
         self.counting.check_ins += 1
@@ -115,7 +134,7 @@ class FederationCalls:
         if not examples:
             wait = pb.Wait(seconds=0.0, reason="say how many examples you hold")
             return pb.CheckInReply(job=job, wait=wait)
-        offer = await self.board.wait(client, min(request.wait_seconds, LONGEST_POLL))
+        offer = await self.board.wait(client, patience_of(request))
         self.board.seen(client, examples)
         if offer is not None:
             reach("task-given")
@@ -129,20 +148,19 @@ class FederationCalls:
         there, _ = self.board.counts
         return there / _PACED if there > _PACED else 0.0
 
-    async def _download(
-        self, request: pb.DownloadRequest, context: Context
-    ) -> AsyncIterator[bytes]:
+    async def _download(self, message: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             client = self.doorkeeper(context)
+            request = read(pb.DownloadRequest, message)
             self.board.touch(client)
             for offset, crc32, data in self.contents.open(request.sha256, request.offset):
                 yield write_chunk(offset, crc32, data)
                 self.counting.bytes_down += len(data)
                 self.doorkeeper(context)  # a revocation ends a stream, too
-        except FedloomError as error:
+        except TROUBLE as error:
             await self._refuse(context, error)
 
-    async def _upload(self, parts: AsyncIterator[bytes], context: Context) -> pb.Receipt | None:
+    async def _upload(self, parts: AsyncIterator[bytes], context: Context) -> bytes | None:
         try:
             client = self.doorkeeper(context)
             header = await header_of(parts)
@@ -150,36 +168,27 @@ class FederationCalls:
             chunks = chunks_of(parts, lambda: self.doorkeeper(context), self.counting)
             result = result_of(header)
             seq = await self.intake.take(client, header.ticket, result, header.offset, chunks)
-            self.board.touch(client)
-            self.counting.results += 1
-            return pb.Receipt(seq=seq)
-        except FedloomError as error:
+        except TROUBLE as error:
             await self._refuse(context, error)
             return None
+        self.board.touch(client)
+        self.counting.results += 1
+        return bytes(pb.Receipt(seq=seq).SerializeToString())
 
     async def _query_upload(
-        self, request: pb.QueryUploadRequest, context: Context
-    ) -> pb.UploadStatus | None:
-        try:
-            client = self.doorkeeper(context)
-            seq = self.intake.acknowledged(client, request.ticket)
-            if seq is not None:
-                return pb.UploadStatus(receipt=pb.Receipt(seq=seq))
-            return pb.UploadStatus(offset=self.intake.arrived(client, request.ticket))
-        except FedloomError as error:
-            await self._refuse(context, error)
-            return None
+        self, client: ClientId, request: pb.QueryUploadRequest, _: Context
+    ) -> Message:
+        seq = self.intake.acknowledged(client, request.ticket)
+        if seq is not None:
+            return pb.UploadStatus(receipt=pb.Receipt(seq=seq))
+        return pb.UploadStatus(offset=self.intake.arrived(client, request.ticket))
 
-    async def _refuse(self, context: Context, error: FedloomError) -> None:
-        code = code_of(error)
+    async def _refuse(self, context: Context, error: Exception) -> None:
+        refusal = told(error)
+        code = code_of(refusal)
         self.counting.refused[code] += 1
-        log.info("refused: %s", error, extra={"code": code})
-        await refuse(context, error)
-
-
-def _both(request: Any) -> tuple[Any, Any]:
-    """How a request is read, and its reply written."""
-    return request.FromString, lambda reply: reply.SerializeToString()
+        log.info("refused: %s", refusal, extra={"code": code})
+        await refuse(context, refusal)
 
 
 def _check_protocol(version: int) -> None:

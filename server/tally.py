@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 from fedloom.core.types import ClientId, ClientUpdate, Cost, Metrics, Refusal, RoundReport
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "is_measured"]
+
+_LARGEST = 1e150
+"""Of a metric; so many times any count of examples, summed over any cohort, is still a float."""
+
+
+def is_measured(value: float) -> bool:
+    """Whether a mean can be made of a metric: neither NaN nor beyond any measure."""
+    return abs(value) <= _LARGEST
 
 
 @dataclass(eq=False)
@@ -34,10 +42,10 @@ class Tally:
         self.refused.append(Refusal(client, reason))
 
     def accept(self, update: ClientUpdate) -> None:
-        """Count an update, and its metrics where they are numbers."""
+        """Count an update, and its metrics where a mean can be made of them."""
         self.accepted += 1
         for name, value in update.metrics.items():
-            if math.isfinite(value):
+            if is_measured(value):
                 self.measured[name].append((update.num_examples, value))
 
     def report(self, round: int, metrics: Metrics) -> RoundReport:

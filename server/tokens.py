@@ -33,6 +33,7 @@ class Certificate(Protocol):
         """Its number, unique in the federation."""
 
 
+_UNKNOWN = "token-unknown"
 Issued = TypeVar("Issued", bound=Certificate)
 
 
@@ -127,6 +128,32 @@ class Tokens:
             connection.execute(_ENROL, row)
             reach("enrolment-written")
         reach("enrolled")
+        return client, issued
+
+    def readmit(self, *, key: str, issue: Callable[[ClientId], Issued]) -> tuple[ClientId, Issued]:
+        """Another certificate for a client whose last one ended, known by its key alone.
+
+        Args:
+            key: SHA-256 of the public key that the device proved to hold, hex.
+            issue: makes the certificate for a name.
+
+        Raises:
+            IdentityError: no client has this key (``token-unknown``), or it was shut out
+                (``revoked``).
+        """
+        with self._database.writing() as connection:
+            sql = "SELECT name, enrolled, revoked FROM clients WHERE key = ?"
+            row = connection.execute(sql, (key,)).fetchone()
+            if row is None:
+                raise IdentityError("nobody here has this key: join with a token", code=_UNKNOWN)
+            client, enrolled, revoked = row
+            if revoked is not None and revoked >= enrolled:
+                raise IdentityError(
+                    f"{client!r} was revoked; join with a new token", code="revoked"
+                )
+            issued = issue(client)
+            sql = "UPDATE clients SET serial = ?, revision = ? WHERE name = ?"
+            connection.execute(sql, (f"{issued.serial:x}", bump(connection), client))
         return client, issued
 
     def _admit(

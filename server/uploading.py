@@ -51,6 +51,7 @@ async def chunks_of(
         if count % _LOOK == 0:
             check()
         yield part
+    check()
 
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
