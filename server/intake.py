@@ -17,7 +17,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.messages import plain
 from fedloom.server.records import Result, Ticket
 from fedloom.server.register import Register
-from fedloom.server.uploads import Uploads
+from fedloom.server.uploads import Upload, Uploads
 from fedloom.server.wire import RawChunk
 
 __all__ = ["Intake"]
@@ -53,6 +53,7 @@ class Intake:
     gate: Gate | None = None
     loop: asyncio.AbstractEventLoop | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
+    _settling: "set[asyncio.Task[int]]" = field(default_factory=set)
 
     async def take(
         self,
@@ -86,21 +87,15 @@ class Intake:
             raise _over(offer.ticket.round)
         try:
             gate.size(result)
-            payload = await self._receive(ticket_id, result, offset, chunks)
-            update = await self._aside(_admit, gate, offer.ticket, result, payload)
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
-        reach("update-admitted")
-        seq = await asyncio.wrap_future(
-            self.committer.submit(offer.ticket, result, payload if payload is not None else b"")
-        )
-        reach("update-acknowledged")
-        self.board.withdraw([client])
-        self.board.events.put(Arrival(offer.ticket, update))
-        self.uploads.drop(ticket_id)
-        self.register.accepted(client)
-        return seq
+        upload = await self._receive(ticket_id, result, offset, chunks)
+        # Once all is here it is taken, even if nobody waits for the receipt any more.
+        settling = asyncio.create_task(self._settle(gate, offer, result, upload))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+        return await asyncio.shield(settling)
 
     def acknowledged(
         self, client: ClientId, ticket_id: str, result: Result | None = None
@@ -163,7 +158,7 @@ class Intake:
 
     async def _receive(
         self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]
-    ) -> bytearray | Path | None:
+    ) -> Upload | None:
         if not result.size:
             return None
         upload = self.uploads.begin(ticket_id, result.size, sha256=result.sha256, offset=offset)
@@ -172,9 +167,40 @@ class Intake:
                 upload.append(chunk.offset, chunk.crc32, chunk.data)
                 if upload.due:
                     await self._aside(upload.write)
-            return await self._aside(upload.finish)
-        finally:
+        except BaseException:
             await self._aside(upload.pause)
+            raise
+        return upload
+
+    async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
+        """Check what has arrived, bring it to the disk, and tell the round of it."""
+        payload: bytearray | Path | None = None
+        if upload is not None:
+            try:
+                payload = await self._aside(upload.finish)
+            finally:
+                await self._aside(upload.pause)
+        ticket = offer.ticket
+        try:
+            update = await self._aside(_admit, gate, ticket, result, payload)
+            reach("update-admitted")
+            stored = self.committer.submit(ticket, result, b"" if payload is None else payload)
+            seq = await asyncio.wrap_future(stored)
+        except UpdateRefusedError as error:
+            self._refuse(offer, error)
+            raise
+        finally:
+            self.uploads.drop(ticket.id)
+        reach("update-acknowledged")
+        self.board.withdraw([ticket.client])
+        self.board.events.put(Arrival(ticket, update))
+        self.register.accepted(ticket.client)
+        return seq
+
+    def _settled(self, task: "asyncio.Task[int]") -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # has been told to whoever still listened
 
     def _evaluated(self, ticket: Ticket, result: Result) -> int:
         check_weight(result.num_examples, self.max_examples)
@@ -192,7 +218,6 @@ class Intake:
     def _refuse(self, offer: Offer, error: UpdateRefusedError) -> None:
         """Count a refusal; the client may try again, or is benched for the round."""
         ticket = offer.ticket
-        self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
         quarantined = self.register.refused(ticket.client, error.code)
         hopeless = quarantined or error.code == "no-delta"
