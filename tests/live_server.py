@@ -31,7 +31,7 @@ from fedloom.security.tokens import JoinToken
 from fedloom.server.database import Database
 from fedloom.server.register import Register
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SIZE = 8
 LAYOUT = Layout((TensorSpec("w", (SIZE,), block="layer.0"),))
 OPTIONS = (
