@@ -48,8 +48,12 @@ def waiting(model: Path) -> dict[str, float]:
     """Memory of a device that waits for another one to come."""
     with _running(model, rounds=1, needed=2, devices=1) as running:
         log = running.folder / "device0.log"
-        until(lambda: b"waiting" in _read(log) or b"training examples" in _read(log), "a device",
-              seconds=LIMIT, every=0.1)
+        until(
+            lambda: b"waiting" in _read(log) or b"training examples" in _read(log),
+            "a device",
+            seconds=LIMIT,
+            every=0.1,
+        )
         time.sleep(SETTLE)
         pid = running.devices[0].pid
         return {"memory_mib": memory_mib(pid), "peak_memory_mib": peak_mib(pid)}
