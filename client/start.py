@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fedloom.client.agent import Agent
@@ -66,7 +67,7 @@ def _work(settings: ClientSettings, root: Path, stop: Stop) -> None:
         Identity.load(folder)  # a folder that is none is not made
     _check_data(settings)
     with _alone(folder):  # before it enrols: that would replace another's identity
-        identity = _enrolled(folder, token, settings.name, root, stop)
+        identity = _moved(_enrolled(folder, token, settings.name, root, stop), settings.server)
         connection = Connection(identity.host, identity.port, stop=stop, identity=identity)
         _run(settings, identity.folder, identity.federation, connection, stop)
 
@@ -88,6 +89,18 @@ def _run(
     finally:
         stop.set()
         connection.close()
+
+
+def _moved(identity: Identity, server: str) -> Identity:
+    """The identity, with the server where the owner says it is now."""
+    if not server:
+        return identity
+    host, colon, port = server.rpartition(":")
+    if not colon or server.endswith("]"):
+        host, port = server, str(identity.port)
+    if not host or not port.isdecimal():
+        raise ConfigError(f"server = {server!r}: expected HOST or HOST:PORT")
+    return replace(identity, host=host.removeprefix("[").removesuffix("]"), port=int(port))
 
 
 def _without_identity(settings: ClientSettings, root: Path) -> tuple[Path, str, tuple[str, int]]:

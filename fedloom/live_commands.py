@@ -57,6 +57,7 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add("--only-on-power", action="store_true", default=None, help="rest on battery")
     add("--only-unmetered", action="store_true", default=None, help="rest on a metered network")
     add("--hours", metavar="FROM-TO", help="work only then, such as 22-6")
+    add("--server", metavar="HOST[:PORT]", help="where the server is now, if it has moved")
     add("--insecure", metavar="HOST:PORT", help="a server without TLS, instead of joining")
     add("--json-log", action="store_true", help="log for programs: one JSON object a line")
     add("--check", action="store_true", help="say what this device can run, and end")

@@ -253,6 +253,9 @@ class Federation:
         )
         directory.write_summary(summary)
         reach("summary-written")
+        if not interrupted:  # the last round's payloads serve no one any more
+            self.ledger.clear(self.job.sha256)
+            self.committer.sweep()
         self.live.ended(interrupted=interrupted)
         observer.finished(summary)
         return summary
