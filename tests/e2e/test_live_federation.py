@@ -59,7 +59,7 @@ def survives(fleet: Fleet) -> None:
     for client in fleet.clients:
         fleet.join(client)
     assert fleet.ended() == -signal.SIGKILL
-    assert read_standing(fleet.state).round == 1
+    assert fleet.under_way() == 1
     unheard = fleet.waiting()
     assert unheard
     fleet.devices[unheard[0]].kill()
@@ -68,7 +68,7 @@ def survives(fleet: Fleet) -> None:
     fleet.serve(failpoint="update-announced:15")  # 4 or 5 of round 1, 8 of round 2, then 2 or 3
     fleet.join(unheard[0])
     assert fleet.ended() == -signal.SIGKILL
-    assert read_standing(fleet.state).round == 3
+    assert fleet.under_way() == 3
 
     fleet.serve()
     assert fleet.ended() == 0

@@ -77,7 +77,7 @@ class Trial:
         settings = {**SETTINGS, "size": self.crowd.size, "rounds": self.rounds}
         self.nursery.start(self.folder, settings, failpoint, errors)
         code = self._attend(seconds)
-        self.deaths.append(failpoint or (f"{seconds:.3f} s" if code else "end"))
+        self.deaths.append((failpoint or f"{seconds:.3f} s") if code else "end")
         said = errors.read_text() if errors.exists() else ""
         assert code in (0, -signal.SIGKILL), f"{code} after {self.deaths}: {said}"
         assert not self.crowd.wrong, f"after {self.deaths}: {self.crowd.wrong}"
@@ -227,9 +227,9 @@ def test_killed_eight_times_at_random(seed: int, trial: Trial) -> None:
     stream = random.Random(seed)
     for _ in range(8):
         if stream.random() < 0.5:
-            trial.serve(f"{stream.choice(PASSED)}:{stream.randint(1, 12)}")
+            trial.serve(f"{stream.choice(PASSED)}:{stream.randint(1, 4)}")
         else:
-            trial.serve(seconds=stream.uniform(0.001, 0.4))
+            trial.serve(seconds=stream.uniform(0.001, 0.25))
         trial.check()
     trial.finish()
 
@@ -249,7 +249,7 @@ def test_killed_four_times_while_large_updates_arrive(
         nursery.settle()
 
 
-@pytest.mark.parametrize("times", [1, 2, 3] if KILLS else [])
-@pytest.mark.parametrize("name", PASSED)
-def test_killed_at_each_failpoint(name: str, times: int, trial: Trial) -> None:
-    trial.go_through([f"{name}:{times}"])
+@pytest.mark.parametrize("name", PASSED if KILLS else [])
+def test_killed_at_each_failpoint(name: str, trial: Trial) -> None:
+    """The first time, the second, the third: each once."""
+    trial.go_through([f"{name}:{times}" for times in (1, 2, 3)])
