@@ -77,15 +77,14 @@ def test_below_the_minimum_who_is_left_is_asked_and_what_came_counts(tmp_path: P
     terms = {"minimum": 1.0, "patience": 0.0, "min_clients": 3}
     noted = Noted()
     with opened(tmp_path, noted, server=terms) as federation:
-        answers: dict[str, Answer] = {n: sends(federation, 2.0) for n in ("ann", "bob", "cy")}
         chosen: list[str] = []
 
         def first_gives_up(offer: Offer) -> None:
             chosen.append(offer.ticket.client)
-            act = gives_up if len(chosen) == 1 else sends
-            act(federation, *(() if act is gives_up else (2.0,)))(offer)  # type: ignore[operator]
+            answer = sends(federation, 2.0) if len(chosen) > 1 else gives_up(federation)
+            answer(offer)
 
-        with clients(federation, dict.fromkeys(answers, first_gives_up)):
+        with clients(federation, dict.fromkeys(("ann", "bob", "cy"), first_gives_up)):
             (done,) = played(federation)
     assert len(set(chosen)) == 3
     assert (done.report.accepted, len(done.report.refused)) == (2, 0)  # of the last attempt
