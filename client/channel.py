@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import grpc
 
@@ -87,7 +88,7 @@ class Channel:
     ) -> None:
         self.server = _target(host, port)
         self._idle = idle
-        self._metadata = (("fedloom-client", name),) if credentials is None else ()
+        self._metadata = (("fedloom-client", quote(name)),) if credentials is None else ()
         self._channel = _open(self.server, credentials)
         self._stub = cast(Any, FederationStub)(self._channel)
         self._lock = threading.Lock()

@@ -4,9 +4,10 @@ import threading
 from datetime import UTC, datetime
 
 from fedloom.client.channel import Channel, Credentials
+from fedloom.client.enrol import readmitted
 from fedloom.client.logs import Rarely, log
 from fedloom.client.stopping import Stop
-from fedloom.core.errors import FedloomError, IdentityError
+from fedloom.core.errors import FedloomError
 from fedloom.security.identity import Identity
 
 __all__ = ["Connection"]
@@ -44,22 +45,20 @@ class Connection:
     def channel(self) -> Channel:
         """The channel to use for the next call; the caller has no other call going on.
 
+        A certificate that ended, while the server could not be reached, is replaced first.
+
         Raises:
-            IdentityError: the certificate has ended: nothing can be said to the server any more.
+            IdentityError: the server does not know this device any more, or shuts it out.
+            TransferError: the server cannot be reached.
         """
         with self._lock:
             old, self._old = self._old, []
-            channel, identity = self._channel, self._identity
         for each in old:
             each.close()
+        identity = self._identity
         if identity is not None and identity.not_after <= datetime.now(UTC):
-            text = (
-                f"the certificate of {identity.client} ended on {identity.not_after:%Y-%m-%d %H:%M}"
-                " UTC, while this device could not renew it: ask the operator for a new join token"
-                " (if the date is wrong here, set the clock)"
-            )
-            raise IdentityError(text, code="not-enrolled")
-        return channel
+            self._replace(readmitted(identity))
+        return self._channel
 
     def renew(self, now: datetime) -> bool:
         """Renew the certificate where it is due; whether it was.
@@ -71,13 +70,17 @@ class Connection:
         identity = self._identity
         if identity is None or not identity.renew_due(now):
             return False
-        renewed = identity.renewed(self._channel.renew(identity.csr()))
+        if identity.not_after <= now:
+            return False  # the next call asks for another
+        self._replace(identity.renewed(self._channel.renew(identity.csr())))
+        return True
+
+    def _replace(self, identity: Identity) -> None:
         with self._lock:
-            self._identity = renewed
+            self._identity = identity
             self._old.append(self._channel)
             self._channel = self._open()
-        log.info("the certificate is renewed until %s UTC", f"{renewed.not_after:%Y-%m-%d %H:%M}")
-        return True
+        log.info("the certificate is renewed until %s UTC", f"{identity.not_after:%Y-%m-%d %H:%M}")
 
     def abandon(self) -> None:
         """End what is going on."""

@@ -15,7 +15,7 @@ from fedloom.security.identity import Identity
 from fedloom.security.pinning import fetch_authority
 from fedloom.security.tokens import JoinToken
 
-__all__ = ["default_root", "enrol", "find_folder", "identity_for"]
+__all__ = ["default_root", "enrol", "find_folder", "identity_for", "readmitted"]
 
 _USED = "token"
 """File with the id of the token by which the device joined."""
@@ -116,10 +116,31 @@ def enrol(token: JoinToken, folder: Path, *, name: str = "") -> Identity:
     )
     reply = call_enrol(token.host, token.port, authority, request)
     identity = draft.save(
-        reply.certificate, authority, client=reply.client, host=token.host, port=reply.port
+        reply.certificate,
+        authority,
+        client=reply.client,
+        host=token.host,
+        port=reply.port,
+        enrol_port=token.port,
     )
     log.info("joined the federation %s as %s", identity.federation, identity.client)
     return identity
+
+
+def readmitted(identity: Identity) -> Identity:
+    """The identity with a new certificate for its key, after the one it has ended.
+
+    The key is what the server knows the device by: no token is needed.
+
+    Raises:
+        IdentityError: the server knows the key no more, or has shut the device out.
+        TransferError: the server cannot be reached.
+    """
+    from fedloom import __version__
+
+    request = EnrolRequest(protocol=PROTOCOL, version=__version__, csr=identity.csr())
+    reply = call_enrol(identity.host, identity.enrol_port, identity.authority, request)
+    return identity.renewed(reply.certificate)
 
 
 def _load(folder: Path) -> Identity | None:

@@ -70,11 +70,11 @@ def find(group: str, name: str) -> Callable[..., object]:
     Raises:
         UnknownNameError: nothing answers to the name; the message lists what does.
     """
-    known = names(group)
-    target = known.get(name, name)
+    # What is installed is looked through only for names that are not built in: it takes 10 ms.
+    target = BUILT_IN[group].get(name) or names(group).get(name, name)
     module_name, colon, attribute = target.partition(":")
     if not colon:
-        hint = nearest(name, known)
+        hint = nearest(name, names(group))
         raise UnknownNameError(f"{group}: unknown name {name!r}; {hint}, or 'module:Name'")
     where = f"{group}: {name!r}"
     module = _load(module_name, where)

@@ -28,7 +28,7 @@ def serve(
     observer: Observer,
     settings: Mapping[str, object] | None = None,
     overwrite: bool = False,
-    opened: Callable[[str], None] = print,
+    opened: Callable[[str], None] | None = print,
 ) -> Summary:
     """Serve a job to devices until its last round is done, or SIGINT or SIGTERM comes.
 
@@ -40,7 +40,8 @@ def serve(
         observer: told of every round.
         settings: values by dotted key; they win over `config`.
         overwrite: begin again: delete the results of an earlier run, not who is enrolled.
-        opened: given the command that a device joins with, once the ports are open.
+        opened: given the command that a device joins with, once the ports are open; None to make
+            no token.
 
     Raises:
         FedloomError: something in the job cannot be done, a port is taken, or another server works
@@ -55,7 +56,8 @@ def serve(
     plan = plan_of(job, observer.note)
 
     def tell(where: "Open") -> None:
-        opened(join_line(where, job))
+        if opened is not None:
+            opened(join_line(where, job))
 
     with ExitStack() as logs:
         return run_server(

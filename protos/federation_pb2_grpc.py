@@ -47,7 +47,8 @@ class EnrolmentServicer(object):
     """
 
     def Enrol(self, request, context):
-        """Exchange a join token and a certificate request for a certificate.
+        """Exchange a join token and a certificate request for a certificate. A client that is known by
+        the key of its request needs no token: its certificate ended while it could not renew it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,6 +43,7 @@ class Identity:
         client: the device's name in the federation.
         host: name or address of the server.
         port: where enrolled clients work.
+        enrol_port: where it gets a certificate once the one it has ended.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Identity:
     client: str = ""
     host: str = ""
     port: int = 0
+    enrol_port: int = 0
 
     @staticmethod
     def create(folder: Path) -> "Identity":
@@ -80,7 +82,8 @@ class Identity:
             key = _read_key(folder / _KEY)
             certificate = (folder / _CLIENT).read_bytes()
             authority = (folder / _AUTHORITY).read_bytes()
-            client, host, port = str(facts["client"]), str(facts["host"]), int(facts["port"])
+            client, host = str(facts["client"]), str(facts["host"])
+            port, enrol_port = int(facts["port"]), int(facts.get("enrol_port", 0))
         except FileNotFoundError as error:
             text = f"{folder}: not enrolled ({Path(error.filename).name} is missing): join first"
             raise IdentityError(text, code="not-enrolled") from error
@@ -90,7 +93,9 @@ class Identity:
             text = f"{folder / _FEDERATION}: damaged ({error}): join again"
             raise IdentityError(text, code="not-enrolled") from error
         federation = _check(folder, key, certificate, authority, client)
-        return Identity(folder, key, certificate, authority, federation, client, host, port)
+        return Identity(
+            *(folder, key, certificate, authority, federation, client, host, port), enrol_port
+        )
 
     @property
     def not_after(self) -> datetime:
@@ -102,7 +107,14 @@ class Identity:
         return make_request(certs.key_from_pem(self.key, self.folder / _KEY))
 
     def save(
-        self, certificate: bytes, authority: bytes, *, client: str, host: str, port: int
+        self,
+        certificate: bytes,
+        authority: bytes,
+        *,
+        client: str,
+        host: str,
+        port: int,
+        enrol_port: int = 0,
     ) -> "Identity":
         """Write down what enrolment brought, and return the enrolled identity.
 
@@ -112,18 +124,21 @@ class Identity:
             client: the name that was given.
             host: name or address of the server.
             port: where enrolled clients work.
+            enrol_port: where a new certificate can be had after the old one ended.
 
         Raises:
             IdentityError: they do not belong together; nothing is written.
         """
         federation = _check(self.folder, self.key, certificate, authority, client)
-        facts = {"federation": federation, "client": client, "host": host, "port": port}
+        where = {"host": host, "port": port, "enrol_port": enrol_port}
+        facts = {"federation": federation, "client": client, **where}
         (self.folder / _FEDERATION).unlink(missing_ok=True)  # not enrolled while they differ
         write_file(self.folder / _AUTHORITY, authority)
         write_file(self.folder / _CLIENT, certificate)
         write_file(self.folder / _FEDERATION, json.dumps(facts, indent=1).encode() + b"\n")
         return Identity(
-            self.folder, self.key, certificate, authority, federation, client, host, port
+            *(self.folder, self.key, certificate, authority, federation, client, host, port),
+            enrol_port,
         )
 
     def renewed(self, certificate: bytes) -> "Identity":

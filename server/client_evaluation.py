@@ -9,6 +9,7 @@ from dataclasses import replace
 from fedloom.core.types import Client, ClientTask, Metrics
 from fedloom.server.board import Arrival, Board, Event, GaveUp, Offer
 from fedloom.server.contents import Content
+from fedloom.server.failpoints import reach
 from fedloom.server.live_round import Stopped, order_of
 from fedloom.server.records import Ticket
 from fedloom.server.tally import is_measured
@@ -53,6 +54,7 @@ def evaluate_on_clients(
         if event is not None and _answers(event, waiting) and isinstance(event, Arrival):
             found.append((event.update.num_examples, event.update.metrics))
     board.withdraw([ticket.client for ticket in tickets])
+    reach("clients-evaluated")
     return _means(found)
 
 

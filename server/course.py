@@ -15,6 +15,7 @@ from fedloom.core.job import Job
 from fedloom.core.types import Metrics, Params, RoundReport, State
 from fedloom.results.observe import Observer, RoundLine
 from fedloom.results.rundir import RunDirectory
+from fedloom.server.failpoints import reach
 
 __all__ = ["Course", "Judge", "Played", "Playing", "begin", "follow"]
 
@@ -124,6 +125,7 @@ def follow(
             course.before = course.evaluated = judge(params)
             opening = RoundLine(0, stage=stage.name, evaluation=course.before)
             directory.append(opening)
+            reach("opening-written")
             observer.round_done(opening)
         start = max(first, course.done + 1)
         for done in playing.play(index, course.state, first=start, last=last):
@@ -144,11 +146,13 @@ def _after(
     due = number % job.evaluate.every == 0 or number == job.rounds
     evaluation = judge(played.state.params) if due else {}
     seconds = played.seconds + time.perf_counter() - began
+    reach("round-judged")
     line = _line(course, played, evaluation, seconds)
     course.state, course.done = played.state, number
     course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
     course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
     directory.append(line)
+    reach("line-written")
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
         _save(directory, course, job.seed)
     observer.round_done(line)
@@ -185,4 +189,6 @@ def _save(directory: RunDirectory, course: Course, seed: int) -> None:
         "evaluated": dict(course.evaluated),
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
+    reach("state-saved")
     directory.prune()
+    reach("checkpoints-pruned")

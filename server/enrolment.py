@@ -76,7 +76,7 @@ class EnrolmentCalls:
         return bytes(reply.SerializeToString())
 
     def enrol(self, request: pb.EnrolRequest) -> tuple[ClientId, Issued]:
-        """Redeem a token; its holder's name and certificate.
+        """Redeem a token; its holder's name and certificate. A known key needs no token.
 
         Raises:
             IdentityError: the token, the request or the name does not hold.
@@ -84,10 +84,13 @@ class EnrolmentCalls:
         key = read_request(request.csr).public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         )
-        return self.register.tokens.redeem(
-            request.token_id,
-            request.secret,
-            name=request.name,
-            key=hashlib.sha256(key).hexdigest(),
-            issue=lambda client: self.authority.sign(request.csr, client, hours=self.hours),
-        )
+        digest = hashlib.sha256(key).hexdigest()
+
+        def issue(client: ClientId) -> Issued:
+            return self.authority.sign(request.csr, client, hours=self.hours)
+
+        tokens = self.register.tokens
+        if not request.token_id:
+            return tokens.readmit(key=digest, issue=issue)
+        proposed, secret = request.name, request.secret
+        return tokens.redeem(request.token_id, secret, name=proposed, key=digest, issue=issue)

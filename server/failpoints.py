@@ -36,20 +36,33 @@ STORE = (
     "enrolled",
 )
 
-ROUND = (
+COURSE = (
+    "ports-open",
+    "rounds-cleared",
+    "opening-written",
+    "model-published",
     "clients-chosen",
     "round-widened",
+    "update-replayed",
     "offers-out",
+    "task-given",
+    "update-arrived",
+    "update-refused",
     "update-admitted",
     "update-acknowledged",
+    "update-announced",
     "offers-in",
-    "update-replayed",
     "updates-folded",
     "round-played",
-    "model-published",
+    "clients-evaluated",
+    "round-judged",
+    "line-written",
+    "state-saved",
+    "checkpoints-pruned",
+    "summary-written",
 )
 
-FAILPOINTS = STORE + ROUND
+FAILPOINTS = STORE + COURSE
 
 
 def reach(name: str) -> None:

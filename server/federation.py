@@ -18,6 +18,7 @@ from fedloom.server.contents import Content, Contents
 from fedloom.server.counting import Counting
 from fedloom.server.course import Course, begin, follow
 from fedloom.server.database import Database
+from fedloom.server.failpoints import reach
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
 from fedloom.server.live import Live
@@ -28,7 +29,7 @@ from fedloom.server.refusing import TROUBLE
 from fedloom.server.register import Register
 from fedloom.server.room import is_full
 from fedloom.server.segments import Segments
-from fedloom.server.standing import Standing, write_standing
+from fedloom.server.standing import Sign, Standing, write_standing
 from fedloom.server.uploads import Uploads
 
 __all__ = ["Federation"]
@@ -106,7 +107,7 @@ class Federation:
             segments,
             contents,
             observer,
-            lambda standing: write_standing(folder, standing),
+            Sign(folder),
             Standing(plan.job.name, rounds=plan.job.rounds),
         )
         return Federation(
@@ -231,6 +232,7 @@ class Federation:
         if opened is not None:
             log.warning("round %d in the ledger is of another run: dropped", opened.number)
         self.ledger.clear(self.job.sha256)
+        reach("rounds-cleared")
 
     def _close(
         self, course: Course, directory: RunDirectory, observer: Observer, *, interrupted: bool
@@ -250,6 +252,10 @@ class Federation:
             interrupted=interrupted,
         )
         directory.write_summary(summary)
+        reach("summary-written")
+        if not interrupted:  # the last round's payloads serve no one any more
+            self.ledger.clear(self.job.sha256)
+            self.committer.sweep()
         self.live.ended(interrupted=interrupted)
         observer.finished(summary)
         return summary

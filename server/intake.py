@@ -159,6 +159,7 @@ class Intake:
     async def _receive(
         self, ticket_id: str, result: Result, offset: int, chunks: AsyncIterator[RawChunk]
     ) -> Upload | None:
+        """Take chunks until there are no more; None for a result without a payload."""
         if not result.size:
             return None
         upload = self.uploads.begin(ticket_id, result.size, sha256=result.sha256, offset=offset)
@@ -174,26 +175,21 @@ class Intake:
 
     async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
         """Check what has arrived, bring it to the disk, and tell the round of it."""
-        payload: bytearray | Path | None = None
-        if upload is not None:
-            try:
-                payload = await self._aside(upload.finish)
-            finally:
-                await self._aside(upload.pause)
         ticket = offer.ticket
         try:
-            update = await self._aside(_admit, gate, ticket, result, payload)
-            reach("update-admitted")
+            payload, update = await self._aside(_checked, gate, ticket, result, upload)
             stored = self.committer.submit(ticket, result, b"" if payload is None else payload)
             seq = await asyncio.wrap_future(stored)
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
         finally:
-            self.uploads.drop(ticket.id)
+            if upload is None or upload.whole:
+                self.uploads.drop(ticket.id)
         reach("update-acknowledged")
         self.board.withdraw([ticket.client])
         self.board.events.put(Arrival(ticket, update))
+        reach("update-announced")
         self.register.accepted(ticket.client)
         return seq
 
@@ -220,6 +216,7 @@ class Intake:
         ticket = offer.ticket
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
         quarantined = self.register.refused(ticket.client, error.code)
+        reach("update-refused")
         hopeless = quarantined or error.code == "no-delta"
         if ticket.attempt < self.attempts and not hopeless:
             again = self.ledger.reissue(ticket)
@@ -233,12 +230,21 @@ class Intake:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
 
 
-def _admit(
-    gate: Gate, ticket: Ticket, result: Result, payload: bytearray | Path | None
-) -> ClientUpdate:
-    if isinstance(payload, Path):
-        return gate.admit(ticket, result, payload.read_bytes())
-    return gate.admit(ticket, result, payload)
+def _checked(
+    gate: Gate, ticket: Ticket, result: Result, upload: Upload | None
+) -> tuple[bytearray | Path | None, ClientUpdate]:
+    """What has arrived, whole and let in. Blocks: for a thread."""
+    payload: bytearray | Path | None = None
+    if upload is not None:
+        try:
+            payload = upload.finish()
+        finally:
+            upload.pause()
+    reach("update-arrived")
+    content = payload.read_bytes() if isinstance(payload, Path) else payload
+    update = gate.admit(ticket, result, content)
+    reach("update-admitted")
+    return payload, update
 
 
 def _over(number: int) -> TransferError:

@@ -14,7 +14,6 @@ from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
 from fedloom.core.registry import create
 from fedloom.core.types import (
-    Client,
     ClientId,
     ClientTask,
     Cohort,
@@ -32,9 +31,10 @@ from fedloom.server.course import Judge, Played
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
+from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
-from fedloom.server.live_round import LiveRound, Stopped, TooFewError, pause
+from fedloom.server.live_round import LiveRound, Stopped, TooFewError
 from fedloom.server.plan import Plan
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
@@ -47,10 +47,6 @@ from fedloom.strategies.base import Strategy
 __all__ = ["Live", "Showing", "Stopped"]
 
 Showing: TypeAlias = Callable[[Standing], None]
-LOOK = 0.05
-"""Seconds between looks at who is there, while a round waits for clients."""
-SAY = 30.0
-"""Seconds between remarks on what is waited for."""
 
 
 @dataclass(eq=False)
@@ -84,6 +80,7 @@ class Live:
     standing: Standing = field(default_factory=lambda: Standing(""))
     _model: Content | None = None
     _seconds: list[float] = field(default_factory=list)
+    _began: float = 0.0
 
     def play(self, index: int, state: State, *, first: int, last: int) -> Iterator[Played]:
         """Play rounds `first` to `last` of a stage; one that a crash cut short goes on.
@@ -94,9 +91,8 @@ class Live:
         stage = self.plan.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
         for number in range(first, last + 1):
-            began = time.perf_counter()
             state, report = self._round(number, index, strategy, state)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - self._began
             self._seconds.append(seconds)
             reach("round-played")
             self._stand(
@@ -118,6 +114,11 @@ class Live:
 
         return judge
 
+    @property
+    def _gathering(self) -> Gathering:
+        server, note = self.plan.job.server, self.observer.note
+        return Gathering(self.board, self.register, server, note, self._stand)
+
     def reachable(self, address: str, port: int, enrol_port: int) -> None:
         """Say where clients reach this server."""
         self._stand(address=address, port=port, enrol_port=enrol_port)
@@ -133,7 +134,7 @@ class Live:
         some = job.server.evaluate_clients
         if not some:
             return {}
-        there = self._there()
+        there = self._gathering.there()
         content = self._publish(index, model, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))
@@ -153,6 +154,7 @@ class Live:
         self._publish(index, state.params, state.version)
         while True:
             opened = self._open(number, index, stage)
+            self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, Selectors(train=stage.train)
             cohort = Cohort(number, opened.cohort, work, selectors, job.seed)
             dispatch = self._dispatch(opened, index, up, state.params)
@@ -237,7 +239,7 @@ class Live:
         self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
-        there = self._enough(size, attempt)
+        there = self._gathering.enough(again=before is not None)
         kept = before.kept if before else ()
         others = before.others(there) if before else there
         chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
@@ -248,41 +250,8 @@ class Live:
         else:
             self.ledger.widen((*kept, *chosen))
 
-    def _enough(self, size: int, attempt: int) -> tuple[Client, ...]:
-        """Who is there, once that is enough to begin and nobody has paused the federation.
-
-        Raises:
-            Stopped: the server is told to end meanwhile.
-        """
-        server = self.plan.job.server
-        resumed = time.monotonic() + (0.0 if attempt == 1 else min(server.patience, 5.0))
-        said = time.monotonic()
-        while True:
-            there = self._there()
-            paused = self.register.paused
-            ready = len(there) >= server.min_clients and time.monotonic() >= resumed
-            self._stand(phase="paused" if paused else "waiting", present=len(there))
-            if ready and not paused:
-                return there
-            if time.monotonic() - said >= SAY:
-                said = time.monotonic()
-                self.observer.note(_waiting_for(paused, len(there), server.min_clients))
-            pause(self.board, LOOK)
-
-    def _there(self) -> tuple[Client, ...]:
-        """Clients that are there and may be given work."""
-        present = self.board.present(self.plan.job.server.present)
-        known = ((client, self.register.client(client.id)) for client in present)
-        return tuple(client for client, entry in known if entry is None or entry.may_work)
-
     def _stand(self, **changes: object) -> None:
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
         if standing != self.standing:
             self.standing = standing
             self.show(standing)
-
-
-def _waiting_for(paused: bool, there: int, needed: int) -> str:
-    if paused:
-        return "paused; `fedloom resume` goes on"
-    return f"waiting for clients: {there} of {needed} are there"

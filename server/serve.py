@@ -13,6 +13,7 @@ from typing import Any
 from fedloom.results.observe import Observer, Summary
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.enrolment import EnrolmentCalls
+from fedloom.server.failpoints import reach
 from fedloom.server.federation import Federation
 from fedloom.server.health import add_health
 from fedloom.server.listen import Anyone, Certified, bind, new_server, own_names
@@ -26,7 +27,7 @@ GRACE = 5.0
 """Seconds that calls under way have when the server ends."""
 LINGER = 10.0
 """Seconds after the last round in which clients are told that they may go."""
-_FLUSH = 5.0
+_FLUSH = 1.0
 
 log = logging.getLogger("fedloom.server")
 
@@ -88,6 +89,7 @@ async def _serve(
     watching = ExitStack()
     try:
         where = await _listen(federation, servers)
+        reach("ports-open")
         watching.callback(serve_metrics(config.metrics_port, federation))
         federation.live.reachable(where.address, where.port, where.enrol_port)
         opened(where)

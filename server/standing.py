@@ -8,9 +8,11 @@ from pathlib import Path
 
 from fedloom.core.errors import RunError
 
-__all__ = ["Standing", "read_standing", "write_standing"]
+__all__ = ["Sign", "Standing", "read_standing", "write_standing"]
 
 _FILE = "standing.json"
+_SELDOM = 0.25
+"""Seconds between two writes while a round is on."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,26 @@ class Standing:
         return self.seconds_per_round * max(self.rounds - self.round + 1, 0)
 
 
+class Sign:
+    """Writes where a federation stands as it changes, but not more often than people can read.
+
+    Args:
+        folder: the state folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written = float("-inf")
+
+    def __call__(self, standing: Standing) -> None:
+        """Write it down, if it is time for that; the next sign of life tells the rest."""
+        now, steady = time.monotonic(), standing.phase in ("training", "evaluating", "waiting")
+        if steady and now - self._written < _SELDOM:
+            return
+        self._written = now
+        write_standing(self._folder, standing)
+
+
 def write_standing(folder: Path, standing: Standing) -> None:
     """Replace the file in the state folder; it need not survive a crash.
 
@@ -90,4 +112,5 @@ def read_standing(folder: Path) -> Standing:
         table = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return Standing(**table)
     except (OSError, ValueError, TypeError):
-        raise RunError(f"{folder}: no server has worked here (no {_FILE})") from None
+        text = f"{folder}: no server has worked here (no {_FILE})"
+        raise RunError(f"{text}; --in names the server's folder (server.directory)") from None

@@ -33,6 +33,7 @@ class Certificate(Protocol):
         """Its number, unique in the federation."""
 
 
+_UNKNOWN = "token-unknown"
 Issued = TypeVar("Issued", bound=Certificate)
 
 
@@ -97,7 +98,8 @@ class Tokens:
         with self._database.writing() as connection:
             found = connection.execute("UPDATE tokens SET revoked = 1 WHERE id = ?", (id,))
             if not found.rowcount:
-                raise _unknown(id)
+                text = f"no token {id!r}; `fedloom token list` shows them"
+                raise IdentityError(text, code="token-unknown")
 
     def redeem(
         self, id: str, secret: str, *, name: str, key: str, issue: Callable[[ClientId], Issued]
@@ -129,6 +131,32 @@ class Tokens:
         reach("enrolled")
         return client, issued
 
+    def readmit(self, *, key: str, issue: Callable[[ClientId], Issued]) -> tuple[ClientId, Issued]:
+        """Another certificate for a client whose last one ended, known by its key alone.
+
+        Args:
+            key: SHA-256 of the public key that the device proved to hold, hex.
+            issue: makes the certificate for a name.
+
+        Raises:
+            IdentityError: no client has this key (``token-unknown``), or it was shut out
+                (``revoked``).
+        """
+        with self._database.writing() as connection:
+            sql = "SELECT name, enrolled, revoked FROM clients WHERE key = ?"
+            row = connection.execute(sql, (key,)).fetchone()
+            if row is None:
+                raise IdentityError("nobody here has this key: join with a token", code=_UNKNOWN)
+            client, enrolled, revoked = row
+            if revoked is not None and revoked >= enrolled:
+                raise IdentityError(
+                    f"{client!r} was revoked; join with a new token", code="revoked"
+                )
+            issued = issue(client)
+            sql = "UPDATE clients SET serial = ?, revision = ? WHERE name = ?"
+            connection.execute(sql, (f"{issued.serial:x}", bump(connection), client))
+        return client, issued
+
     def _admit(
         self, connection: Connection, id: str, secret: str, proposed: tuple[str, str]
     ) -> tuple[ClientId, bool]:
@@ -139,7 +167,8 @@ class Tokens:
             raise _unknown(id)
         stored, named, uses, expires, revoked = row
         if not matches(secret, stored):
-            raise IdentityError("the token's secret is not the one given out", code="token-forged")
+            text = "the token's secret is not the one given out; copy it again, or ask for another"
+            raise IdentityError(text, code="token-forged")
         if revoked or self._clock() >= expires:
             ended = "was revoked" if revoked else "has expired"
             raise IdentityError(f"token {id} {ended}; ask for another", code="token-expired")
@@ -166,7 +195,7 @@ def _free(connection: Connection, name: str) -> ClientId:
         raise IdentityError("neither the token nor the device gives a name", code="name")
     sql = "SELECT 1 FROM clients WHERE name = ? AND serial != ''"
     if connection.execute(sql, (name,)).fetchone() is not None:
-        text = f"a client {name!r} is enrolled already; give another name, or revoke that one"
+        text = f"a client {name!r} is enrolled already; give another --name, or have it revoked"
         raise IdentityError(text, code="name")
     return name
 

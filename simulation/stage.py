@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import changed, received, sent_down
 from fedloom.core.job import Stage
-from fedloom.core.layout import Selector
+from fedloom.core.layout import Layout, Selector, Vector
 from fedloom.core.registry import create
 from fedloom.core.types import Params, Selectors, State
 from fedloom.server.course import Judge, Played
@@ -79,18 +81,11 @@ class Stages:
         job, stage = prepared.job, prepared.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
-        session = training_session(prepared, state.params, stage)
         selectors = Selectors(train=stage.train)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
+        learner = cast(Learner, create("learners", job.learner))
+        still = _Still(prepared, stage)
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
-            federation = Federation(
-                session=session,
-                learner=cast(Learner, create("learners", job.learner)),
-                codec=up,
-                rows_of=prepared.population.rows_of,
-                capacity=prepared.capacity,
-                pool=pool,
-            )
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 cohort = prepared.population.cohort(
@@ -98,8 +93,38 @@ class Stages:
                 )
                 model = sent_down(state.params, down, sent, version=state.version)
                 params = received(state.params, down, model, sent)
+                federation = Federation(
+                    session=still.session(params),
+                    learner=learner,
+                    codec=up,
+                    rows_of=prepared.population.rows_of,
+                    capacity=prepared.capacity,
+                    pool=pool,
+                )
                 dispatch = dispatcher(federation, params, model.nbytes)
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
                 yield Played(stage.name, state, report, time.perf_counter() - began)
+
+
+class _Still:
+    """The session of a stage, made again only where what does not train comes down otherwise.
+
+    A codec that loses something loses it of the tensors of earlier stages, too: clients compute
+    with what they received.
+    """
+
+    def __init__(self, prepared: Prepared, stage: Stage) -> None:
+        self._prepared, self._stage = prepared, stage
+        self._rest: Vector = np.zeros(0, dtype=np.float32)
+        self._session: Session | None = None
+
+    def session(self, params: Params) -> Session:
+        """The model set up to train from `params`, as clients received them."""
+        trained = set(params.layout.select(self._stage.train).names)
+        still = Layout(tuple(spec for spec in params.layout if spec.name not in trained))
+        rest = params.layout.gather(params.vector, still)
+        if self._session is None or not np.array_equal(rest, self._rest):
+            self._session, self._rest = training_session(self._prepared, params, self._stage), rest
+        return self._session

@@ -48,13 +48,15 @@ class Secured(Misbehaving, stubs.EnrolmentServicer):
         return made
 
     def Enrol(self, request: wire.EnrolRequest, context: Any) -> wire.EnrolReply:  # noqa: N802
-        if self.tokens.pop(request.token_id, "") != request.secret:
+        known = not request.token_id and bool(self.enrolled)
+        if not known and self.tokens.pop(request.token_id, None) != request.secret:
             refuse(context, "token-used", "this token was used: ask for a new one")
-        self.enrolled.append(request.name)
-        issued = self.authority.sign(request.csr, request.name, hours=self.hours)
+        name = self.enrolled[0] if known else request.name
+        self.enrolled.append(name)
+        issued = self.authority.sign(request.csr, name, hours=self.hours)
         return wire.EnrolReply(
             federation=self.authority.federation,
-            client=request.name,
+            client=name,
             certificate=issued.certificate,
             port=self.port,
         )
@@ -104,7 +106,7 @@ def test_a_device_joins_works_and_is_known_at_the_next_start(
     assert [p.name for p in (tmp_path / "home").iterdir()] == [folder.name]
     # the same command again, and one without the token: nobody enrols a second time
     assert take_part(given, root=tmp_path / "home") == 0
-    assert take_part(ClientSettings(), root=tmp_path / "home") == 0
+    assert take_part(ClientSettings(data="none.csv"), root=tmp_path / "home") == 0
     assert server.enrolled == ["attic"]
     assert len(server.check_ins) == 3
 
@@ -172,13 +174,25 @@ def test_two_thirds_of_a_certificate(server: Secured, tmp_path: Path) -> None:
     connection.close()
 
 
-def test_an_ended_certificate_says_what_to_do(server: Secured, tmp_path: Path) -> None:
+def test_an_ended_certificate_is_replaced_for_the_same_key(server: Secured, tmp_path: Path) -> None:
     server.hours = 1e-6
     stop = Stop()
     identity = identity_for(tmp_path / "device", server.token(), name="attic", root=tmp_path)
+    server.hours = 24.0
     connection = Connection("127.0.0.1", server.port, stop=stop, identity=identity)
-    text = r"the certificate of attic ended on .*: ask the operator for a new join token"
-    with pytest.raises(IdentityError, match=text):
+    assert connection.channel().check_in(wire.CheckInRequest(protocol=1)).done == DONE
+    assert Identity.load(identity.folder).not_after > identity.not_after
+    stop.set()
+    connection.close()
+
+
+def test_a_key_that_the_server_does_not_know_is_told_so(server: Secured, tmp_path: Path) -> None:
+    server.hours = 1e-6
+    stop = Stop()
+    identity = identity_for(tmp_path / "device", server.token(), name="attic", root=tmp_path)
+    server.enrolled.clear()
+    connection = Connection("127.0.0.1", server.port, stop=stop, identity=identity)
+    with pytest.raises(IdentityError, match="this token was used"):
         connection.channel()
     stop.set()
     connection.close()

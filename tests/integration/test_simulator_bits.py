@@ -10,7 +10,7 @@ from small_jobs import classify_table, labelled_rows, numbers_of, tensors_of
 import fedloom
 from fedloom.progress import Quiet
 from fedloom.results.observe import RoundLine
-from fedloom.simulation import setup
+from fedloom.tuning import prepare
 
 
 def simulate(table: dict[str, Any], folder: Path, **run: Any) -> Path:
@@ -86,11 +86,11 @@ def test_a_resumed_run_keeps_the_type_that_it_began_with(
     table = classify_table(text_model["classify"])
     table["backbone"]["dtype"] = "auto"
     data = labelled_rows(360, clients=30)
-    monkeypatch.setattr(setup, "best_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(prepare, "best_dtype", lambda device: torch.bfloat16)
     whole = simulate(table, tmp_path / "whole")
     table["run"]["directory"] = str(tmp_path / "torn")
     fedloom.simulate(table, data=data, observer=StopsAfter(4))
-    monkeypatch.setattr(setup, "best_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(prepare, "best_dtype", lambda device: torch.float32)
 
     fedloom.simulate(table, data=data, observer=Quiet(), resume=True)
 

@@ -36,6 +36,7 @@ def test_an_enrolled_device_knows_itself_again(tmp_path: Path, authority: Author
         "client": "Foo <f@x.org>",
         "host": "h",
         "port": 7441,
+        "enrol_port": 0,
     }
 
 
