@@ -18,7 +18,7 @@ from fedloom.server import rows
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
 from fedloom.server.records import Entry, OpenRound, Place, Ticket, Written
-from fedloom.server.rows import insert_result, load_written
+from fedloom.server.rows import insert_result, load_result, load_written
 from fedloom.server.tickets import by_id, new_id, widened
 
 __all__ = ["Ledger"]
@@ -219,6 +219,14 @@ class Ledger:
     def written(self, number: int) -> list[Written]:
         """What has been acknowledged of a round, in the order of acknowledgement."""
         return load_written(self._database, number)
+
+    def result(self, seq: int) -> Written:
+        """The acknowledged result of that number.
+
+        Raises:
+            RunError: there is none.
+        """
+        return load_result(self._database, seq)
 
     def places(self) -> list[Place]:
         """Where the payloads lie that are acknowledged."""
