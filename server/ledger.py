@@ -117,15 +117,10 @@ class Ledger:
         return None if found is None else found[0]
 
     def answer(self, ticket: Ticket, sha256: str) -> int | TransferError | None:
-        """What is known of a result before anything is written of it; never waits.
-
-        Args:
-            ticket: what it answers.
-            sha256: of its payload, hex.
+        """What is known of the result of a ticket (its SHA-256 in hex); never waits.
 
         Returns:
-            Its number if it is written already; why it is not taken, as `record` says; None if it
-            is to be recorded.
+            Its number if it is written; why it is not taken, as `record` says; None if it is due.
         """
         try:
             self._check(ticket)
