@@ -52,7 +52,9 @@ NOT_HERE = ("enrolment-written", "enrolled", "payload-adopted")
 """Without TLS nobody enrols; small payloads stay in memory."""
 ONCE = ("schema-written", "rounds-cleared", "opening-written", "ports-open", "summary-written")
 """Passed once by a process, the first three by the first only, the last by the last."""
-PASSED = [name for name in FAILPOINTS if name not in (*NOT_HERE, *ONCE)]
+SELDOM = ("segment-made", "segment-dropped")
+"""Passed by the first process, and where a round's payloads come in files of their own."""
+PASSED = [name for name in FAILPOINTS if name not in (*NOT_HERE, *ONCE, *SELDOM)]
 BEFORE = {"update-replayed": "receipts-given:2"}
 """What a process must have died of for the next one to get there."""
 
@@ -214,10 +216,14 @@ def test_killed_as_it_begins_and_as_it_ends(trial: Trial) -> None:
     trial.go_through([*(name for name in FAILPOINTS if name in ONCE)])
 
 
+def test_killed_while_the_first_segment_is_made(trial: Trial) -> None:
+    trial.go_through(["segment-made"])
+
+
 def test_killed_while_large_updates_arrive_in_files(nursery: Nursery, tmp_path: Path) -> None:
     (tmp_path / "live").mkdir()
     with Crowd(CLIENTS, LARGE) as crowd:
-        names = ["payload-adopted:2", "payloads-synced", "update-arrived:2"]
+        names = ["payload-adopted:2", "payloads-synced", "update-arrived:2", "segment-dropped"]
         Trial(nursery, tmp_path / "live", crowd, 2).go_through(names)
 
 
