@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 from small_jobs import classify_table, labelled_rows, write_rows
-from small_server import Noted, opened, plan_of
+from small_server import Noted, plan_of
+from small_server import opened as opened_in
 
 from fedloom.core.errors import ConfigError, RunError
 from fedloom.security.tokens import JoinToken
@@ -22,7 +23,7 @@ def _ciphers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_token_lets_in_as_many_as_a_round_asks_for(tmp_path: Path) -> None:
-    with opened(tmp_path, clients_per_round=3, server={"min_clients": 5}) as federation:
+    with opened_in(tmp_path, clients_per_round=3, server={"min_clients": 5}) as federation:
         where = Open("fed.example.org", 7441, 7440, federation)
         line = join_line(where, federation.plan.job)
         token = JoinToken.parse(line.split()[3])
@@ -51,16 +52,25 @@ def test_a_job_is_served_from_python(text_model: dict[str, Path], tmp_path: Path
     log = logging.getLogger("fedloom.server")
     before, lines = log.handlers[:], list[str]()
 
-    def ending(line: str) -> None:
+    over = threading.Event()
+
+    def end() -> None:
+        while not over.wait(0.3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end)
+
+    def opened(line: str) -> None:
         lines.append(line)
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.start()
+        ending.start()
 
     kept = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         table = table_of(text_model, tmp_path)
-        summary = serve(table, observer=Noted(), opened=ending)
+        summary = serve(table, observer=Noted(), opened=opened)
     finally:
+        over.set()
+        ending.join()
         signal.signal(signal.SIGTERM, kept)
     assert summary.interrupted
     assert lines[0].startswith("fedloom client --join flt1.")
