@@ -25,7 +25,7 @@ __all__ = ["Intake"]
 T = TypeVar("T")
 _QUICK = 128 * 1024
 """Bytes of a payload that is checked in less time than another thread takes to be asked."""
-_BEHIND = 64 << 20
+_BEHIND = 16 << 20
 """Bytes of updates that may wait in memory for the round; it reads others from the disk."""
 _REASON = 200
 """Characters of why a client gives up."""
