@@ -5,6 +5,7 @@ Real paragraphs, mutual TLS, a process for everyone; a small random model, or mi
 
 import json
 import math
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def test_kills_of_server_and_device_leave_the_simulators_bits(
 
 
 @pytest.mark.real
+@pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="80 s: of a nightly run")
 def test_kills_leave_the_simulators_bits_with_minilm(tmp_path: Path) -> None:
     try:
         fetch("minilm")

@@ -116,7 +116,9 @@ def test_a_paused_federation_begins_no_round(tmp_path: Path) -> None:
 
 
 def test_evaluations_of_the_server_and_of_clients_stand_side_by_side(tmp_path: Path) -> None:
-    with opened(tmp_path, server={"evaluate_clients": 2, "patience": 10.0}) as federation:
+    with opened(
+        tmp_path, server={"evaluate_clients": 2, "patience": 10.0, "min_clients": 1}
+    ) as federation:
         live = federation.live
         plan = replace(plan_of(tmp_path), judging=lambda index, params: lambda model: {"loss": 1.0})
         live.plan = replace(plan, job=live.plan.job)
