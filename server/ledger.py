@@ -213,11 +213,7 @@ class Ledger:
         return load_written(self._database, number)
 
     def result(self, seq: int) -> Written:
-        """The acknowledged result of that number.
-
-        Raises:
-            RunError: there is none.
-        """
+        """The acknowledged result of that number; `RunError` where there is none."""
         return load_result(self._database, seq)
 
     def places(self) -> list[Place]:

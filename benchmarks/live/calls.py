@@ -48,10 +48,9 @@ def measure(
 
 @contextmanager
 def _bare(security: str) -> Iterator[tuple[int, str]]:
-    raw = HERE / "raw_server.py"
     with (
         tempfile.TemporaryDirectory() as folder,
-        started((raw, folder, security)) as process,
+        started((HERE / "raw_server.py", folder, security)) as process,
     ):
         port = facts_of(process)["port"]
         host = folder if security == "tls" else "127.0.0.1"

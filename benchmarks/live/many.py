@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from live.bare import MIB, bare_server, floats
-from live.processes import cpu_seconds, peak_mib, started
+from live.processes import cpu_seconds, facts_of, peak_mib, started
 
 __all__ = ["measure"]
 
@@ -21,19 +21,22 @@ def measure(clients: int, mib: float) -> dict[str, float]:
     size = floats(int(mib * MIB))
     with (
         bare_server(size=size, rounds=1, clients=clients, patience=LIMIT) as bare,
-        started((CROWD, bare.address, str(clients), str(LIMIT))),
+        started((CROWD, bare.address, str(clients), str(LIMIT))) as crowd,
     ):
         idle = peak_mib(bare.process.pid)
         bare.await_rounds(1, seconds=LIMIT)
         text = (bare.folder / "run" / "metrics.jsonl").read_text(encoding="utf-8")
         line = json.loads(text.splitlines()[1])
+        peak, spent = peak_mib(bare.process.pid), cpu_seconds(bare.process.pid)
+        again = sum(facts_of(crowd)["refusals"].values())
         return {
+            "again": again,
             "accepted": line["accepted"],
             "refused": line["refused"],
             "round_seconds": line["seconds"],
-            "cpu_seconds": cpu_seconds(bare.process.pid),
+            "cpu_seconds": spent,
             "idle_memory_mib": idle,
-            "peak_memory_mib": peak_mib(bare.process.pid),
+            "peak_memory_mib": peak,
             "updates_per_second": clients / line["seconds"],
         }
 

@@ -42,6 +42,16 @@ def test_a_content_comes_back_from_any_offset(tmp_path: Path, in_file: bool, off
 
 
 @pytest.mark.parametrize("in_file", [False, True])
+def test_who_goes_on_gets_smaller_pieces(tmp_path: Path, in_file: bool) -> None:
+    contents = Contents()
+    content = stored(contents, tmp_path, in_file=in_file)
+    quarter = MAX_CHUNK // 4
+    sizes = [len(data) for _, _, data in contents.open(content.sha256, quarter + 1)]
+    assert sizes == [quarter - 1, *[quarter] * 6, 1000]
+    assert [len(data) for _, _, data in contents.open(content.sha256)] == [MAX_CHUNK] * 2 + [1000]
+
+
+@pytest.mark.parametrize("in_file", [False, True])
 @pytest.mark.parametrize("offset", [-1, len(DATA) + 1, 2**63])
 def test_an_offset_beyond_the_end_is_refused(tmp_path: Path, in_file: bool, offset: int) -> None:
     contents = Contents()

@@ -47,6 +47,18 @@ def test_nothing_waits_longer_than_the_longest() -> None:
     assert short.ends([130.0] * 8) == 120.0
 
 
+def test_it_is_over_at_the_age_at_which_it_ends() -> None:
+    rng = np.random.default_rng(5)
+    for count in range(11):
+        for terms in (TERMS, Deadline(asked=10, goal=8, minimum=5, patience=0.0, longest=40.0)):
+            arrivals = rng.exponential(50.0, size=count).tolist()
+            ends = terms.ends(arrivals)
+            latest = max(arrivals, default=0.0)
+            ages = (ends, np.nextafter(ends, 0.0), ends + 1.0, latest, ends / 2)
+            for age in map(float, ages):
+                assert terms.is_over(age, arrivals) == (age >= ends), (count, age, ends)
+
+
 def test_the_order_of_arrivals_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     arrivals = rng.exponential(50.0, size=6)
