@@ -15,7 +15,7 @@ from fedloom.codecs.dense import Float32
 from fedloom.core.errors import TransferError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Client, ClientTask, Delta
-from fedloom.server.board import Arrival, Board, Offer
+from fedloom.server.board import Arrival, Board, Offer, Stopping
 from fedloom.server.committer import Committer
 from fedloom.server.database import Database
 from fedloom.server.gate import Gate
@@ -120,3 +120,24 @@ def test_a_full_disk_leaves_nothing_that_stands_in_the_way_of_the_next_try(
         return await second
 
     assert asyncio.run(scene()) == 1
+
+
+@pytest.mark.parametrize("waiting", [0, 10])
+def test_behind_a_slow_round_updates_wait_on_the_disk(
+    intake: Intake, disk: SlowDisk, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedloom.server.intake._BEHIND", 10 * len(FRAME))
+    for _ in range(waiting):
+        intake.board.events.put(Stopping())
+
+    async def scene() -> int:
+        task = taking(intake)
+        await asked(disk)
+        disk.asked[0].set_result(7)
+        return await task
+
+    assert asyncio.run(scene()) == 7
+    *_, event = [intake.board.next(1.0) for _ in range(waiting + 1)]
+    assert isinstance(event, Arrival)
+    assert event.seq == 7
+    assert (event.update is None) == (waiting == 10)
