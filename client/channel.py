@@ -148,13 +148,13 @@ class Channel:
 
     @contextmanager
     def _tracked(self, call: Any) -> Iterator[Any]:
-        """A call that `abandon` ends."""
+        """A call that `abandon` ends; after that none begins."""
         with self._lock:
             self._running.add(call)
             abandoned = self._abandoned
-        if abandoned:
-            call.cancel()
         try:
+            if abandoned:
+                raise self._cancelled()
             yield call
         finally:
             with self._lock:

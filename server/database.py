@@ -62,7 +62,8 @@ class Database:
                 lock = _lock(folder)
                 _prepare(folder / _FILE)
             elif not (folder / _FILE).exists():
-                raise RunError(f"{folder}: no federation's state is here; give the server's folder")
+                text = f"{folder}: no federation's state is here"
+                raise RunError(f"{text}; --in names the server's folder (server.directory)")
             _check_version(folder / _FILE)
             return Database(folder, lock)
         except Exception as error:
@@ -149,7 +150,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(path: Path) -> None:
     """Make the tables where there are none; nobody else may read them."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if not path.exists():  # closing a handle of a file drops the locks that SQLite has on it here
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     with closing(_connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         if _version(connection) == 0:

@@ -17,8 +17,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.messages import plain
 from fedloom.server.records import Result, Ticket
 from fedloom.server.register import Register
-from fedloom.server.upload import Upload
-from fedloom.server.uploads import Uploads
+from fedloom.server.uploads import Upload, Uploads
 from fedloom.server.wire import RawChunk
 
 __all__ = ["Intake"]
@@ -58,6 +57,7 @@ class Intake:
     gate: Gate | None = None
     loop: asyncio.AbstractEventLoop | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
+    _settling: "set[asyncio.Task[int]]" = field(default_factory=set)
 
     async def take(
         self,
@@ -95,9 +95,11 @@ class Intake:
             self._refuse(offer, error)
             raise
         upload = await self._receive(ticket_id, result, offset, chunks)
-        # What is whole is settled even where its client has gone meanwhile: an update that is on
-        # the disk and not announced would be waited for until the round's deadline.
-        return await asyncio.shield(self._settle(gate, offer, result, upload))
+        # Once all is here it is taken, even if nobody waits for the receipt any more.
+        settling = asyncio.create_task(self._settle(gate, offer, result, upload))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+        return await asyncio.shield(settling)
 
     def acknowledged(
         self, client: ClientId, ticket_id: str, result: Result | None = None
@@ -199,6 +201,11 @@ class Intake:
         self.register.accepted(ticket.client)
         return seq
 
+    def _settled(self, task: "asyncio.Task[int]") -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # has been told to whoever still listened
+
     def _in_memory(self, payload: bytes | bytearray | Path) -> bool:
         """Whether an update waits in memory for the round, which may be slower than clients are."""
         if isinstance(payload, Path):
@@ -221,7 +228,6 @@ class Intake:
     def _refuse(self, offer: Offer, error: UpdateRefusedError) -> None:
         """Count a refusal; the client may try again, or is benched for the round."""
         ticket = offer.ticket
-        self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
         quarantined = self.register.refused(ticket.client, error.code)
         reach("update-refused")

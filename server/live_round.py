@@ -49,6 +49,7 @@ class LiveRound:
         segments: the bytes of it.
         last: whether the round is applied even below its minimum.
         ticking: called every now and then with the numbers of answered and gone clients.
+        began: `time.monotonic` at which this process took the round up.
         answered: clients whose update was yielded.
         gone: clients that will not answer.
     """
@@ -64,6 +65,7 @@ class LiveRound:
     segments: Segments
     last: bool = False
     ticking: Callable[[int, int], None] = lambda answered, gone: None
+    began: float = field(default_factory=time.monotonic)
     answered: set[ClientId] = field(default_factory=set)
     gone: set[ClientId] = field(default_factory=set)
     arrivals: list[float] = field(default_factory=list)
@@ -153,8 +155,8 @@ class LiveRound:
         return self.deadline.is_over(self._age(), self.arrivals)
 
     def _age(self) -> float:
-        """Seconds since the round began, over restarts of the server."""
-        return max(0.0, time.time() - self.opened.opened)
+        """Seconds since this process took the round up: nobody is late while there is no server."""
+        return time.monotonic() - self.began
 
     def _offers(self, tasks: Mapping[ClientId, ClientTask], gate: Gate) -> list[Offer]:
         ends = time.monotonic() + self.deadline.longest - self._age()

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +79,12 @@ def rounds(model: Path, count: int) -> dict[str, float]:
 
 @contextmanager
 def _running(model: Path, *, rounds: int, needed: int, devices: int) -> Iterator[Running]:
+    from contextlib import ExitStack
+
     with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
         folder = Path(text)
-        job = (SERVER, model, folder, str(rounds), str(needed))
-        server = stack.enter_context(started(job, log=folder / "server.log"))
+        command = (SERVER, model, folder, str(rounds), str(needed))
+        server = stack.enter_context(started(command, log=folder / "server.log"))
         token = facts_of(server)["join"]
         found = []
         for number in range(devices):

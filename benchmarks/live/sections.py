@@ -67,18 +67,17 @@ def _uploads(setting: Setting) -> list[Program]:
     found = [
         Program(label, ("-m", "live.floor", name), rate=rate) for name, label in floors.items()
     ]
-    found += [
-        Program(label, ("-m", "live.calls", "bare", security, "upload", "50", calls), rate=rate)
-        for security, label in BARE.items()
-    ]
-    for security, alone in BARE.items():
+    for security, label in BARE.items():
+        bare_arguments = ("-m", "live.calls", "bare", security, "upload", "50", calls)
+        found.append(Program(label, bare_arguments, rate=rate))
+    for security, bare in BARE.items():
         undurable = f"fedloom, {SAID[security]}, not durable"
         for label, ending in (
             (undurable, ""),
             (f"fedloom, {SAID[security]}, durable", "-durable"),
         ):
             arguments = ("-m", "live.uploads", security + ending, clients, rounds)
-            facts = {"bare": alone, "undurable": undurable if ending else ""}
+            facts = {"bare": bare, "undurable": undurable if ending else ""}
             found.append(Program(label, arguments, rate=rate, facts=facts))
     return found
 

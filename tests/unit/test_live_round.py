@@ -1,113 +1,153 @@
-"""A round takes updates from memory, or from the disk where they did not wait in memory."""
-
 import asyncio
-import hashlib
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from small_server import begin_round, frame_of, gate_of, offer_of, opened, take
 
-from fedloom.codecs.dense import Float32
-from fedloom.core.errors import RunError
-from fedloom.core.layout import Layout, TensorSpec
-from fedloom.core.types import Client, ClientTask, ClientUpdate, Delta, Refusal
-from fedloom.server.board import Arrival, Board
-from fedloom.server.committer import Committer
+from fedloom.core.config import build
+from fedloom.core.types import Client, ClientTask, ClientUpdate, Refusal
+from fedloom.server.board import GaveUp, Stopping
 from fedloom.server.contents import Content
-from fedloom.server.database import Database
 from fedloom.server.deadline import Deadline
-from fedloom.server.gate import Gate
-from fedloom.server.intake import Intake
-from fedloom.server.ledger import Ledger
-from fedloom.server.live_round import LiveRound
-from fedloom.server.records import Entry, Result
-from fedloom.server.register import Register
-from fedloom.server.segments import Segments
-from fedloom.server.uploads import Uploads
+from fedloom.server.federation import Federation
+from fedloom.server.live_round import LiveRound, Stopped, TooFewError, order_of, pause
+from fedloom.server.records import Ticket
 
-LAYOUT = Layout((TensorSpec("w", (5,), block="layer.0"),))
-NAMES = ("ann", "bob", "cy")
+NAMES = ["ann", "bob", "cy"]
 TASKS = {name: ClientTask(name, 1, 0) for name in NAMES}
 
 
-def delta(name: str) -> Delta:
-    return Delta(LAYOUT, np.full(5, float(NAMES.index(name) + 1), dtype=np.float32))
-
-
-class Scene:
-    """A ledger with a round of three clients, and its dispatch."""
-
-    def __init__(self, folder: Path) -> None:
-        self.database = Database.open(folder / "state", exclusive=True)
-        self.ledger, self.board = Ledger(self.database), Board()
-        self.segments = Segments(folder / "segments", (), size=1 << 20)
-        self.tickets = self.ledger.begin(1, 1, 0, [Client(name, 3) for name in NAMES])
-        self.committer = Committer(self.ledger, self.segments)
-        uploads = Uploads(folder / "staging", 1 << 20)
-        register = Register(self.database)
-        intake = Intake(self.board, self.ledger, register, self.committer, uploads)
-        opened = self.ledger.current()
-        assert opened is not None
-        terms = Deadline(asked=3, goal=3, minimum=1, patience=60.0, longest=600.0)
-        self.dispatch = LiveRound(
-            *(opened, 0, Content("", 0), terms),
-            lambda tasks: Gate(tasks, LAYOUT, Float32().decode, 0, 0.0, 100, 1000),
-            *(self.board, intake, self.ledger, self.segments),
-        )
-
-    def write(self, name: str) -> int:
-        """Put a client's update on the disk; its number."""
-        frame = Float32().encode(delta(name)).frame
-        result = Result(len(frame), hashlib.sha256(frame).hexdigest(), "float32", 3)
-        (place,) = self.segments.append([frame])
-        (seq,) = self.ledger.record([Entry(self.tickets[name], result, place)])
-        assert isinstance(seq, int)
-        return seq
-
-    def announce(self, name: str, *, in_memory: bool) -> None:
-        """Write an update, and tell the round as the intake does."""
-        seq = self.write(name)
-        update = ClientUpdate(name, 1, 3, delta=delta(name)) if in_memory else None
-        self.board.events.put(Arrival(self.tickets[name], update, seq))
-
-    def play(self) -> list[ClientUpdate | Refusal]:
-        async def gather() -> list[ClientUpdate | Refusal]:
-            return [found async for found in self.dispatch(TASKS)]
-
-        return asyncio.run(gather())
-
-
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    scene = Scene(tmp_path)
-    yield scene
-    scene.committer.close()
-    scene.segments.close()
-    scene.database.close()
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    with opened(tmp_path) as found:
+        yield found
 
 
-def test_what_did_not_wait_in_memory_is_read_from_the_disk(scene: Scene) -> None:
-    # They arrive once the round is open: what the ledger has before is replayed at once.
-    offered = scene.board.offer
-
-    def announce(offers: object) -> None:
-        offered(offers)  # type: ignore[arg-type]
-        scene.announce("ann", in_memory=True)
-        scene.announce("bob", in_memory=False)
-        scene.announce("bob", in_memory=False)  # told twice, taken once
-        scene.announce("cy", in_memory=False)
-
-    scene.board.offer = announce  # type: ignore[method-assign]
-    found = scene.play()
-    assert [update.client for update in found] == list(NAMES)
-    for update in found:
-        assert isinstance(update, ClientUpdate)
-        assert update.delta is not None
-        assert update.delta.vector.tolist() == delta(update.client).vector.tolist()
-        assert update.num_examples == 3
+def round_of(
+    federation: Federation, *, goal: int = 3, minimum: int = 1, longest: float = 60.0
+) -> LiveRound:
+    found = federation.ledger.current()
+    assert found is not None
+    return LiveRound(
+        found,
+        0,
+        Content("ab" * 32, 5),
+        Deadline(asked=3, goal=goal, minimum=minimum, patience=60.0, longest=longest),
+        lambda tasks: gate_of(list(tasks)),
+        federation.board,
+        federation.intake,
+        federation.ledger,
+        federation.live.segments,
+    )
 
 
-def test_a_result_that_is_not_in_the_ledger_is_an_error(scene: Scene) -> None:
-    with pytest.raises(RunError, match="result 9 is not in the ledger"):
-        scene.ledger.result(9)
+def play(round: LiveRound) -> list[str]:
+    """Who answered, in the order in which it was heard of; a refusal with its reason."""
+
+    async def go() -> list[str]:
+        found = []
+        async for update in round(TASKS):
+            if isinstance(update, Refusal):
+                found.append(f"{update.client}: {update.reason}")
+            else:
+                assert isinstance(update, ClientUpdate)
+                found.append(update.client)
+        return found
+
+    return asyncio.run(go())
+
+
+def test_it_is_over_when_everybody_has_answered_or_is_gone(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    round = round_of(federation)
+    other = Ticket("x" * 32, 9, "ann")
+    for event in (GaveUp(other, "of another round"), GaveUp(tickets["cy"], "no memory")):
+        federation.board.events.put(event)
+    for name in ("ann", "bob"):
+        take(federation, tickets[name], frame_of(1.0))
+    # what is in the ledger already comes first, then what is said
+    assert play(round) == ["ann", "bob", "cy: no memory"]
+    assert federation.intake.gate is None
+    opened = federation.ledger.current()
+    assert opened is not None
+    assert opened.closed
+    assert play(round_of(federation)) == ["ann", "bob"]  # as after a restart
+
+
+def test_it_is_over_with_its_goal(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    for name in ("ann", "bob"):
+        take(federation, tickets[name], frame_of(1.0))
+    assert play(round_of(federation, goal=2)) == ["ann", "bob"]
+
+
+def test_offers_are_out_while_it_lasts(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    take(federation, tickets["bob"], frame_of(1.0))
+    round = round_of(federation, longest=0.0)
+    seen = []
+
+    def look(answered: int, gone: int) -> None:
+        seen.append((answered, gone, federation.board.offered("ann")))
+
+    round.deadline = Deadline(asked=3, goal=3, minimum=1, patience=60.0, longest=60.0)
+    round.ticking = look
+    federation.board.events.put(GaveUp(tickets["ann"], ""))
+    federation.board.events.put(GaveUp(tickets["cy"], ""))
+    assert play(round) == ["bob", "ann: ", "cy: "]
+    answered, gone, offer = seen[0]
+    assert (answered, gone) == (1, 0)
+    assert offer is not None
+    assert (offer.ticket, offer.model, offer.max_bytes) == (tickets["ann"], "ab" * 32, 1000)
+    assert offer.ends > time.monotonic()
+    assert federation.board.offered("ann") is None
+
+
+def test_too_few_leave_the_round_open_unless_it_is_the_last_try(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    take(federation, tickets["ann"], frame_of(1.0))
+    round = round_of(federation, minimum=2, longest=0.0)
+    with pytest.raises(TooFewError):
+        play(round)
+    opened = federation.ledger.current()
+    assert opened is not None
+    assert not opened.closed
+    round.last = True
+    assert play(round) == ["ann"]
+
+
+def test_it_stops_when_told(federation: Federation) -> None:
+    begin_round(federation, NAMES)
+    federation.stop()
+    with pytest.raises(Stopped):
+        play(round_of(federation))
+    assert federation.board.offered("ann") is None
+
+
+def test_whom_to_ask_next(federation: Federation) -> None:
+    begin_round(federation, NAMES)
+    round = round_of(federation)
+    round.answered, round.gone = {"ann"}, {"bob"}
+    ann, bob, cy, dan = (Client(name, 3) for name in (*NAMES, "dan"))
+    assert round.kept == (ann,)
+    assert round.others([ann, bob, cy, dan]) == [cy, dan]
+    assert round.others([ann, bob]) == [bob]  # nobody else is there
+
+
+def test_a_pause_passes_over_everything_but_the_end(federation: Federation) -> None:
+    ticket = Ticket("x" * 32, 1, "ann")
+    federation.board.offer([offer_of(ticket)])
+    federation.board.events.put(GaveUp(ticket, ""))
+    pause(federation.board, 0.01)
+    federation.board.events.put(Stopping())
+    with pytest.raises(Stopped):
+        pause(federation.board, 60.0)
+
+
+def test_an_order_can_be_read_again() -> None:
+    table = json.loads(order_of(TASKS["ann"], 2))
+    assert build(ClientTask, table["task"]) == TASKS["ann"]
+    assert table["stage"] == 2
