@@ -10,10 +10,11 @@ from typing import BinaryIO, TypeAlias
 from zlib import crc32
 
 from fedloom.backbones.cache import install
+from fedloom.core.durable import sync
 from fedloom.core.errors import TransferError
 from fedloom.protos.federation_pb2 import Chunk
 
-__all__ = ["Contents", "Source", "fsync_folder"]
+__all__ = ["Contents", "Source"]
 
 Source: TypeAlias = Callable[[str, int], Iterator[Chunk]]
 """The chunks of the content with a SHA-256 from an offset on."""
@@ -79,7 +80,7 @@ class Contents:
                 text = f"content {sha256[:12]} arrived as {found[:12]}; it is fetched again"
                 raise TransferError(text, code="digest", retry_after=0.0)
             os.replace(partial, path)
-            fsync_folder(self._blobs)
+            sync(self._blobs)
         except OSError as error:
             text = f"{error.filename or partial}: {error.strerror or error}"
             raise TransferError(text, code="disk-full", retry_after=30.0) from None
@@ -166,12 +167,3 @@ def _place(source: Path, target: Path) -> None:
             target.symlink_to(source.resolve())
         except OSError:
             shutil.copyfile(source, target)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

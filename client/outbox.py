@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 from zlib import crc32
 
-from fedloom.client.contents import fsync_folder
+from fedloom.core.durable import sync
 from fedloom.core.errors import TransferError
 from fedloom.protos.federation_pb2 import Chunk, UploadHeader, UploadPart, UploadStatus
 
@@ -96,7 +96,7 @@ class Outbox:
             draft = header.with_suffix(".draft")
             _write(draft, json.dumps(asdict(finished)).encode())
             os.replace(draft, header)
-            fsync_folder(self._folder)
+            sync(self._folder)
         except OSError as error:
             self.drop(finished.ticket)
             text = f"{error.filename or self._folder}: {error.strerror or error}"

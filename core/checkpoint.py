@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fedloom.core.durable import sync
 from fedloom.core.errors import LayoutError, RunError
 from fedloom.core.layout import Layout
 from fedloom.core.types import Params, State
@@ -41,9 +42,9 @@ def save_state(path: Path, state: State, facts: Mapping[str, JSON]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, draft, _header(state, facts))
-        _sync(draft)
+        sync(draft)
         os.replace(draft, path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
         draft.unlink(missing_ok=True)
         raise RunError(f"{path}: cannot be written: {error}") from error
@@ -110,12 +111,3 @@ def _difference(saved: list[tuple[str, list[int]]], layout: Layout) -> str:
     if theirs:
         return f"tensor {next(iter(theirs))!r}: only the file has it"
     return "the same tensors in another order"
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,6 +5,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from fedloom.core.durable import sync
 from fedloom.core.errors import IdentityError
 
 __all__ = ["make_folder", "read_private", "write_file"]
@@ -31,7 +32,7 @@ def write_file(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def read_private(path: Path) -> bytes:
@@ -50,11 +51,3 @@ def read_private(path: Path) -> bytes:
                 f"if nobody has, chmod 600 it"
             )
         return file.read()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
+from fedloom.core.durable import sync
 from fedloom.core.errors import RunError
 from fedloom.server.failpoints import reach
 from fedloom.server.records import Place
@@ -108,7 +109,7 @@ class Segments:
             for name in sorted(self._unsynced):
                 os.fdatasync(self._handle(name))
             if self._renamed:
-                _sync_folder(self.folder)
+                sync(self.folder)
         except OSError:
             self._current = ""
             raise
@@ -269,11 +270,3 @@ def _allot(handle: int, size: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         os.ftruncate(handle, size)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,19 @@
+"""The one way to make a file, or the names in a folder, durable."""
+
+import os
+from pathlib import Path
+
+__all__ = ["sync"]
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they are not.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
