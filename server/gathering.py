@@ -54,6 +54,7 @@ class Gathering:
         """
         until = time.monotonic() + seconds
         while len(there := self.there()) < count and time.monotonic() < until:
+            self.stand(phase="waiting", present=len(there))
             pause(self.board, LOOK)
         return there
 

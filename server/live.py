@@ -136,6 +136,7 @@ class Live:
             return {}
         server = job.server
         there = self._gathering.some(min(some, server.min_clients), server.patience)
+        self._stand(phase="evaluating", present=len(there))
         content = self._publish(index, model, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))
