@@ -1,5 +1,6 @@
 """Neither the order of the entries nor where coordinates are cut changes a bit of a replay."""
 
+import struct
 from itertools import pairwise
 
 import numpy as np
@@ -15,9 +16,9 @@ FAMILIES: list[Family] = [Rademacher(), Gaussian()]
 ENTRIES = st.builds(
     Entry,
     key=st.sampled_from([0, 1, 2**64, 2**128 - 1]) | st.integers(0, 2**128 - 1),
-    scalars=st.tuples(*[st.integers(-32767, 32767)] * 8),
+    scalars=st.binary(min_size=16, max_size=16).map(lambda b: struct.unpack("<8h", b)),
 )
-LEDGERS = st.lists(ENTRIES, min_size=1, max_size=8)
+LEDGERS = st.lists(ENTRIES, min_size=1, max_size=6)
 
 
 @given(family=st.sampled_from(FAMILIES), ledger=LEDGERS, data=st.data())
@@ -40,7 +41,7 @@ def test_no_cut_changes_a_bit(family: Family, ledger: list[Entry], cuts: list[in
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
-@given(family=st.sampled_from(FAMILIES), ledger=LEDGERS, at=st.integers(0, 8))
+@given(family=st.sampled_from(FAMILIES), ledger=LEDGERS, at=st.integers(0, 6))
 def test_two_halves_of_a_ledger_add_up(family: Family, ledger: list[Entry], at: int) -> None:
     first, second = (replay(part, SIZE, family=family) for part in (ledger[:at], ledger[at:]))
     together = first.astype(np.int64) + second
