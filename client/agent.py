@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 
 from fedloom.client.backoff import Backoff
-from fedloom.client.channel import PROTOCOL, Channel
+from fedloom.client.channel import Channel
 from fedloom.client.connection import Connection
 from fedloom.client.contents import Source
 from fedloom.client.limits import may_not_work
@@ -17,6 +17,7 @@ from fedloom.client.refusals import is_passing
 from fedloom.client.settings import ClientSettings
 from fedloom.client.stopping import Stop, Stopped
 from fedloom.client.workshop import Workshop
+from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import TransferError
 from fedloom.protos import federation_pb2 as wire
 

@@ -14,19 +14,16 @@ from urllib.parse import quote
 import grpc
 
 from fedloom.client.refusals import failure
+from fedloom.core.contract import CLIENT_HEADER, MESSAGE, REASON
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import federation_pb2 as wire
 from fedloom.protos.federation_pb2_grpc import EnrolmentStub, FederationStub
 
-__all__ = ["PROTOCOL", "Channel", "Credentials", "enrol"]
+__all__ = ["Channel", "Credentials", "enrol"]
 
-PROTOCOL = 1
-"""Version of the contract that this client speaks."""
-
-_MESSAGE = 2**20 + 4096
 _OPTIONS = (
-    ("grpc.max_send_message_length", _MESSAGE),
-    ("grpc.max_receive_message_length", _MESSAGE),
+    ("grpc.max_send_message_length", MESSAGE),
+    ("grpc.max_receive_message_length", MESSAGE),
     # Between what keeps a mobile network's address translation alive and the server's least.
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -88,7 +85,7 @@ class Channel:
     ) -> None:
         self.server = _target(host, port)
         self._idle = idle
-        self._metadata = (("fedloom-client", quote(name)),) if credentials is None else ()
+        self._metadata = ((CLIENT_HEADER, quote(name)),) if credentials is None else ()
         self._channel = _open(self.server, credentials)
         self._stub = cast(Any, FederationStub)(self._channel)
         self._lock = threading.Lock()
@@ -259,7 +256,7 @@ def _trailers(error: grpc.RpcError) -> dict[str, str]:
 
 
 def _reason(error: grpc.RpcError) -> str:
-    return _trailers(error).get("fedloom-reason", "")
+    return _trailers(error).get(REASON, "")
 
 
 def _ours(server: str, error: grpc.RpcError) -> FedloomError:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from fedloom.client.channel import PROTOCOL
 from fedloom.client.channel import enrol as call_enrol
 from fedloom.client.logs import log
+from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import IdentityError
 from fedloom.protos.federation_pb2 import EnrolRequest
 from fedloom.security.certificates import pin_of

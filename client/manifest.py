@@ -8,14 +8,13 @@ from typing import Any
 
 from fedloom.backbones.files import is_wanted
 from fedloom.core.config import build
+from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import ConfigError, FedloomError, TransferError
 from fedloom.core.job import Job, job_from
 from fedloom.core.registry import names
 from fedloom.core.types import ClientTask
 
 __all__ = ["Manifest", "Order", "ResourceFile", "read_manifest", "read_order"]
-
-_PROTOCOL = 1
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,9 @@ def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
             version does not know.
     """
     table = _object(data, "the job's manifest")
-    if table.get("protocol") != _PROTOCOL:
+    if table.get("protocol") != PROTOCOL:
         found = table.get("protocol")
-        text = f"the job's manifest is of protocol {found!r}, this device's fedloom of {_PROTOCOL}"
+        text = f"the job's manifest is of protocol {found!r}, this device's fedloom of {PROTOCOL}"
         raise TransferError(text, code="protocol")
     try:
         files = tuple(_file(entry) for entry in table["backbone"]["files"])

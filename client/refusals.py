@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedloom.core.contract import REASON, RETRY_AFTER
 from fedloom.core.errors import IdentityError, TransferError
 
 __all__ = ["failure", "is_passing"]
@@ -37,7 +38,7 @@ def failure(
         details: its text.
         trailers: trailing metadata; ``fedloom-reason`` is there where the server itself refused.
     """
-    reason, wait = trailers.get("fedloom-reason", ""), _seconds(trailers.get("retry-after", ""))
+    reason, wait = trailers.get(REASON, ""), _seconds(trailers.get(RETRY_AFTER, ""))
     if reason in _IDENTITY:
         return IdentityError(details or reason, code=reason)
     if reason:

@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedloom.core.contract import CLIENT_HEADER, MESSAGE, PROTOCOL, REASON, RETRY_AFTER
 from fedloom.core.errors import TransferError
 from fedloom.load_payload import Prepared
 from fedloom.protos import federation_pb2 as wire
@@ -18,12 +20,10 @@ from fedloom.server.wire import MAX_CHUNK
 
 __all__ = ["Address", "Enrolled", "LightClient", "enrol", "enrolment_channel"]
 
-_PROTOCOL = 1
 _VERSION = "load"
-_MESSAGE = (1 << 20) + 4096
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _MESSAGE),
-    ("grpc.max_send_message_length", _MESSAGE),
+    ("grpc.max_receive_message_length", MESSAGE),
+    ("grpc.max_send_message_length", MESSAGE),
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.use_local_subchannel_pool", 1),  # a connection for each client, as devices have
     ("grpc.enable_retries", 0),
@@ -81,7 +81,7 @@ async def enrol(channel: Any, token: JoinToken, name: str, authority: bytes) -> 
     """
     key = ec.generate_private_key(ec.SECP256R1())
     request = wire.EnrolRequest(
-        protocol=_PROTOCOL,
+        protocol=PROTOCOL,
         version=_VERSION,
         token_id=token.id,
         secret=token.secret,
@@ -102,7 +102,7 @@ class LightClient:
         self._num_examples = num_examples
         self._channel = _channel(who)
         # Where there are no certificates, a client is who it says it is.
-        self._metadata = () if who.certificate else (("fedloom-client", who.name),)
+        self._metadata = () if who.certificate else ((CLIENT_HEADER, quote(who.name)),)
         self._stub = FederationStub(self._channel)
         self._upload = self._channel.stream_unary(
             "/fedloom.v1.Federation/Upload",
@@ -113,7 +113,7 @@ class LightClient:
     async def check_in(self, wait: float) -> wire.CheckInReply:
         """Ask for work, for up to `wait` seconds."""
         request = wire.CheckInRequest(
-            protocol=_PROTOCOL,
+            protocol=PROTOCOL,
             version=_VERSION,
             num_examples=self._num_examples,
             wait_seconds=wait,
@@ -186,7 +186,7 @@ async def _reply(call: Any) -> Any:
 def _refusal(error: grpc.aio.AioRpcError) -> TransferError:
     """The refusal of a status: the server's own word for it, or else the status."""
     trailers = dict(error.trailing_metadata() or ())
-    code = trailers.get("fedloom-reason") or error.code().name.lower()
-    after = trailers.get("retry-after")
+    code = trailers.get(REASON) or error.code().name.lower()
+    after = trailers.get(RETRY_AFTER)
     wait = float(after) if after else _SOON if error.code() in _PASSING else None
     return TransferError(error.details() or code, code=code, retry_after=wait)

@@ -16,6 +16,7 @@ from fedloom.core.errors import TransferError
 from fedloom.server.failpoints import reach
 from fedloom.server.ledger import Ledger
 from fedloom.server.records import Entry, Place, Result, Ticket
+from fedloom.server.room import no_room
 from fedloom.server.segments import Bytes, Segments
 
 __all__ = ["Committer"]
@@ -147,9 +148,7 @@ class Committer:
                 for waiting in group:
                     self._commit([waiting])
                 return
-            text = f"the server cannot write this now: {error}"
-            full = TransferError(text, code="disk-full", retry_after=self._retry_after)
-            group[0].future.set_exception(full)
+            group[0].future.set_exception(no_room(error, retry_after=self._retry_after))
         except Exception as error:
             for waiting in group:
                 waiting.future.set_exception(error)

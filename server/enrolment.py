@@ -8,16 +8,14 @@ from typing import Any, TypeAlias
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedloom.core.errors import TransferError
 from fedloom.core.types import ClientId
 from fedloom.protos import federation_pb2 as pb
 from fedloom.security.authority import Authority, Issued
 from fedloom.security.floor import check_version
 from fedloom.security.request import read_request
 from fedloom.server.counting import Counting
-from fedloom.server.manifest import PROTOCOL
-from fedloom.server.messages import read
-from fedloom.server.refusing import TROUBLE, code_of, refuse, told
+from fedloom.server.messages import check_protocol, read
+from fedloom.server.refusing import TROUBLE, turn_away
 from fedloom.server.register import Register
 
 __all__ = ["EnrolmentCalls"]
@@ -55,16 +53,11 @@ class EnrolmentCalls:
         try:
             check_version(context.auth_context())
             request = read(pb.EnrolRequest, message)
-            if request.protocol != PROTOCOL:
-                text = f"protocol = {request.protocol}: this server speaks {PROTOCOL}"
-                raise TransferError(f"{text}; update the older side", code="protocol")
+            check_protocol(request.protocol)
             client, issued = self.enrol(request)
         except TROUBLE as error:
-            refusal = told(error)
-            code = code_of(refusal)
-            self.counting.refused[code] += 1
-            log.warning("enrolment refused: %s", refusal, extra={"code": code})
-            await refuse(context, refusal)
+            what, level = "enrolment refused", logging.WARNING
+            await turn_away(context, error, self.counting, what=what, level=level)
             return None
         log.info("enrolled %s", client, extra={"client": client})
         reply = pb.EnrolReply(

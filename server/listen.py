@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from fedloom.core.contract import CLIENT_HEADER, MESSAGE
 from fedloom.core.errors import IdentityError, RunError
 from fedloom.core.types import ClientId
 from fedloom.security.authority import Authority, KeyPair
@@ -15,12 +16,8 @@ from fedloom.security.names import check_name
 from fedloom.security.peer import peer_of
 from fedloom.server.register import Register
 
-__all__ = ["CLIENT_HEADER", "Anyone", "Certified", "bind", "new_server", "own_names"]
+__all__ = ["Anyone", "Certified", "bind", "new_server", "own_names"]
 
-MESSAGE = (1 << 20) + (4 << 10)
-"""Bytes of a message at most; contents travel in chunks."""
-CLIENT_HEADER = "fedloom-client"
-"""Metadata by which a client names itself, percent-encoded, where there is no TLS."""
 _WAITING = 100_000
 
 _OPTIONS = (

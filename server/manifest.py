@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping
 
 from fedloom.core.config import to_table
+from fedloom.core.contract import PROTOCOL
 from fedloom.server.contents import Content
 from fedloom.server.plan import Plan
 
-__all__ = ["PROTOCOL", "manifest"]
-
-PROTOCOL = 1
+__all__ = ["manifest"]
 
 _OURS = ("run", "server", "partition")
 

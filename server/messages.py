@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Cost
 from fedloom.protos import federation_pb2 as pb
@@ -13,7 +14,17 @@ from fedloom.server.board import Offer
 from fedloom.server.contents import Content
 from fedloom.server.records import Result
 
-__all__ = ["blob_of", "device_of", "patience_of", "plain", "read", "result_of", "task_of"]
+__all__ = [
+    "LONGEST_POLL",
+    "blob_of",
+    "check_protocol",
+    "device_of",
+    "patience_of",
+    "plain",
+    "read",
+    "result_of",
+    "task_of",
+]
 
 LONGEST_POLL = 60.0
 """Seconds that a call for work is held back at most."""
@@ -22,6 +33,13 @@ Message = TypeVar("Message")
 _METRICS = 64
 _NAME = 100
 _TEXT = 80
+
+
+def check_protocol(version: int) -> None:
+    """Raise `TransferError` (``protocol``) where a client speaks another version."""
+    if version != PROTOCOL:
+        text = f"protocol = {version}: this server speaks {PROTOCOL}; update the older side"
+        raise TransferError(text, code="protocol")
 
 
 def read(kind: type[Message], message: bytes) -> Message:

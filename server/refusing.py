@@ -1,14 +1,17 @@
 """Which gRPC status a refusal has; its code travels beside it."""
 
+import logging
 import sqlite3
 
 import grpc
 
+from fedloom.core.contract import REASON, RETRY_AFTER
 from fedloom.core.errors import FedloomError, IdentityError, TransferError, UpdateRefusedError
+from fedloom.server.counting import Counting
+from fedloom.server.room import no_room
 
-__all__ = ["REASON", "RETRY_AFTER", "TROUBLE", "code_of", "refuse", "told"]
+__all__ = ["TROUBLE", "code_of", "refuse", "told", "turn_away"]
 
-REASON, RETRY_AFTER = "fedloom-reason", "retry-after"
 TROUBLE = (FedloomError, OSError, sqlite3.Error)
 """What may end a call: a refusal, or a disk that cannot be written."""
 
@@ -38,13 +41,14 @@ _STATUS = {
 }
 _LONGEST = 500
 
+log = logging.getLogger("fedloom.server")
+
 
 def told(error: Exception) -> FedloomError:
     """What a client is told of one of `TROUBLE`."""
     if isinstance(error, FedloomError):
         return error
-    text = f"the server cannot write this now: {error}"
-    return TransferError(text, code="disk-full", retry_after=30.0)
+    return no_room(error)
 
 
 def code_of(error: FedloomError) -> str:
@@ -52,6 +56,22 @@ def code_of(error: FedloomError) -> str:
     if isinstance(error, IdentityError | TransferError | UpdateRefusedError):
         return error.code
     return "refused"
+
+
+async def turn_away(
+    context: "grpc.aio.ServicerContext",
+    trouble: Exception,
+    counting: Counting,
+    *,
+    what: str = "refused",
+    level: int = logging.INFO,
+) -> None:
+    """End a call with what one of `TROUBLE` says, counted and logged; never returns."""
+    error = told(trouble)
+    code = code_of(error)
+    counting.refused[code] += 1
+    log.log(level, "%s: %s", what, error, extra={"code": code})
+    await refuse(context, error)
 
 
 async def refuse(context: "grpc.aio.ServicerContext", error: FedloomError) -> None:

@@ -3,7 +3,9 @@
 import errno
 import sqlite3
 
-__all__ = ["is_full"]
+from fedloom.core.errors import TransferError
+
+__all__ = ["is_full", "no_room"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TABLES = ("SQLITE_FULL", "SQLITE_IOERR")
@@ -22,6 +24,12 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def no_room(error: Exception, *, retry_after: float = 30.0) -> TransferError:
+    """What a client is told where something cannot be written, and when to come again (seconds)."""
+    text = f"the server cannot write this now: {error}"
+    return TransferError(text, code="disk-full", retry_after=retry_after)
 
 
 def _name(error: sqlite3.Error) -> str:

@@ -16,10 +16,10 @@ from fedloom.server.counting import Counting
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import check_weight
 from fedloom.server.intake import Intake
-from fedloom.server.manifest import PROTOCOL
 from fedloom.server.messages import (
     LONGEST_POLL,
     blob_of,
+    check_protocol,
     device_of,
     patience_of,
     plain,
@@ -27,7 +27,7 @@ from fedloom.server.messages import (
     result_of,
     task_of,
 )
-from fedloom.server.refusing import TROUBLE, code_of, refuse, told
+from fedloom.server.refusing import TROUBLE, turn_away
 from fedloom.server.register import Register
 from fedloom.server.uploading import chunks_of, header_of
 from fedloom.server.wire import write_chunk
@@ -98,7 +98,7 @@ class FederationCalls:
                 client = self.doorkeeper(context)
                 reply = await call(client, read(kind, message), context)
             except TROUBLE as error:
-                await self._refuse(context, error)
+                await turn_away(context, error, self.counting)
                 return None
             return bytes(reply.SerializeToString())
 
@@ -112,7 +112,7 @@ class FederationCalls:
     async def _check_in(
         self, client: ClientId, request: pb.CheckInRequest, context: Context
     ) -> Message:
-        _check_protocol(request.protocol)
+        check_protocol(request.protocol)
         if request.failed:
             self.intake.gave_up(client, request.failed, request.failure)
         elif request.failure:
@@ -163,7 +163,7 @@ class FederationCalls:
                 self.counting.bytes_down += len(data)
                 self.doorkeeper(context)  # a revocation ends a stream, too
         except TROUBLE as error:
-            await self._refuse(context, error)
+            await turn_away(context, error, self.counting)
 
     async def _upload(self, parts: AsyncIterator[bytes], context: Context) -> bytes | None:
         try:
@@ -174,7 +174,7 @@ class FederationCalls:
             result = result_of(header)
             seq = await self.intake.take(client, header.ticket, result, header.offset, chunks)
         except TROUBLE as error:
-            await self._refuse(context, error)
+            await turn_away(context, error, self.counting)
             return None
         self.board.touch(client)
         self.counting.results += 1
@@ -187,16 +187,3 @@ class FederationCalls:
         if seq is not None:
             return pb.UploadStatus(receipt=pb.Receipt(seq=seq))
         return pb.UploadStatus(offset=self.intake.arrived(client, request.ticket))
-
-    async def _refuse(self, context: Context, error: Exception) -> None:
-        refusal = told(error)
-        code = code_of(refusal)
-        self.counting.refused[code] += 1
-        log.info("refused: %s", refusal, extra={"code": code})
-        await refuse(context, refusal)
-
-
-def _check_protocol(version: int) -> None:
-    if version != PROTOCOL:
-        text = f"protocol = {version}: this server speaks {PROTOCOL}; update the older side"
-        raise TransferError(text, code="protocol")

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from fedloom.core.contract import CLIENT_HEADER
 from fedloom.load_payload import Prepared
 from fedloom.protos import federation_pb2 as wire
 from fedloom.protos.federation_pb2_grpc import FederationStub
@@ -49,7 +50,7 @@ class _Door:
     async def serve(self, names: Any, payload: Prepared | None) -> None:
         """One client after the other, from names that all connections share."""
         for name in names:
-            metadata = (("fedloom-client", name),)
+            metadata = ((CLIENT_HEADER, name),)
             wait = 0.0 if payload is None else 60.0
             request = wire.CheckInRequest(protocol=1, num_examples=3, wait_seconds=wait)
             reply = await self._stub.CheckIn(request, metadata=metadata)

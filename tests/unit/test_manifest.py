@@ -5,10 +5,11 @@ from pathlib import Path
 from small_server import LAYOUT, plan_of
 
 from fedloom.client.manifest import read_manifest
+from fedloom.core.contract import PROTOCOL
 from fedloom.core.job import RunConfig
 from fedloom.core.serving import ServerConfig
 from fedloom.server.contents import Content
-from fedloom.server.manifest import PROTOCOL, manifest
+from fedloom.server.manifest import manifest
 
 FILES = {"config.json": Content("ab" * 32, 12), "model.safetensors": Content("cd" * 32, 99)}
 
