@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedloom.backbones.allocator import keep_large_blocks
-from fedloom.backbones.precision import best_dtype
+from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.outbox import Finished
 from fedloom.client.settings import ClientSettings
@@ -28,6 +28,8 @@ from fedloom.tuning.capacity import choose_device, free_memory
 from fedloom.tuning.data import Corpus
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.prepare import dtype_of
+from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Worker"]
 
@@ -49,7 +51,7 @@ class Worker:
     corpus: Corpus
     settings: ClientSettings
     scratch: Path
-    _sessions: dict[tuple[int, Selector], Session] = field(default_factory=dict)
+    _sessions: dict[tuple[int, Selector], StageSession] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         job = self.manifest.job
@@ -64,8 +66,7 @@ class Worker:
 
     def _built(self) -> CohortModel:
         job = self.manifest.job
-        kind = job.backbone.dtype
-        dtype = best_dtype(self._device) if kind == "auto" else getattr(torch, kind)
+        dtype = dtype_of(job.backbone, self._device, log.debug)
         classes = len(self.manifest.classes)
         model = model_of(job, self.folder, classes, dtype=dtype, device=self._device)
         if model.layout.digest != self.manifest.layout:
@@ -142,17 +143,17 @@ class Worker:
         return received(self._start, self._down, Payload(self._down.name, frame), part)
 
     def _session(self, order: Order, params: Params) -> Session:
-        """One for each stage: below what trains in it, nothing changes."""
         key = (order.stage, order.task.selectors.train)
         if key not in self._sessions:
-            stage = self.manifest.job.stages[order.stage]
-            passes = 1 if stage.local.steps else stage.local.epochs
-            self._sessions = {  # those of earlier stages are done
-                key: self._activations.session(
-                    params, key[1], self.corpus.train, keep=stage.rounds * passes > 1
-                )
-            }
-        return self._sessions[key]
+            self._sessions = {key: self._stage_session(*key)}  # those of earlier stages are done
+        return self._sessions[key].of(params)
+
+    def _stage_session(self, index: int, train: Selector) -> StageSession:
+        stage, examples = self.manifest.job.stages[index], self.corpus.train
+        passes = 1 if stage.local.steps else stage.local.epochs
+        keep = stage.rounds * passes > 1
+        session = self._activations.session
+        return StageSession(train, lambda params: session(params, train, examples, keep=keep))
 
     def _check_memory(self, session: Session, work: LocalWork) -> None:
         """Better to say so than to be killed by the system in the middle.

@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import changed, received, sent_down
 from fedloom.core.job import Stage
-from fedloom.core.layout import Layout, Selector, Vector
+from fedloom.core.layout import Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Params, Selectors, State
 from fedloom.server.course import Judge, Played
@@ -23,6 +21,7 @@ from fedloom.strategies.base import Strategy
 from fedloom.tuning.base import Learner, Session
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Stages", "evaluator", "training_session"]
 
@@ -84,7 +83,9 @@ class Stages:
         selectors = Selectors(train=stage.train)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
         learner = cast(Learner, create("learners", job.learner))
-        still = _Still(prepared, stage)
+        sessions = StageSession(
+            stage.train, lambda params: training_session(prepared, params, stage)
+        )
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
             for number in range(first, last + 1):
                 began = time.perf_counter()
@@ -94,7 +95,7 @@ class Stages:
                 model = sent_down(state.params, down, sent, version=state.version)
                 params = received(state.params, down, model, sent)
                 federation = Federation(
-                    session=still.session(params),
+                    session=sessions.of(params),
                     learner=learner,
                     codec=up,
                     rows_of=prepared.population.rows_of,
@@ -106,25 +107,3 @@ class Stages:
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
                 yield Played(stage.name, state, report, time.perf_counter() - began)
-
-
-class _Still:
-    """The session of a stage, made again only where what does not train comes down otherwise.
-
-    A codec that loses something loses it of the tensors of earlier stages, too: clients compute
-    with what they received.
-    """
-
-    def __init__(self, prepared: Prepared, stage: Stage) -> None:
-        self._prepared, self._stage = prepared, stage
-        self._rest: Vector = np.zeros(0, dtype=np.float32)
-        self._session: Session | None = None
-
-    def session(self, params: Params) -> Session:
-        """The model set up to train from `params`, as clients received them."""
-        trained = set(params.layout.select(self._stage.train).names)
-        still = Layout(tuple(spec for spec in params.layout if spec.name not in trained))
-        rest = params.layout.gather(params.vector, still)
-        if self._session is None or not np.array_equal(rest, self._rest):
-            self._session, self._rest = training_session(self._prepared, params, self._stage), rest
-        return self._session
