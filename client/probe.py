@@ -11,9 +11,10 @@ from pathlib import Path
 from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
 from fedloom.client.settings import ClientSettings, is_callable
+from fedloom.core.machine import cores, free_memory
 from fedloom.protos.federation_pb2 import Device
 
-__all__ = ["check", "cores", "device", "free_memory", "probe", "table"]
+__all__ = ["check", "device", "probe", "table"]
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "f16c", "asimd", "asimddp", "bf16", "i8mm")
 _WIDTH, _ROWS, _BUDGET = 512, 512, 0.2
@@ -27,20 +28,6 @@ def device(settings: ClientSettings) -> Device:
         cores=settings.threads or cores(),
         memory=int(settings.memory_gb * 2**30) or free_memory() // 2,
     )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes of memory that are free; half of all where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.files import is_wanted
-from fedloom.core.errors import ConfigError, DataError
+from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
 from fedloom.core.types import Metrics, Params
@@ -56,7 +56,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
     activations = Activations(model, memory, disk, cache)
-    curve = corpus.valid if job.evaluate.split == "valid" and len(corpus.valid) else corpus.test
+    curve = corpus.curve(job.evaluate.split)
 
     def judge_on(params: Params, train: Selector, examples: Examples) -> Judge:
         session = activations.session(params, train, examples)
@@ -92,8 +92,7 @@ def _corpus(job: Job, folder: Path) -> Corpus | None:
     if not job.data.path:
         return None
     corpus = load_examples(job.data, reading_of(job.backbone, folder), seed=job.seed)
-    if not len(corpus.test):
-        raise DataError(f"{job.data.path}: no test examples; the curve needs some")
+    corpus.check_test(job.data.path)
     return corpus
 
 

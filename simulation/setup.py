@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from fedloom.backbones.allocator import keep_large_blocks
-from fedloom.core.errors import DataError
 from fedloom.core.job import Job
 from fedloom.core.registry import create
 from fedloom.results.observe import Observer
@@ -75,8 +74,7 @@ class Prepared:
     @property
     def curve(self) -> Examples:
         """The examples that the curve is drawn from."""
-        wanted = self.job.evaluate.split == "valid" and len(self.corpus.valid)
-        return self.corpus.valid if wanted else self.corpus.test
+        return self.corpus.curve(self.job.evaluate.split)
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -142,8 +140,7 @@ def _corpus(job: Job, folder: Path, data: object) -> Corpus:
         corpus = corpus_from_rows(data, job.data, reading, seed=job.seed)
     else:
         corpus = load_examples(job.data, reading, seed=job.seed)
-    if not len(corpus.test):
-        raise DataError(f"{job.data.path}: no test examples; the curve needs some")
+    corpus.check_test(job.data.path)
     return corpus
 
 

@@ -1,10 +1,10 @@
 """What this machine can hold and how it is best used."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from fedloom.core import machine
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.tuning.base import CohortModel
 
@@ -55,12 +55,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return machine.free_memory()
 
 
 def measure_capacity(
@@ -79,7 +74,7 @@ def measure_capacity(
     """
     budget = int(memory_gb * 2**30) or free_memory(device) // 2
     cpu = device.type == "cpu"
-    side = (workers or len(os.sched_getaffinity(0))) if cpu else 1
+    side = (workers or machine.cores()) if cpu else 1
     row = 5 * 4 * model.layout.size  # values, gradient, two moments, delta
     per_worker = budget // side
     tokens = (per_worker - row) // max(model.bytes_per_token, 1)

@@ -62,6 +62,15 @@ class Corpus:
     classes: tuple[str, ...]
     dropped: int = 0
 
+    def curve(self, split: str) -> Examples:
+        """What a curve is drawn from: ``valid`` where it is asked for and there, else ``test``."""
+        return self.valid if split == "valid" and len(self.valid) else self.test
+
+    def check_test(self, where: str) -> None:
+        """Raise `DataError`, naming the data, where nothing is left to evaluate on."""
+        if not len(self.test):
+            raise DataError(f"{where}: no test examples; the curve needs some")
+
 
 def load_examples(config: DataConfig, reading: Reading, *, seed: int = 0) -> Corpus:
     """Read a data file into a corpus.

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.client.probe import check, device, free_memory, instruction_sets, probe, table
+from fedloom.client.probe import check, device, instruction_sets, probe, table
 from fedloom.client.settings import ClientSettings
+from fedloom.core.machine import free_memory
 
 
 def test_what_the_server_is_told() -> None:
