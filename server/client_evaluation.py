@@ -2,7 +2,6 @@
 
 import math
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from fedloom.server.failpoints import reach
 from fedloom.server.live_round import Stopped, order_of
 from fedloom.server.records import Ticket
 from fedloom.server.tally import is_measured
+from fedloom.server.tickets import new_id
 
 __all__ = ["evaluate_on_clients"]
 
@@ -41,7 +41,7 @@ def evaluate_on_clients(
     """
     what, stage = task
     ends = time.monotonic() + seconds
-    tickets = [Ticket(uuid.uuid4().hex, what.round, c.id, "evaluate") for c in clients]
+    tickets = [Ticket(new_id(), what.round, c.id, "evaluate") for c in clients]
     orders = [order_of(replace(what, client=ticket.client), stage) for ticket in tickets]
     board.offer(
         Offer(ticket, order, model.sha256, model.size, ends, 0)

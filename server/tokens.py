@@ -33,7 +33,6 @@ class Certificate(Protocol):
         """Its number, unique in the federation."""
 
 
-_UNKNOWN = "token-unknown"
 Issued = TypeVar("Issued", bound=Certificate)
 
 
@@ -143,12 +142,14 @@ class Tokens:
                 (``revoked``).
         """
         with self._database.writing() as connection:
-            sql = "SELECT name, enrolled, revoked FROM clients WHERE key = ?"
+            sql = "SELECT name, serial FROM clients WHERE key = ?"
             row = connection.execute(sql, (key,)).fetchone()
             if row is None:
-                raise IdentityError("nobody here has this key: join with a token", code=_UNKNOWN)
-            client, enrolled, revoked = row
-            if revoked is not None and revoked >= enrolled:
+                raise IdentityError(
+                    "nobody here has this key: join with a token", code="token-unknown"
+                )
+            client, serial = row
+            if not serial:  # as `Enrolled.shut_out`
                 raise IdentityError(
                     f"{client!r} was revoked; join with a new token", code="revoked"
                 )
