@@ -15,8 +15,8 @@ from fedloom.security.floor import only_tls13
 
 only_tls13()
 
-from fedloom.core.config import merge  # noqa: E402
-from fedloom.core.job import Job, job_from  # noqa: E402
+from loopback import loopback_job  # noqa: E402
+
 from fedloom.core.layout import Layout, TensorSpec  # noqa: E402
 from fedloom.core.types import Params  # noqa: E402
 from fedloom.results.observe import RoundLine, RunInfo, Summary  # noqa: E402
@@ -41,20 +41,7 @@ class Silent:
 
 def plan_of(folder: Path, settings: dict[str, Any]) -> Plan:
     size = settings.pop("size", 1000)
-    base = {
-        "name": "bare",
-        "data": {"path": ""},
-        "backbone": {"task": "causal-lm"},
-        "run": {"directory": str(folder / "run")},
-        "server": {
-            "directory": str(folder / "state"),
-            "listen": "127.0.0.1",
-            "address": "127.0.0.1",
-            "port": 0,
-            "enrol_port": 0,
-        },
-    }
-    job: Job = job_from(merge(base, settings))
+    job = loopback_job(folder, settings, name="bare")
     layout = Layout((TensorSpec("w", (size,), block="layer.0"),))
     return Plan(job, Params(layout, np.zeros(size, dtype=np.float32)))
 

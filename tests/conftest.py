@@ -3,13 +3,17 @@
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from store_parts import Clock
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from fedloom.server.database import Database
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
@@ -125,3 +129,16 @@ def ragged() -> "tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]"
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
     tokens = rng.integers(3, 120, size=int(offsets[-1])).astype(np.int32)
     return tokens, offsets, rng.integers(0, 3, size=40).astype(np.int64)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A server's own state, in an empty folder."""
+    opened = Database.open(tmp_path, exclusive=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

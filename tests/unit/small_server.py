@@ -9,10 +9,9 @@ from typing import Any, NoReturn
 from zlib import crc32
 
 import numpy as np
+from loopback import loopback_job
 
 from fedloom.codecs.dense import Float32
-from fedloom.core.config import merge
-from fedloom.core.job import job_from
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Client, ClientTask, Delta, Params
 from fedloom.results.observe import RoundLine, RunInfo, Summary
@@ -47,23 +46,9 @@ class Noted:
 
 
 def plan_of(folder: Path, **settings: Any) -> Plan:
-    base = {
-        "name": "small",
-        "data": {"path": ""},
-        "backbone": {"task": "causal-lm"},
-        "run": {"directory": str(folder / "run")},
-        "rounds": 1,
-        "clients_per_round": 2,
-        "server": {
-            "directory": str(folder / "state"),
-            "listen": "127.0.0.1",
-            "address": "127.0.0.1",
-            "port": 0,
-            "enrol_port": 0,
-        },
-    }
+    job = loopback_job(folder, settings, name="small", rounds=1, clients_per_round=2)
     start = Params(LAYOUT, np.zeros(4, dtype=np.float32))
-    return Plan(job_from(merge(base, settings)), start)
+    return Plan(job, start)
 
 
 @contextmanager

@@ -1,6 +1,4 @@
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +9,6 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.records import Entry, OpenRound, Place, Result, Ticket, Written
 
 COHORT = [Client("ann", 10), Client("bob", 20), Client("cy", 30)]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path, exclusive=True)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

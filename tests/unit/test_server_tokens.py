@@ -1,38 +1,10 @@
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
+from store_parts import Clock, Paper
 
 from fedloom.core.errors import IdentityError
 from fedloom.server.database import Database
 from fedloom.server.register import Register
 from fedloom.server.tokens import Token, Tokens
-
-
-@dataclass(frozen=True)
-class Paper:
-    serial: int
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path, exclusive=True)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
