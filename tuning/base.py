@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
+from fedloom.core.steps import Steps
 from fedloom.core.types import ClientId, LocalWork, Params
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.store import Store
@@ -193,6 +194,7 @@ class LocalResult:
         metrics: ``loss`` and ``accuracy`` over all local steps.
         flops: floating-point operations, from the shapes.
         seconds: its share of the chunk's wall time.
+        steps: what moved along known directions, beside `delta`; None for none.
     """
 
     client: ClientId
@@ -202,6 +204,7 @@ class LocalResult:
     metrics: Mapping[str, float]
     flops: float
     seconds: float
+    steps: Steps | None = None
 
 
 class Learner(Protocol):

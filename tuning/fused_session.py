@@ -74,7 +74,8 @@ class FusedSession:
         """One batch of the active clients."""
         if self._model.task.kind == "causal-lm":
             return self._language(store, rows)
-        pooled = self._pooled(store, rows)
+        with store.trunk_grad():
+            pooled = self._pooled(store, rows)
         head = store.sites[self._model.head_name].after
         assert head is not None
         blank = pooled.new_zeros(*pooled.shape[:2], self._model.task.classes)

@@ -1,5 +1,6 @@
 """The generic engine: any `transformers` model as a `CohortModel`, by module swap."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ class SwappedSession:
         inputs = padded_inputs(self._examples, rows, pad=model.pad, device=model.device)
         model.slot.sites, model.slot.store = store.sites, store
         try:
-            out = model.module(**inputs)
+            with store.trunk_grad() if owns_head(model.task) else nullcontext():
+                out = model.module(**inputs)
         finally:
             model.slot.sites, model.slot.store = {}, None
         return padded_losses(
