@@ -28,8 +28,7 @@ Matrix: TypeAlias = NDArray[np.int8] | NDArray[np.float32]
 
 _BLOCK = 32  # bytes that one step of the counter makes
 _SLICE = 1 << 16  # coordinates written at a time: what is scratch then stays in the cache
-_BITS = np.arange(DIRECTIONS)
-_SIGNS = (np.arange(256)[:, None] >> _BITS & 1) * 2 - 1  # [byte, direction]
+_SIGNS = (np.arange(256)[:, None] >> np.arange(DIRECTIONS) & 1) * 2 - 1  # [byte, direction]
 
 
 class Family(Protocol):
