@@ -1,16 +1,26 @@
 """From the name of a backbone to the folder with its files."""
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fedloom.backbones.fetch import fetch
 from fedloom.backbones.sources import MODELS
 from fedloom.core.errors import ModelError, nearest
 
-__all__ = ["resolve"]
+__all__ = ["is_wanted", "resolve"]
 
 # What a model folder holds that anything here reads; no pickles and no other frameworks' weights.
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file of a model folder is one that is read here: no pickle, no code.
+
+    >>> is_wanted("model.safetensors"), is_wanted("pytorch_model.bin"), is_wanted("modeling_x.py")
+    (True, False, False)
+    """
+    return any(fnmatchcase(name, pattern) for pattern in WANTED)
 
 
 def resolve(name: str, progress: Callable[[int, int], None] | None = None) -> Path:

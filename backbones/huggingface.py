@@ -57,7 +57,12 @@ def load(
 
 
 def _read(auto: Any, folder: Path, options: dict[str, Any]) -> tuple[Any, frozenset[str]]:
-    options = {"local_files_only": True, "output_loading_info": True, **options}
+    options = {
+        "local_files_only": True,
+        "output_loading_info": True,
+        "trust_remote_code": False,
+        **options,
+    }
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -13,7 +13,6 @@ from tables import markdown
 
 __all__ = ["commit", "fill_readme", "machine", "page", "write_section"]
 
-BEGIN, END = "<!-- simulator results -->", "<!-- end of simulator results -->"
 FASTER = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
@@ -63,11 +62,12 @@ def write_section(
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
-def fill_readme(readme: Path, folder: Path, names: Sequence[str]) -> None:
-    """Put the sections' Markdown between the README's markers, in this order."""
+def fill_readme(readme: Path, folder: Path, of: str, names: Sequence[str]) -> None:
+    """Put the sections' Markdown between the README's markers for `of`, in this order."""
+    begin, end = f"<!-- {of} results -->", f"<!-- end of {of} results -->"
     text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     pages = [folder / f"{name}.md" for name in names]
     inside = "\n".join(p.read_text(encoding="utf-8") for p in pages if p.is_file())
-    readme.write_text(f"{before}{BEGIN}\n\n{inside}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{begin}\n\n{inside}\n{end}{after}", encoding="utf-8")

@@ -25,6 +25,7 @@ class Program:
         python: the interpreter.
         facts: what the table's columns need to know of the row besides what it prints.
         repeats: runs of it at most; 0 for as many as the others.
+        rate: name of what makes one run better than another.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Program:
     python: str = sys.executable
     facts: Mapping[str, Any] = field(default_factory=dict)
     repeats: int = 0
+    rate: str = "clients_per_second"
 
 
 def run_all(programs: Sequence[Program], *, repeats: int, limit: float) -> list[Result]:
@@ -43,15 +45,16 @@ def run_all(programs: Sequence[Program], *, repeats: int, limit: float) -> list[
         limit: seconds before one run is stopped.
 
     Returns:
-        For each program, its facts and what its best run printed (the one of most clients per
-        second, with the highest memory of all its runs), or ``failed`` with the reason.
+        For each program, its facts and what its best run printed (the one of the highest rate,
+        with the highest memory and the least processor time of all its runs), or ``failed`` with
+        the reason.
     """
     found: list[list[Result]] = [[] for _ in programs]
     for turn in range(repeats):
         for program, own in zip(programs, found, strict=True):
             if turn < (program.repeats or repeats):
                 own.append(_run(program, limit))
-                print(f"  {program.label}: {_brief(own[-1])}", file=sys.stderr, flush=True)
+                print(f"  {program.label}: {_brief(program, own[-1])}", file=sys.stderr, flush=True)
     return [_best(p, own) for p, own in zip(programs, found, strict=True)]
 
 
@@ -81,14 +84,20 @@ def _best(program: Program, runs: Sequence[Result]) -> Result:
     good = [run for run in runs if "failed" not in run]
     if not good:
         return {"label": program.label, **program.facts, **runs[-1]}
-    best = max(good, key=lambda run: float(run.get("clients_per_second", 0.0)))
+    best = max(good, key=lambda run: float(run.get(program.rate, 0.0)))
     memory = max(float(run.get("peak_memory_mib", 0.0)) for run in good)
-    cpu = [float(run["cpu_ms_per_client"]) for run in good if run.get("cpu_ms_per_client")]
-    least = {"cpu_ms_per_client": min(cpu)} if cpu else {}
+    least = {
+        key: min(float(run[key]) for run in good if run.get(key))
+        for key in best
+        if key.startswith("cpu_ms") and best[key]
+    }
     return {"label": program.label, **program.facts, **best, "peak_memory_mib": memory, **least}
 
 
-def _brief(result: Result) -> str:
+def _brief(program: Program, result: Result) -> str:
     if "failed" in result:
         return f"failed: {result['failed']}"
-    return f"{float(result.get('clients_per_second', 0)):.2f} clients/s"
+    found = {k: v for k, v in result.items() if isinstance(v, int | float)}
+    if program.rate in found:
+        return f"{float(found[program.rate]):.2f} {program.rate.replace('_per_', '/')}"
+    return ", ".join(f"{key} {value:.3g}" for key, value in found.items())

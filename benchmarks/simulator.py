@@ -40,7 +40,7 @@ def main() -> int:
         )
         failed = [name for name in names if not _section(name, setting, options)]
     if not options.quick:
-        fill_readme(HERE / "README.md", options.output, [*SECTIONS, "gpu"])
+        fill_readme(HERE / "README.md", options.output, "simulator", [*SECTIONS, "gpu"])
     return int(bool(failed))
 
 
@@ -100,7 +100,7 @@ def _on_gpu(options: argparse.Namespace) -> int:
     if done.returncode:
         print(f"failed: {shlex.join(command)}", file=sys.stderr)
     elif not options.quick:
-        fill_readme(HERE / "README.md", options.output, [*SECTIONS, "gpu"])
+        fill_readme(HERE / "README.md", options.output, "simulator", [*SECTIONS, "gpu"])
     return done.returncode
 
 

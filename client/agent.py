@@ -25,6 +25,10 @@ __all__ = ["Agent", "Ending"]
 _LOOK = 60.0
 """Seconds between two looks at whether the owner lets the device work."""
 
+_IDLE = 10.0
+"""Seconds between two check-ins of a device that has nothing to train on."""
+_UNFIT = "data that fit the job (they are read again when the file changes)"
+
 _FATAL = ("protocol",)
 _REFUSED = 300.0
 """Seconds to wait after a refusal that says of no time when trying again helps."""
@@ -109,8 +113,8 @@ class Agent:
         if what == "task":
             self._work(channel, reply.task)
         elif self._workshop.num_examples == told and not self._workshop.failure[1]:
-            self._tell_waiting(reply.wait.reason)
-            self._stop.wait(max(reply.wait.seconds, 0.05))
+            self._tell_waiting(reply.wait.reason if told else _UNFIT)
+            self._stop.wait(max(reply.wait.seconds, 0.05 if told else _IDLE))
         return False
 
     def _check_in(self, channel: Channel) -> wire.CheckInReply:

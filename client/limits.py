@@ -41,7 +41,7 @@ def on_power(folder: Path = POWER, ask: Ask = ask) -> bool | None:
     Read from Linux's power supplies, or on Android from Termux's API.
     """
     batteries, sources = [], []
-    for supply in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for supply in _inside(folder):
         kind, scope = _line(supply / "type"), _line(supply / "scope")
         if kind == "Battery" and scope != "Device":  # not that of a mouse
             batteries.append(_line(supply / "status"))
@@ -107,6 +107,14 @@ def may_not_work(
 
 def _within(hour: int, first: int, last: int) -> bool:
     return first <= hour < last if first < last else hour >= first or hour < last
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it may not be read, as on Android."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _line(path: Path) -> str:

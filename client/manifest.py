@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from fedloom.backbones.files import is_wanted
 from fedloom.core.config import build
 from fedloom.core.errors import ConfigError, FedloomError, TransferError
 from fedloom.core.job import Job, job_from
@@ -128,6 +129,8 @@ def _file(entry: Any) -> ResourceFile:
     path = PurePosixPath(file.name)
     if path.name != file.name or file.name in ("", ".", "..") or "\\" in file.name:
         raise ValueError(f"file name {file.name!r}")
+    if not is_wanted(file.name):
+        raise ValueError(f"file {file.name!r}: of a kind that no device reads")
     return file
 
 

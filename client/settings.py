@@ -27,6 +27,7 @@ class ClientSettings:
         data: its own examples: a CSV, JSONL, Parquet or NPZ file, or ``module:callable``.
         join: token of the federation to join; not needed again once it has joined.
         insecure: ``HOST:PORT`` of a server without TLS, instead of joining.
+        server: host of a server that has moved since the device joined, or ``HOST:PORT``.
         name: proposed when it joins; empty for the token's name, or else the host's.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: of training (0: one per core); with one, the bits are those of a simulation.
@@ -45,6 +46,7 @@ class ClientSettings:
     data: str = ""
     join: str = field(default="", repr=False)
     insecure: str = ""
+    server: str = ""
     name: str = ""
     device: str = "auto"
     threads: int = 0

@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fedloom.client.agent import Agent
@@ -19,6 +20,7 @@ from fedloom.client.workshop import Workshop
 from fedloom.core.errors import ConfigError, FedloomError, RunError, TransferError
 from fedloom.security.identity import Identity
 from fedloom.security.names import check_name
+from fedloom.security.private import make_folder
 from fedloom.security.tokens import JoinToken
 
 __all__ = ["FINISHED", "REFUSED", "take_part"]
@@ -53,26 +55,56 @@ def take_part(settings: ClientSettings, *, root: Path | None = None) -> int:
 
 def _work(settings: ClientSettings, root: Path, stop: Stop) -> None:
     if settings.insecure:
-        federation = ""
-        folder, connection = _without_identity(settings, root, stop)
-    else:
-        token = JoinToken.parse(settings.join) if settings.join else None
-        folder = find_folder(settings.directory, token, root=root)
-        identity = _enrolled(folder, token, settings.name, root, stop)
-        folder, federation = identity.folder, identity.federation
-        connection = Connection(identity.host, identity.port, stop=stop, identity=identity)
-    try:
+        folder, name, (host, port) = _without_identity(settings, root)
+        _check_data(settings)
         with _alone(folder):
-            workshop = Workshop(folder, settings, federation=federation, stop=stop)
-            where = f"{connection.host}:{connection.port}"
-            log.info("%s works for %s, in %s", connection.name, where, folder)
-            Agent(connection, workshop, Outbox(folder / "outbox"), settings, stop=stop).run()
+            log.warning("no TLS: everything can be read and changed on its way")
+            _run(settings, folder, "", Connection(host, port, stop=stop, name=name), stop)
+        return
+    token = JoinToken.parse(settings.join) if settings.join else None
+    folder = find_folder(settings.directory, token, root=root)
+    if token is None:
+        Identity.load(folder)  # a folder that is none is not made
+    _check_data(settings)
+    with _alone(folder):  # before it enrols: that would replace another's identity
+        identity = _moved(_enrolled(folder, token, settings.name, root, stop), settings.server)
+        connection = Connection(identity.host, identity.port, stop=stop, identity=identity)
+        _run(settings, identity.folder, identity.federation, connection, stop)
+
+
+def _check_data(settings: ClientSettings) -> None:
+    if not settings.data:
+        text = "no data to train on: --data FILE (CSV, JSONL, Parquet, NPZ, or module:callable)"
+        raise ConfigError(f"{text}, or data = ... in the file of --config")
+
+
+def _run(
+    settings: ClientSettings, folder: Path, federation: str, connection: Connection, stop: Stop
+) -> None:
+    try:
+        workshop = Workshop(folder, settings, federation=federation, stop=stop)
+        where = f"{connection.host}:{connection.port}"
+        log.info("%s works for %s, in %s", connection.name, where, folder)
+        Agent(connection, workshop, Outbox(folder / "outbox"), settings, stop=stop).run()
     finally:
         stop.set()
         connection.close()
 
 
-def _without_identity(settings: ClientSettings, root: Path, stop: Stop) -> tuple[Path, Connection]:
+def _moved(identity: Identity, server: str) -> Identity:
+    """The identity, with the server where the owner says it is now."""
+    if not server:
+        return identity
+    host, colon, port = server.rpartition(":")
+    if not colon or server.endswith("]"):
+        host, port = server, str(identity.port)
+    if not host or not port.isdecimal():
+        raise ConfigError(f"server = {server!r}: expected HOST or HOST:PORT")
+    return replace(identity, host=host.removeprefix("[").removesuffix("]"), port=int(port))
+
+
+def _without_identity(settings: ClientSettings, root: Path) -> tuple[Path, str, tuple[str, int]]:
+    """Folder, name, and the server's host and port."""
     host, _, port = settings.insecure.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"insecure = {settings.insecure!r}: expected HOST:PORT")
@@ -81,8 +113,7 @@ def _without_identity(settings: ClientSettings, root: Path, stop: Stop) -> tuple
     folder = root / f"insecure-{host}-{port}".replace(":", "-") / name.replace("/", "-")
     if settings.directory:
         folder = Path(settings.directory).expanduser()
-    log.warning("no TLS: everything can be read and changed on its way")
-    return folder, Connection(host, int(port), stop=stop, name=name)
+    return folder, name, (host, int(port))
 
 
 def _enrolled(folder: Path, token: JoinToken | None, name: str, root: Path, stop: Stop) -> Identity:
@@ -115,14 +146,14 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: there is one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             text = f"{folder}: another client (pid {file.read().strip() or '?'}) works in it"
-            raise RunError(text) from None
+            raise RunError(f"{text}; a second one needs a --directory of its own") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -1,5 +1,7 @@
 """What a live federation needs besides its job: where the server listens, when a round ends."""
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
 from fedloom.core.errors import require
@@ -63,6 +65,8 @@ class ServerConfig:
     evaluate_clients: int = 0
 
     def __post_init__(self) -> None:
+        text = "a host name or an IP address, without a port"
+        require(not self.address or _is_host(self.address), "server.address", self.address, text)
         for name in ("port", "enrol_port", "metrics_port"):
             value = getattr(self, name)
             require(0 <= value < 65536, f"server.{name}", value, "0 (any free port) to 65535")
@@ -83,3 +87,11 @@ class ServerConfig:
             self.certificate_hours,
             "at most 168: a week",
         )
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return bool(re.fullmatch(r"[0-9A-Za-z._-]{1,253}", text))
+    return True

@@ -4,18 +4,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedloom.api import simulate
+    from fedloom.serving import serve
 
-__all__ = ["__version__", "simulate"]
+__all__ = ["__version__", "serve", "simulate"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`simulate` is imported when it is first asked for: `import fedloom` loads no torch."""
+    """What runs a job is imported when it is first asked for: `import fedloom` loads no torch."""
     if name == "simulate":
         from fedloom.api import simulate
 
         return simulate
+    if name == "serve":
+        from fedloom.serving import serve
+
+        return serve
     raise AttributeError(f"module 'fedloom' has no attribute {name!r}")
 
 

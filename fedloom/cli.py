@@ -120,7 +120,7 @@ def _server(options: argparse.Namespace) -> int:
             settings=_changes(options),
             observer=Observers([shown, ending, *_event_files(options)]),
             overwrite=options.overwrite,
-            opened=lambda line: _tell_how_to_join(line, options),
+            opened=None if options.quiet else lambda line: _tell_how_to_join(line, options),
         )
     if ending.directory and not options.quiet:
         _report_after(ending.directory, quiet=options.json)
@@ -174,7 +174,7 @@ def _shown(options: argparse.Namespace) -> "Iterator[Observer]":
     if options.quiet or options.json:
         yield Quiet() if options.quiet else JsonLines()
         return
-    with progress() as observer:
+    with progress(resume=options.resume_hint) as observer:
         yield observer
 
 

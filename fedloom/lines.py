@@ -6,7 +6,9 @@ from fedloom.core.types import Metrics
 from fedloom.readable import METRICS, bytes_text, count, duration, headline, value_text
 from fedloom.results.observe import RoundLine, RunInfo, Summary
 
-__all__ = ["closing", "facts", "numbers", "sparkline"]
+__all__ = ["RESUME", "closing", "facts", "numbers", "sparkline"]
+
+RESUME = "to go on, give the same command with --resume"
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKS = 32
@@ -55,17 +57,22 @@ def sparkline(values: list[float]) -> str:
     return "".join(_BARS[round((v - low) * scale + 1e-9)] for v in shown)
 
 
-def closing(summary: Summary) -> list[str]:
-    """The closing summary, line by line: before, after, references, where to look."""
+def closing(summary: Summary, *, resume: str = RESUME) -> list[str]:
+    """The closing summary, line by line: before, after, references, where to look.
+
+    Args:
+        summary: how the run ended.
+        resume: how to go on, where rounds are left to do.
+    """
     word = "interrupted" if summary.interrupted else "finished"
     rows = [f"{word}: {summary.rounds} rounds in {duration(summary.elapsed)}"]
     models = {"before": summary.before, "federated": summary.after, **summary.references}
-    rows += [_model(title, metrics) for title, metrics in models.items() if metrics]
+    rows += [_model(title, found) for title, found in models.items() if headline(found)]
     rows.append(f"  {'results':<10} {summary.directory}")
     if summary.adapter:
         rows.append(f"  {'adapter':<10} {summary.adapter}")
     if summary.interrupted:
-        rows.append("  to go on, give the same command with --resume")
+        rows.append(f"  {resume}")
     return rows
 
 

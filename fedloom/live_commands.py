@@ -38,19 +38,26 @@ def _json(parser: argparse.ArgumentParser) -> None:
 def _add_client(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.description = "Train on this device's own data until the federation is finished."
-    parser.epilog = "Every option may stand in a TOML file, or in the environment as FEDLOOM_NAME."
-    add("--join", metavar="TOKEN", help="join a federation; needed once")
-    add("--data", metavar="FILE", help="CSV, JSONL, Parquet or NPZ file, or module:callable")
+    parser.epilog = (
+        "Every option may stand in the TOML file (memory_gb = 2.0) or in the environment "
+        "(FEDLOOM_MEMORY_GB=2), and there also disk_gb, wait and allow; flags win."
+    )
+    add("--join", metavar="TOKEN", help="join a federation; needed once, harmless afterwards")
+    add(
+        "--data", metavar="FILE", help="CSV, JSONL, Parquet or NPZ file, or module:callable; needed"
+    )
     add("--config", metavar="TOML", help="the device's settings")
     add("--directory", metavar="DIR", help="key, downloads, results (~/.fedloom/FEDERATION)")
     add("--name", help="proposed to the server (the host's name)")
-    add("--threads", type=int, help="threads of training (0: one per core)")
-    add("--memory-gb", type=float, help="memory that training may take (0: half of what is free)")
-    add("--cache-gb", type=float, help="memory for frozen activations (0: none)")
-    add("--device", help="cpu, cuda or auto")
+    add("--threads", type=int, metavar="N", help="threads of training (0: one per core)")
+    text = "memory that training may take (0: half of what is free)"
+    add("--memory-gb", type=float, metavar="GB", help=text)
+    add("--cache-gb", type=float, metavar="GB", help="memory for frozen activations (0: none)")
+    add("--device", metavar="NAME", help="cpu, cuda or auto")
     add("--only-on-power", action="store_true", default=None, help="rest on battery")
     add("--only-unmetered", action="store_true", default=None, help="rest on a metered network")
     add("--hours", metavar="FROM-TO", help="work only then, such as 22-6")
+    add("--server", metavar="HOST[:PORT]", help="where the server is now, if it has moved")
     add("--insecure", metavar="HOST:PORT", help="a server without TLS, instead of joining")
     add("--json-log", action="store_true", help="log for programs: one JSON object a line")
     add("--check", action="store_true", help="say what this device can run, and end")
@@ -87,9 +94,14 @@ def _add_token(parser: argparse.ArgumentParser) -> None:
     parser.description = "Tokens with which devices join; a token is shown once, when it is made."
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     create = actions.add_parser("create", help="a new token, on stdout")
+    create.description = (
+        "A new token, on stdout. On the device: fedloom client --join TOKEN --data FILE"
+    )
     create.add_argument("--client", metavar="NAME", default="", help="whose it is, if one client's")
-    create.add_argument("--ttl", default="1h", help="how long it holds: 90s, 30m, 12h, 7d (1h)")
-    create.add_argument("--uses", type=int, default=1, help="how many devices may use it (1)")
+    text = "how long it holds: 90s, 30m, 12h, 7d (1h)"
+    create.add_argument("--ttl", metavar="TIME", default="1h", help=text)
+    text = "how many devices may use it (1)"
+    create.add_argument("--uses", metavar="N", type=int, default=1, help=text)
     create.set_defaults(command=_token_create)
     listed = actions.add_parser("list", help="all tokens, without their secrets")
     _json(listed)

@@ -21,7 +21,7 @@ from fedloom.security.tokens import JoinToken
 
 __all__ = ["LoadPlan", "run_load"]
 
-_ENROLLING = 64
+_ENROLLING = 32  # at once; on one connection the server takes 64 calls, some of them just ending
 _KEPT = 2
 _WAIT = 30.0
 _NOTHING = Prepared("", 0, hashlib.sha256().hexdigest(), ())

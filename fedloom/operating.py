@@ -33,6 +33,7 @@ __all__ = [
 
 _SILENT = 15.0
 """Seconds without a word after which a server is thought not to run."""
+_WIDE = 240
 
 
 def register_of(folder: Path) -> Register:
@@ -109,7 +110,7 @@ def _status(client: Enrolled) -> str:
         return "revoked"
     if client.quarantined is not None:
         return f"quarantined ({client.last_code})"
-    return "enrolled"
+    return "enrolled" if client.num_examples or client.seen is None else "enrolled, no data"
 
 
 def standing_table(folder: Path) -> dict[str, Any]:
@@ -122,9 +123,8 @@ def standing_lines(folder: Path) -> list[str]:
     """Where a federation stands, as people read it."""
     s = read_standing(folder)
     clients = register_of(folder).clients()
-    alive = "" if _alive(s) else "  (no server is running: the same `fedloom server` goes on)"
     lines = [
-        f"{s.name}: {s.phase}{alive}",
+        f"{s.name}: {s.phase}{_hint(s)}",
         f"  round     {s.round} of {s.rounds} {s.stage}".rstrip(),
         f"  updates   {s.arrived} of {s.asked}" + (f", {s.refused} gave up" if s.refused else ""),
         f"  clients   {len(clients)} enrolled, {s.present} there",
@@ -136,6 +136,12 @@ def standing_lines(folder: Path) -> list[str]:
     if s.eta is not None and s.phase not in ("finished", "stopped"):
         lines.append(f"  remaining {duration(s.eta)}, at {duration(s.seconds_per_round)} a round")
     return lines
+
+
+def _hint(standing: Standing) -> str:
+    if standing.phase == "finished" or _alive(standing):
+        return ""
+    return "  (no server is running: the same `fedloom server` goes on)"
 
 
 def _alive(standing: Standing) -> bool:
@@ -163,10 +169,13 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: boo
         return
     table = Table(box=None)
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), no_wrap=column != "device")
     for row in rows:
         table.add_row(*(_cell(column, row[column]) for column in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # for grep: a row a line
+        console.width = _WIDE
+    console.print(table)
 
 
 def _cell(column: str, value: object) -> str:

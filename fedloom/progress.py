@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from fedloom.lines import closing, facts, numbers, sparkline
+from fedloom.lines import RESUME, closing, facts, numbers, sparkline
 from fedloom.readable import METRICS, headline, value_text
 from fedloom.results.history import json_values
 from fedloom.results.observe import Observer, RoundLine, RunInfo, Summary
@@ -27,16 +27,20 @@ _PLAIN_SECONDS = 30.0
 
 
 @contextmanager
-def progress(console: Console | None = None) -> Iterator[Observer]:
+def progress(console: Console | None = None, *, resume: str = RESUME) -> Iterator[Observer]:
     """A live panel on a terminal, plain lines elsewhere (a file, a pipe, a CI log).
 
     The terminal is as it was afterwards, however the block ends.
+
+    Args:
+        console: where; the error output by default.
+        resume: how an interrupted run goes on.
     """
     console = console or Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield PlainProgress(console)
+        yield PlainProgress(console, resume=resume)
         return
-    live = LiveProgress(console)
+    live = LiveProgress(console, resume=resume)
     try:
         yield live
     finally:
@@ -94,10 +98,14 @@ class PlainProgress:
     """A line every few rounds: at most about twenty, and one after thirty silent seconds."""
 
     def __init__(
-        self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        resume: str = RESUME,
     ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
-        self._clock = clock
+        self._clock, self._resume = clock, resume
         self._info: RunInfo | None = None
         self._said = clock()
 
@@ -111,7 +119,8 @@ class PlainProgress:
         rounds = self._info.rounds if self._info else line.round
         due = line.round % max(1, rounds // _PLAIN_LINES) == 0 or line.round in (0, 1, rounds)
         if due or self._clock() - self._said >= _PLAIN_SECONDS:
-            self._say(f"round {line.round}/{rounds} {line.stage}: {', '.join(numbers(line))}")
+            shown = ", ".join(numbers(line))
+            self._say(f"round {line.round}/{rounds} {line.stage}{': ' if shown else ''}{shown}")
 
     def note(self, text: str) -> None:
         """One remark."""
@@ -119,7 +128,7 @@ class PlainProgress:
 
     def finished(self, summary: Summary) -> None:
         """The closing summary."""
-        self._say("\n".join(closing(summary)))
+        self._say("\n".join(closing(summary, resume=self._resume)))
 
     def _say(self, text: str) -> None:
         self._said = self._clock()
@@ -129,8 +138,8 @@ class PlainProgress:
 class LiveProgress:
     """A panel that stays in place: a bar of the rounds, the numbers so far, a curve."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, *, resume: str = RESUME) -> None:
+        self._console, self._resume = console, resume
         self._bar = Progress(
             TextColumn("  [bold]{task.description}"),
             BarColumn(bar_width=_WIDTH),
@@ -182,7 +191,7 @@ class LiveProgress:
     def finished(self, summary: Summary) -> None:
         """Take the panel away and write the closing summary."""
         self.stop()
-        head, *rest = closing(summary)
+        head, *rest = closing(summary, resume=self._resume)
         self._console.print(Text(head, style="bold"))
         for text in rest:
             self._console.print(Text(text))

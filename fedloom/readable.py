@@ -27,6 +27,11 @@ METRICS: Mapping[str, Metric] = {
     "macro_f1": Metric("macro F1", share=True, ascending=True),
     "perplexity": Metric("perplexity", share=False, ascending=False),
     "loss": Metric("loss", share=False, ascending=False),
+    # what clients measure on data that stay with them
+    "clients_accuracy": Metric("clients' accuracy", share=True, ascending=True),
+    "clients_macro_f1": Metric("clients' macro F1", share=True, ascending=True),
+    "clients_perplexity": Metric("clients' perplexity", share=False, ascending=False),
+    "clients_loss": Metric("clients' loss", share=False, ascending=False),
 }
 
 

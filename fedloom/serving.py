@@ -1,7 +1,8 @@
 """`fedloom.serve`: a live federation from Python, or from the command line."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ def serve(
     observer: Observer,
     settings: Mapping[str, object] | None = None,
     overwrite: bool = False,
-    opened: Callable[[str], None] = print,
+    opened: Callable[[str], None] | None = print,
 ) -> Summary:
     """Serve a job to devices until its last round is done, or SIGINT or SIGTERM comes.
 
@@ -39,7 +40,8 @@ def serve(
         observer: told of every round.
         settings: values by dotted key; they win over `config`.
         overwrite: begin again: delete the results of an earlier run, not who is enrolled.
-        opened: given the command that a device joins with, once the ports are open.
+        opened: given the command that a device joins with, once the ports are open; None to make
+            no token.
 
     Raises:
         FedloomError: something in the job cannot be done, a port is taken, or another server works
@@ -54,15 +56,17 @@ def serve(
     plan = plan_of(job, observer.note)
 
     def tell(where: "Open") -> None:
-        opened(join_line(where, job))
+        if opened is not None:
+            opened(join_line(where, job))
 
-    return run_server(
-        plan,
-        lambda: RunDirectory.create(job, resume=True, overwrite=overwrite),
-        observer,
-        opened=tell,
-        folder_made=_log_to,
-    )
+    with ExitStack() as logs:
+        return run_server(
+            plan,
+            lambda: RunDirectory.create(job, resume=True, overwrite=overwrite),
+            observer,
+            opened=tell,
+            folder_made=lambda folder: logs.enter_context(_logged(folder)),
+        )
 
 
 def join_line(where: "Open", job: Job) -> str:
@@ -79,13 +83,19 @@ def join_line(where: "Open", job: Job) -> str:
     return f"fedloom client --join {token} --data FILE"
 
 
-def _log_to(folder: Path) -> None:
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
     """Write what happens to ``server.log`` in the state folder, one JSON object a line."""
     from fedloom.core.logs import JsonLines
 
     handler = RotatingFileHandler(folder / "server.log", maxBytes=_LOG_BYTES, backupCount=3)
     handler.setFormatter(JsonLines())
     log = logging.getLogger("fedloom.server")
-    log.handlers[:] = [handler]
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -135,11 +135,7 @@ class RunDirectory:
         return text + "--resume goes on, --overwrite starts again"
 
     def rewind(self) -> None:
-        """Forget what came after the last checkpoint: the rounds to come write it again.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Forget what came after the last checkpoint; it is written again, or `RunError` raised."""
         path = self.path / "metrics.jsonl"
         with _writing(path):
             (self.path / "summary.json").unlink(missing_ok=True)

@@ -68,6 +68,7 @@ class JoinToken:
         parts = text.removeprefix(_PREFIX).rsplit(".", 3)
         _check(len(parts) == 4, "flt1.HOST:PORT.ID.SECRET.PIN: a part is missing")
         address, name, secret, pin = parts
+        _check(_PIN.fullmatch(pin), "pin: 64 hex digits, in lower case; is the token here whole?")
         host, _, port = address.rpartition(":")
         _check(re.fullmatch(r"[0-9]{1,5}", port), f"{address!r}: HOST:PORT expected after flt1")
         if host.startswith("[") and host.endswith("]"):

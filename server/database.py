@@ -62,7 +62,8 @@ class Database:
                 lock = _lock(folder)
                 _prepare(folder / _FILE)
             elif not (folder / _FILE).exists():
-                raise RunError(f"{folder}: no federation's state is here; give the server's folder")
+                text = f"{folder}: no federation's state is here"
+                raise RunError(f"{text}; --in names the server's folder (server.directory)")
             _check_version(folder / _FILE)
             return Database(folder, lock)
         except Exception as error:

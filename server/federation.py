@@ -57,6 +57,7 @@ class Federation:
         counting: counts for whoever watches.
         live: plays rounds.
         job: address of the manifest.
+        told: whether it is told to end.
     """
 
     plan: Plan
@@ -72,6 +73,7 @@ class Federation:
     counting: Counting
     live: Live
     job: Content
+    told: bool = False
 
     @staticmethod
     def open(plan: Plan, observer: Observer) -> "Federation":
@@ -131,6 +133,7 @@ class Federation:
 
     def stop(self) -> None:
         """Let the rounds end where they are; a server that is started again goes on there."""
+        self.told = True
         self.board.events.put(Stopping())
 
     def renew(self, client: ClientId, csr: bytes) -> bytes:
@@ -250,6 +253,9 @@ class Federation:
         )
         directory.write_summary(summary)
         reach("summary-written")
+        if not interrupted:  # the last round's payloads serve no one any more
+            self.ledger.clear(self.job.sha256)
+            self.committer.sweep()
         self.live.ended(interrupted=interrupted)
         observer.finished(summary)
         return summary

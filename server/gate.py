@@ -75,7 +75,8 @@ class Gate:
         found = self.update(ticket, result, payload)
         assert found.delta is not None
         if self.norm_bound:
-            norm = float(np.linalg.norm(found.delta.vector))
+            with np.errstate(over="ignore"):  # infinity is above any bound
+                norm = float(np.linalg.norm(found.delta.vector))
             if norm > self.norm_bound:
                 text = f"norm = {norm:.6g}: at most {self.norm_bound:g}"
                 raise UpdateRefusedError(text, code="norm")

@@ -17,8 +17,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.messages import plain
 from fedloom.server.records import Result, Ticket
 from fedloom.server.register import Register
-from fedloom.server.upload import Upload
-from fedloom.server.uploads import Uploads
+from fedloom.server.uploads import Upload, Uploads
 from fedloom.server.wire import RawChunk
 
 __all__ = ["Intake"]
@@ -54,6 +53,7 @@ class Intake:
     gate: Gate | None = None
     loop: asyncio.AbstractEventLoop | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "gate"))
+    _settling: "set[asyncio.Task[int]]" = field(default_factory=set)
 
     async def take(
         self,
@@ -91,9 +91,11 @@ class Intake:
             self._refuse(offer, error)
             raise
         upload = await self._receive(ticket_id, result, offset, chunks)
-        # What is whole is settled even where its client has gone meanwhile: an update that is on
-        # the disk and not announced would be waited for until the round's deadline.
-        return await asyncio.shield(self._settle(gate, offer, result, upload))
+        # Once all is here it is taken, even if nobody waits for the receipt any more.
+        settling = asyncio.create_task(self._settle(gate, offer, result, upload))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+        return await asyncio.shield(settling)
 
     def acknowledged(
         self, client: ClientId, ticket_id: str, result: Result | None = None
@@ -172,20 +174,18 @@ class Intake:
         return upload
 
     async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
-        """Check what has arrived, write it, and tell the round; its number in the ledger."""
+        """Check what has arrived, bring it to the disk, and tell the round of it."""
         ticket = offer.ticket
-        payload = await self._whole(upload)
-        reach("update-arrived")
         try:
-            update = await self._aside(_admit, gate, ticket, result, payload)
-            reach("update-admitted")
-            data = payload if payload is not None else b""
-            seq = await asyncio.wrap_future(self.committer.submit(ticket, result, data))
+            payload, update = await self._aside(_checked, gate, ticket, result, upload)
+            stored = self.committer.submit(ticket, result, b"" if payload is None else payload)
+            seq = await asyncio.wrap_future(stored)
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
         finally:
-            self.uploads.drop(ticket.id)
+            if upload is None or upload.whole:
+                self.uploads.drop(ticket.id)
         reach("update-acknowledged")
         self.board.withdraw([ticket.client])
         self.board.events.put(Arrival(ticket, update))
@@ -193,13 +193,10 @@ class Intake:
         self.register.accepted(ticket.client)
         return seq
 
-    async def _whole(self, upload: Upload | None) -> bytearray | Path | None:
-        if upload is None:
-            return None
-        try:
-            return await self._aside(upload.finish)
-        finally:
-            await self._aside(upload.pause)
+    def _settled(self, task: "asyncio.Task[int]") -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # has been told to whoever still listened
 
     def _evaluated(self, ticket: Ticket, result: Result) -> int:
         check_weight(result.num_examples, self.max_examples)
@@ -217,7 +214,6 @@ class Intake:
     def _refuse(self, offer: Offer, error: UpdateRefusedError) -> None:
         """Count a refusal; the client may try again, or is benched for the round."""
         ticket = offer.ticket
-        self.uploads.drop(ticket.id)
         self.ledger.refuse(ticket.client, ticket.round, error.code, str(error))
         quarantined = self.register.refused(ticket.client, error.code)
         reach("update-refused")
@@ -234,12 +230,21 @@ class Intake:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
 
 
-def _admit(
-    gate: Gate, ticket: Ticket, result: Result, payload: bytearray | Path | None
-) -> ClientUpdate:
-    if isinstance(payload, Path):
-        return gate.admit(ticket, result, payload.read_bytes())
-    return gate.admit(ticket, result, payload)
+def _checked(
+    gate: Gate, ticket: Ticket, result: Result, upload: Upload | None
+) -> tuple[bytearray | Path | None, ClientUpdate]:
+    """What has arrived, whole and let in. Blocks: for a thread."""
+    payload: bytearray | Path | None = None
+    if upload is not None:
+        try:
+            payload = upload.finish()
+        finally:
+            upload.pause()
+    reach("update-arrived")
+    content = payload.read_bytes() if isinstance(payload, Path) else payload
+    update = gate.admit(ticket, result, content)
+    reach("update-admitted")
+    return payload, update
 
 
 def _over(number: int) -> TransferError:

@@ -121,7 +121,7 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             text = f"{host}:{port}: cannot listen: {error.strerror}"
-            hint = "set server.port and server.enrol_port, or end who uses it"
+            hint = "set server.listen, server.port, server.enrol_port, or end who uses it"
             raise RunError(f"{text}; {hint}") from None
 
 

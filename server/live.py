@@ -80,6 +80,7 @@ class Live:
     standing: Standing = field(default_factory=lambda: Standing(""))
     _model: Content | None = None
     _seconds: list[float] = field(default_factory=list)
+    _began: float = 0.0
 
     def play(self, index: int, state: State, *, first: int, last: int) -> Iterator[Played]:
         """Play rounds `first` to `last` of a stage; one that a crash cut short goes on.
@@ -90,9 +91,8 @@ class Live:
         stage = self.plan.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
         for number in range(first, last + 1):
-            began = time.perf_counter()
             state, report = self._round(number, index, strategy, state)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - self._began
             self._seconds.append(seconds)
             reach("round-played")
             self._stand(
@@ -154,6 +154,7 @@ class Live:
         self._publish(index, state.params, state.version)
         while True:
             opened = self._open(number, index, stage)
+            self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, Selectors(train=stage.train)
             cohort = Cohort(number, opened.cohort, work, selectors, job.seed)
             dispatch = self._dispatch(opened, index, up, state.params)

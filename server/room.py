@@ -6,6 +6,7 @@ import sqlite3
 __all__ = ["is_full"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_TABLES = ("SQLITE_FULL", "SQLITE_IOERR")
 _SAYING = tuple(f"os error {number})" for number in sorted(_FULL))
 """How safetensors ends a message of the operating system's."""
 
@@ -15,9 +16,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        if isinstance(error, sqlite3.Error) and _name(error).startswith(
-            ("SQLITE_FULL", "SQLITE_IOERR")
-        ):
+        if isinstance(error, sqlite3.Error) and _name(error).startswith(_TABLES):
             return True
         if str(error).endswith(_SAYING):
             return True

@@ -55,7 +55,7 @@ def serve(
     observer: Observer,
     *,
     opened: Callable[[Open], None],
-    folder_made: Callable[[Path], None] = lambda folder: None,
+    folder_made: Callable[[Path], object] = lambda folder: None,
 ) -> Summary:
     """Serve until the last round is done, or SIGINT or SIGTERM comes.
 
@@ -151,8 +151,8 @@ async def _until(ended: Future[Summary], federation: Federation) -> Summary:
 
 
 async def _farewell(federation: Federation) -> None:
-    """Let clients that wait, or come back, hear that it is over."""
+    """Let clients that wait, or come back, hear that it is over, unless somebody is impatient."""
     loop = asyncio.get_running_loop()
     until = loop.time() + LINGER
-    while loop.time() < until and federation.board.unaware(LINGER):
+    while loop.time() < until and federation.board.unaware(LINGER) and not federation.told:
         await asyncio.sleep(0.1)

@@ -22,6 +22,7 @@ from fedloom.server.messages import (
     blob_of,
     device_of,
     patience_of,
+    plain,
     read,
     result_of,
     task_of,
@@ -114,6 +115,9 @@ class FederationCalls:
         _check_protocol(request.protocol)
         if request.failed:
             self.intake.gave_up(client, request.failed, request.failure)
+        elif request.failure:
+            text = "%s cannot take part: %s"
+            log.warning(text, client, plain(request.failure[:500]), extra={"client": client})
         if request.num_examples:
             check_weight(request.num_examples, self.intake.max_examples)
         reply = await self._work_for(client, request)
@@ -131,16 +135,17 @@ class FederationCalls:
                 f"quarantined after {known.strikes} refusals: {known.last_code}; ask the operator"
             )
             raise TransferError(text, code="quarantined", retry_after=LONGEST_POLL)
+        if examples:
+            offer = await self.board.wait(client, patience_of(request))
+            self.board.seen(client, examples)
+            if offer is not None:
+                reach("task-given")
+                return pb.CheckInReply(job=job, task=task_of(offer))
+        if over := self.board.finished(client):
+            return pb.CheckInReply(job=job, done=pb.Done(reason=over))
         if not examples:
             wait = pb.Wait(seconds=0.0, reason="say how many examples you hold")
             return pb.CheckInReply(job=job, wait=wait)
-        offer = await self.board.wait(client, patience_of(request))
-        self.board.seen(client, examples)
-        if offer is not None:
-            reach("task-given")
-            return pb.CheckInReply(job=job, task=task_of(offer))
-        if over := self.board.finished(client):
-            return pb.CheckInReply(job=job, done=pb.Done(reason=over))
         return pb.CheckInReply(job=job, wait=pb.Wait(seconds=self._pace(), reason="no work yet"))
 
     def _pace(self) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.files import is_wanted
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
@@ -22,8 +23,6 @@ from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folde
 from fedloom.tuning.reading import reading_of
 
 __all__ = ["plan_of"]
-
-_LEFT = frozenset({".gitattributes", "README.md"})
 
 
 def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
@@ -103,7 +102,7 @@ def _files(folder: Path) -> Mapping[str, Path]:
     found = {
         path.name: path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name not in _LEFT and not path.name.startswith(".")
+        if path.is_file() and is_wanted(path.name) and not path.name.startswith(".")
     }
     if not found:
         raise ConfigError(f"{folder}: no files to give to devices")

@@ -112,4 +112,5 @@ def read_standing(folder: Path) -> Standing:
         table = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return Standing(**table)
     except (OSError, ValueError, TypeError):
-        raise RunError(f"{folder}: no server has worked here (no {_FILE})") from None
+        text = f"{folder}: no server has worked here (no {_FILE})"
+        raise RunError(f"{text}; --in names the server's folder (server.directory)") from None

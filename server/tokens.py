@@ -98,7 +98,8 @@ class Tokens:
         with self._database.writing() as connection:
             found = connection.execute("UPDATE tokens SET revoked = 1 WHERE id = ?", (id,))
             if not found.rowcount:
-                raise _unknown(id)
+                text = f"no token {id!r}; `fedloom token list` shows them"
+                raise IdentityError(text, code="token-unknown")
 
     def redeem(
         self, id: str, secret: str, *, name: str, key: str, issue: Callable[[ClientId], Issued]
@@ -166,7 +167,8 @@ class Tokens:
             raise _unknown(id)
         stored, named, uses, expires, revoked = row
         if not matches(secret, stored):
-            raise IdentityError("the token's secret is not the one given out", code="token-forged")
+            text = "the token's secret is not the one given out; copy it again, or ask for another"
+            raise IdentityError(text, code="token-forged")
         if revoked or self._clock() >= expires:
             ended = "was revoked" if revoked else "has expired"
             raise IdentityError(f"token {id} {ended}; ask for another", code="token-expired")
@@ -193,7 +195,7 @@ def _free(connection: Connection, name: str) -> ClientId:
         raise IdentityError("neither the token nor the device gives a name", code="name")
     sql = "SELECT 1 FROM clients WHERE name = ? AND serial != ''"
     if connection.execute(sql, (name,)).fetchone() is not None:
-        text = f"a client {name!r} is enrolled already; give another name, or revoke that one"
+        text = f"a client {name!r} is enrolled already; give another --name, or have it revoked"
         raise IdentityError(text, code="name")
     return name
 

@@ -76,6 +76,11 @@ class Upload:
         return self._entry.payload.received
 
     @property
+    def whole(self) -> bool:
+        """Whether it was finished."""
+        return self._entry.whole
+
+    @property
     def due(self) -> bool:
         """Whether `write` should be called, in a thread, before the next `append`."""
         return self._entry.payload.due

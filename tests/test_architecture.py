@@ -94,6 +94,33 @@ def test_some_rooms_know_no_torch(room: str) -> None:
     assert not [name for name in names if name.partition(".")[0] in ("torch", "transformers")]
 
 
+RUNS_WHAT_IT_READS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+
+
+def unsafe_calls(path: Path) -> list[str]:
+    """Calls that would run what they read, or might."""
+    calls = (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call))
+    found = []
+    for node in calls:
+        name = ast.unparse(node.func)
+        said = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        unsafe = {
+            "torch.load": said.get("weights_only") != "True",
+            "np.load": said.get("allow_pickle") != "False",
+            "eval": True,
+            "exec": True,
+        }
+        if unsafe.get(name, False):
+            found.append(f"line {node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_that_is_read_is_run(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imported_by(path)} & RUNS_WHAT_IT_READS
+    assert unsafe_calls(path) == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_file_fits_in_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300

@@ -153,7 +153,7 @@ def _run(system: System, job: Job, limit: float) -> _Memory:
 def _workers(
     system: System, job: Job, ranks: int, log: int
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", system.worker, job.to_json()]
     workers = [
         subprocess.Popen(
@@ -190,7 +190,8 @@ def _ranked(job: Job, rank: int, ranks: int, port: int) -> dict[str, str]:
     return environment
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

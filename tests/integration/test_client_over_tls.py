@@ -106,7 +106,7 @@ def test_a_device_joins_works_and_is_known_at_the_next_start(
     assert [p.name for p in (tmp_path / "home").iterdir()] == [folder.name]
     # the same command again, and one without the token: nobody enrols a second time
     assert take_part(given, root=tmp_path / "home") == 0
-    assert take_part(ClientSettings(), root=tmp_path / "home") == 0
+    assert take_part(ClientSettings(data="none.csv"), root=tmp_path / "home") == 0
     assert server.enrolled == ["attic"]
     assert len(server.check_ins) == 3
 

@@ -126,6 +126,18 @@ def test_a_failed_task_is_told_at_once_and_then_with_patience(agent: Make) -> No
     assert len(stop.waits) == 2  # before the second and the third were told
 
 
+def test_a_device_without_examples_asks_rarely(
+    agent: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop, wait = Shop(), wire.CheckInReply(wait=wire.Wait(reason="say how many examples you hold"))
+    shop.num_examples = 0
+    made, stop = agent(Line([wait, wait, DONE]), shop)
+    with caplog.at_level(logging.INFO):
+        assert made.run() is Ending.DONE
+    assert stop.waits == [10.0, 10.0]
+    assert "waiting: data that fit the job" in caplog.text
+
+
 def test_a_result_goes_out_before_the_next_check_in(agent: Make, tmp_path: Path) -> None:
     line, shop = Line([TASK, DONE]), Shop()
     line.uploads.extend([DOWN, DOWN, 5])

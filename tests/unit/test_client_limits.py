@@ -43,6 +43,16 @@ def test_a_board_without_a_battery_is_not_known(tmp_path: Path) -> None:
     assert on_power(tmp_path / "none", silent) is None
 
 
+def test_power_supplies_that_may_not_be_read_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(folder: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", denied)  # Android
+    assert on_power(tmp_path, silent) is None
+
+
 def test_the_battery_of_a_mouse_does_not_count(tmp_path: Path) -> None:
     supply(tmp_path, "hid", type="Battery", scope="Device", status="Discharging")
     assert on_power(tmp_path, silent) is None

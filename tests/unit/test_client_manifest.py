@@ -53,6 +53,13 @@ def test_a_file_stays_in_its_folder(name: str) -> None:
         read_manifest(manifest(backbone=files))
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling_x.py", "model.pkl"])
+def test_neither_pickles_nor_code_are_taken(name: str) -> None:
+    files = {"files": [{"name": name, "sha256": SHA, "size": 3}]}
+    with pytest.raises(TransferError, match="of a kind that no device reads"):
+        read_manifest(manifest(backbone=files))
+
+
 @pytest.mark.parametrize("key", ["adapter", "learner", "codec_up", "codec_down"])
 def test_a_server_names_no_function_of_this_device(key: str) -> None:
     job = {key: {"name": "os:system", "command": "true"}}

@@ -58,3 +58,15 @@ def test_the_closing_summary_of_an_interrupted_run_says_how_to_go_on() -> None:
     rows = closing(Summary({}, {}, 3, 1.0, Path("runs/a"), interrupted=True))
     assert rows[0].startswith("interrupted: 3 rounds")
     assert rows[-1].endswith("--resume")
+    summary = Summary({}, {}, 3, 1.0, Path("runs/a"), interrupted=True)
+    assert closing(summary, resume="the same command goes on")[-1] == "  the same command goes on"
+
+
+def test_what_only_clients_measured_is_shown() -> None:
+    summary = Summary({}, {"clients_accuracy": 0.5, "other": 1.0}, 3, 1.0, Path("runs/a"))
+    assert closing(summary)[1] == "  federated  clients' accuracy 50.0 %"
+    assert numbers(RoundLine(0, evaluation={"clients_loss": 2.0})) == ["clients' loss 2"]
+
+
+def test_a_model_without_a_known_metric_has_no_row() -> None:
+    assert len(closing(Summary({}, {"other": 1.0}, 3, 1.0, Path("runs/a")))) == 2

@@ -1,0 +1,195 @@
+"""A server and devices as processes of their own, over mutual TLS on this machine."""
+
+import gzip
+import json
+import random
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from small_jobs import COMMAND, command_environment, write_rows, write_toml
+
+from fedloom.operating import new_token
+from fedloom.server.failpoints import VARIABLE
+
+__all__ = ["Fleet", "era_rows", "table_of", "until"]
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "text_era.jsonl.gz"
+LONGEST = 90.0
+"""Seconds that anything may take."""
+
+
+def era_rows(clients: int) -> list[dict[str, Any]]:
+    """Paragraphs of the first presidents' addresses, labelled by era, with those of the test."""
+    with gzip.open(FIXTURE, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    names = sorted({row["client"] for row in rows})[:: 16 // clients][:clients]
+    kept = [row for row in rows if row["client"] in names]
+    known = {row["label"] for row in kept if row["split"] == "train"}
+    return [row for row in kept if row["label"] in known]
+
+
+def table_of(backbone: Path | str, clients: int, **changes: Any) -> dict[str, Any]:
+    """A job for them; the ports are free ones, and stay the same when the server starts again."""
+    port, enrol_port = _free_ports()
+    return {
+        "name": "live",
+        "partition": "natural",
+        "backbone": {"name": str(backbone), "max_tokens": 32, "head_init": "normal"},
+        "data": {
+            "path": "all.jsonl",
+            "client": "client",
+            "split": "split",
+            "max_examples": 12,
+            "max_test": 40,
+        },
+        "adapter": {"name": "lora", "rank": 4},
+        "run": {"workers": 1, "clients_at_once": 1, "cache_gb": 0.0, "cache_disk_gb": 0.0},
+        "server": {
+            "listen": "127.0.0.1",
+            "address": "127.0.0.1",
+            "port": port,
+            "enrol_port": enrol_port,
+            "min_clients": clients,
+        },
+        **changes,
+    }
+
+
+def _free_ports() -> list[int]:
+    """Two ports below those that the system gives to whoever dials out."""
+    draw, found = random.SystemRandom(), list[int]()
+    while len(found) < 2:
+        port = draw.randrange(15_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) and port not in found:
+                found.append(port)
+    return found
+
+
+def until(true: Callable[[], object], what: str, seconds: float = LONGEST) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+
+
+@dataclass(eq=False)
+class Fleet:
+    """A folder with a job, its server, and a device for every client.
+
+    Attributes:
+        folder: where everything is.
+        clients: names, as in the data.
+    """
+
+    folder: Path
+    clients: Sequence[str]
+    server: "subprocess.Popen[bytes] | None" = None
+    devices: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    _tokens: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(folder: Path, table: dict[str, Any], rows: list[dict[str, Any]]) -> "Fleet":
+        """Write the job, the data, and each client's part of them."""
+        clients = sorted({row["client"] for row in rows if row["split"] == "train"})
+        write_toml(folder / "job.toml", table)
+        write_rows(folder / "all.jsonl", rows)
+        for number, client in enumerate(clients):
+            own = [row for row in rows if row["client"] == client and row["split"] == "train"]
+            write_rows(folder / f"own{number}.jsonl", own)
+        return Fleet(folder, clients)
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.server, *self.devices.values()):
+            if process is not None:
+                process.kill()
+                process.wait(30)
+                if process.stdout is not None:
+                    process.stdout.close()
+
+    @property
+    def state(self) -> Path:
+        """The server's state folder."""
+        return self.folder / "federation"
+
+    def serve(self, *flags: str, failpoint: str = "") -> None:
+        """Start the server, until its ports are open."""
+        if self.server is not None and self.server.stdout is not None:
+            self.server.stdout.close()
+        with (self.folder / "server.err").open("ab") as errors:
+            self.server = subprocess.Popen(
+                [*COMMAND, "server", "job.toml", "--out", "live", "--json", *flags],
+                cwd=self.folder,
+                env={**command_environment(), VARIABLE: failpoint},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        assert self.server.stdout is not None
+        readable, _, _ = select.select([self.server.stdout], [], [], LONGEST)
+        told = self.server.stdout.readline() if readable else b""
+        assert b'"open"' in told, (told, (self.folder / "server.err").read_text())
+
+    def join(self, client: str) -> None:
+        """Start a device, or start it again: the same command."""
+        number = self.clients.index(client)
+        if client not in self._tokens:
+            self._tokens[client] = new_token(self.state, name=client, uses=1, seconds=3600.0)
+        flags = ["--join", self._tokens[client], "--data", f"own{number}.jsonl"]
+        flags += ["--directory", f"device{number}", "--threads", "1"]
+        with (self.folder / f"device{number}.log").open("ab") as log:
+            self.devices[client] = subprocess.Popen(
+                [*COMMAND, "client", *flags],
+                cwd=self.folder,
+                env=command_environment(),
+                stdout=log,
+                stderr=log,
+            )
+
+    def waiting(self) -> list[str]:
+        """The clients with a result for which they have no receipt."""
+        found = enumerate(self.clients)
+        return [c for i, c in found if any((self.folder / f"device{i}/outbox").glob("*.json"))]
+
+    def ended(self) -> int:
+        """The exit code of the server, once it has ended."""
+        assert self.server is not None
+        self.server.communicate(timeout=LONGEST)
+        return self.server.returncode
+
+    def told(self, how: signal.Signals) -> int:
+        """Tell the server to end; its exit code."""
+        assert self.server is not None
+        self.server.send_signal(how)
+        return self.ended()
+
+    def gone(self) -> list[int]:
+        """The exit codes of the devices; those that have not heard that it is over are told."""
+        time.sleep(1.0)
+        for device in self.devices.values():
+            if device.poll() is None:
+                device.terminate()
+        return [device.wait(30) for device in self.devices.values()]
+
+    def lines(self, run: str = "live") -> list[dict[str, Any]]:
+        """The rounds on the disk, without what depends on the clock or on bytes of the wire."""
+        path = self.folder / run / "metrics.jsonl"
+        text = path.read_text() if path.exists() else ""
+        kept = ("round", "stage", "accepted", "refused", "loss", "metrics", "evaluation")
+        found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return [{name: line[name] for name in kept} for line in found]
+
+    def logs(self) -> str:
+        """What everybody said, for a message."""
+        paths = [self.folder / "server.err", *sorted(self.folder.glob("device*.log"))]
+        return "\n".join(f"{p.name}:\n{p.read_text()[-2000:]}" for p in paths if p.exists())

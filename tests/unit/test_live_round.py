@@ -1,0 +1,153 @@
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_server import begin_round, frame_of, gate_of, offer_of, opened, take
+
+from fedloom.core.config import build
+from fedloom.core.types import Client, ClientTask, ClientUpdate, Refusal
+from fedloom.server.board import GaveUp, Stopping
+from fedloom.server.contents import Content
+from fedloom.server.deadline import Deadline
+from fedloom.server.federation import Federation
+from fedloom.server.live_round import LiveRound, Stopped, TooFewError, order_of, pause
+from fedloom.server.records import Ticket
+
+NAMES = ["ann", "bob", "cy"]
+TASKS = {name: ClientTask(name, 1, 0) for name in NAMES}
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    with opened(tmp_path) as found:
+        yield found
+
+
+def round_of(
+    federation: Federation, *, goal: int = 3, minimum: int = 1, longest: float = 60.0
+) -> LiveRound:
+    found = federation.ledger.current()
+    assert found is not None
+    return LiveRound(
+        found,
+        0,
+        Content("ab" * 32, 5),
+        Deadline(asked=3, goal=goal, minimum=minimum, patience=60.0, longest=longest),
+        lambda tasks: gate_of(list(tasks)),
+        federation.board,
+        federation.intake,
+        federation.ledger,
+        federation.live.segments,
+    )
+
+
+def play(round: LiveRound) -> list[str]:
+    """Who answered, in the order in which it was heard of; a refusal with its reason."""
+
+    async def go() -> list[str]:
+        found = []
+        async for update in round(TASKS):
+            if isinstance(update, Refusal):
+                found.append(f"{update.client}: {update.reason}")
+            else:
+                assert isinstance(update, ClientUpdate)
+                found.append(update.client)
+        return found
+
+    return asyncio.run(go())
+
+
+def test_it_is_over_when_everybody_has_answered_or_is_gone(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    round = round_of(federation)
+    other = Ticket("x" * 32, 9, "ann")
+    for event in (GaveUp(other, "of another round"), GaveUp(tickets["cy"], "no memory")):
+        federation.board.events.put(event)
+    for name in ("ann", "bob"):
+        take(federation, tickets[name], frame_of(1.0))
+    # what is in the ledger already comes first, then what is said
+    assert play(round) == ["ann", "bob", "cy: no memory"]
+    assert federation.intake.gate is None
+    opened = federation.ledger.current()
+    assert opened is not None
+    assert opened.closed
+    assert play(round_of(federation)) == ["ann", "bob"]  # as after a restart
+
+
+def test_it_is_over_with_its_goal(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    for name in ("ann", "bob"):
+        take(federation, tickets[name], frame_of(1.0))
+    assert play(round_of(federation, goal=2)) == ["ann", "bob"]
+
+
+def test_offers_are_out_while_it_lasts(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    take(federation, tickets["bob"], frame_of(1.0))
+    round = round_of(federation, longest=0.0)
+    seen = []
+
+    def look(answered: int, gone: int) -> None:
+        seen.append((answered, gone, federation.board.offered("ann")))
+
+    round.deadline = Deadline(asked=3, goal=3, minimum=1, patience=60.0, longest=60.0)
+    round.ticking = look
+    federation.board.events.put(GaveUp(tickets["ann"], ""))
+    federation.board.events.put(GaveUp(tickets["cy"], ""))
+    assert play(round) == ["bob", "ann: ", "cy: "]
+    answered, gone, offer = seen[0]
+    assert (answered, gone) == (1, 0)
+    assert offer is not None
+    assert (offer.ticket, offer.model, offer.max_bytes) == (tickets["ann"], "ab" * 32, 1000)
+    assert offer.ends > time.monotonic()
+    assert federation.board.offered("ann") is None
+
+
+def test_too_few_leave_the_round_open_unless_it_is_the_last_try(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    take(federation, tickets["ann"], frame_of(1.0))
+    round = round_of(federation, minimum=2, longest=0.0)
+    with pytest.raises(TooFewError):
+        play(round)
+    opened = federation.ledger.current()
+    assert opened is not None
+    assert not opened.closed
+    round.last = True
+    assert play(round) == ["ann"]
+
+
+def test_it_stops_when_told(federation: Federation) -> None:
+    begin_round(federation, NAMES)
+    federation.stop()
+    with pytest.raises(Stopped):
+        play(round_of(federation))
+    assert federation.board.offered("ann") is None
+
+
+def test_whom_to_ask_next(federation: Federation) -> None:
+    begin_round(federation, NAMES)
+    round = round_of(federation)
+    round.answered, round.gone = {"ann"}, {"bob"}
+    ann, bob, cy, dan = (Client(name, 3) for name in (*NAMES, "dan"))
+    assert round.kept == (ann,)
+    assert round.others([ann, bob, cy, dan]) == [cy, dan]
+    assert round.others([ann, bob]) == [bob]  # nobody else is there
+
+
+def test_a_pause_passes_over_everything_but_the_end(federation: Federation) -> None:
+    ticket = Ticket("x" * 32, 1, "ann")
+    federation.board.offer([offer_of(ticket)])
+    federation.board.events.put(GaveUp(ticket, ""))
+    pause(federation.board, 0.01)
+    federation.board.events.put(Stopping())
+    with pytest.raises(Stopped):
+        pause(federation.board, 60.0)
+
+
+def test_an_order_can_be_read_again() -> None:
+    table = json.loads(order_of(TASKS["ann"], 2))
+    assert build(ClientTask, table["task"]) == TASKS["ann"]
+    assert table["stage"] == 2
