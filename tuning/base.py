@@ -160,6 +160,14 @@ class Session(Protocol):
         """Tokens that the examples `rows` hold: the unit of work and of memory."""
         ...
 
+    def over(self, rows: NDArray[np.int64]) -> "Session":
+        """The same for a few examples that are run many times, computing once what it can.
+
+        Args:
+            rows: int64, the examples that will be asked for.
+        """
+        ...
+
     def flops(self, tokens: int) -> float:
         """Floating-point operations of one step over so many tokens, from the shapes."""
         ...

@@ -50,6 +50,7 @@ class Walk:
     ) -> None:
         _check(work)
         self._learner, self._session, self._params = learner, session, params
+        self._near = session
         self._work, self._cohort = work, cohort
         plans = [list(local_batches(a, work)) for a in cohort]
         self._order = sorted(range(len(cohort)), key=lambda i: (-len(plans[i]), i))
@@ -83,6 +84,7 @@ class Walk:
         store, learner = self._store, self._learner
         rows = [plan[step] for plan in self._plans if len(plan) > step]
         store.activate(len(rows))
+        self._near = self._session.over(np.concatenate(rows))
         here = self._here(rows)
         chosen = [self._directions(n, step) for n in range(len(rows))]
         move = store.values.new_zeros(len(rows), self._moved.size)
@@ -156,7 +158,7 @@ class Walk:
         store."""
         store, exact = self._store, bool(self._exact.specs)
         with torch.set_grad_enabled(exact):
-            found = self._session.losses(store, rows)
+            found = self._near.losses(store, rows)
             if exact:
                 found.loss.sum().backward()  # type: ignore[no-untyped-call]
         k = len(rows)
@@ -192,12 +194,12 @@ class Walk:
     def _losses(self, rows: Rows, z: Tensor, h: float) -> Tensor:
         """Losses at ``w + h z``, float64 ``[k, p]``; the weights are perturbed in a copy."""
         k, p = z.shape[:2]
-        probe = self._session.store(self._params, k * p)
+        probe = self._near.store(self._params, k * p)
         values = self._store.values[:k].repeat_interleave(p, dim=0)
         values[:, self._columns] += h * z.flatten(0, 1)
         probe.values = values
         with torch.no_grad():
-            found = self._session.losses(probe, [row for row in rows for _ in range(p)])
+            found = self._near.losses(probe, [row for row in rows for _ in range(p)])
         return _mean64(found).view(k, p)
 
     def _go(self, move: Tensor, k: int) -> None:
