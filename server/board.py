@@ -41,10 +41,17 @@ class Offer:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An update that is on the disk; of an evaluation, one that has come."""
+    """An update that is on the disk; of an evaluation, one that has come.
+
+    Attributes:
+        ticket: what it answers.
+        update: it; None where it is to be read from the disk.
+        seq: its number in the ledger; 0 of an evaluation.
+    """
 
     ticket: Ticket
-    update: ClientUpdate
+    update: ClientUpdate | None
+    seq: int = 0
 
 
 @dataclass(frozen=True)

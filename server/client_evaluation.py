@@ -51,7 +51,9 @@ def evaluate_on_clients(
     found: list[tuple[int, Metrics]] = []
     while waiting and (left := ends - time.monotonic()) > 0:
         event = board.next(left)
-        if event is not None and _answers(event, waiting) and isinstance(event, Arrival):
+        if event is None or not _answers(event, waiting):
+            continue
+        if isinstance(event, Arrival) and event.update is not None:
             found.append((event.update.num_examples, event.update.metrics))
     board.withdraw([ticket.client for ticket in tickets])
     reach("clients-evaluated")

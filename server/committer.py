@@ -85,14 +85,18 @@ class Committer:
         waiting.future.set_exception(TransferError(text, code="busy", retry_after=5.0))
         return waiting.future
 
-    def sweep(self) -> None:
+    def sweep(self, *, over: bool = False) -> None:
         """Remove the payloads that no row names any more, after a round has begun.
+
+        Args:
+            over: whether no round follows.
 
         Raises:
             OSError: a file could not be removed.
         """
         with self._writing:
-            self._segments.drop_except({place.segment for place in self._ledger.places()})
+            named = {place.segment for place in self._ledger.places()}
+            self._segments.drop_except(named, over=over)
 
     def close(self) -> None:
         """Write what is waiting, then end the thread."""

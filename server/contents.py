@@ -21,6 +21,8 @@ Piece: TypeAlias = tuple[int, int, memoryview]
 """Offset, CRC-32 and data (at most `MAX_CHUNK` bytes) of a part of a content."""
 
 _READ = 16 * MAX_CHUNK
+_AFTER_CUT = 64 * 1024
+"""A cut loses the chunk that it hits: who goes on with a content gets smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,18 @@ def _read(file: int, size: int, offset: int) -> bytes:
 
 
 def _spans(size: int, offset: int) -> Iterator[tuple[int, int]]:
-    """Beginnings and ends of chunks; all but the first begin at a multiple of `MAX_CHUNK`."""
+    """Beginnings and ends of chunks; all but the first begin at a multiple of their length."""
+    length = _AFTER_CUT if offset else MAX_CHUNK
     while offset < size:
-        end = min(offset - offset % MAX_CHUNK + MAX_CHUNK, size)
+        end = min(offset - offset % length + length, size)
         yield offset, end
         offset = end
 
 
 def _piece(stored: _Stored, offset: int, data: memoryview) -> Piece:
     chunk, inside = divmod(offset, MAX_CHUNK)
-    return offset, zlib.crc32(data) if inside else stored.crcs[chunk], data
+    whole = not inside and len(data) == min(MAX_CHUNK, stored.content.size - offset)
+    return offset, stored.crcs[chunk] if whole else zlib.crc32(data), data
 
 
 def _from_bytes(stored: _Stored, data: memoryview, offset: int) -> Iterator[Piece]:

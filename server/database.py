@@ -150,7 +150,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(path: Path) -> None:
     """Make the tables where there are none; nobody else may read them."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if not path.exists():  # closing a handle of a file drops the locks that SQLite has on it here
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     with closing(_connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         if _version(connection) == 0:

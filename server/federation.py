@@ -255,7 +255,7 @@ class Federation:
         reach("summary-written")
         if not interrupted:  # the last round's payloads serve no one any more
             self.ledger.clear(self.job.sha256)
-            self.committer.sweep()
+            self.committer.sweep(over=True)
         self.live.ended(interrupted=interrupted)
         observer.finished(summary)
         return summary

@@ -44,6 +44,19 @@ class Gathering:
         known = ((client, self.register.client(client.id)) for client in present)
         return tuple(client for client, entry in known if entry is None or entry.may_work)
 
+    def some(self, count: int, seconds: float) -> tuple[Client, ...]:
+        """Who is there, once that are so many, or so many seconds have passed.
+
+        After a restart nobody is there until the clients come back.
+
+        Raises:
+            Stopped: the server is told to end meanwhile.
+        """
+        until = time.monotonic() + seconds
+        while len(there := self.there()) < count and time.monotonic() < until:
+            pause(self.board, LOOK)
+        return there
+
     def enough(self, *, again: bool) -> tuple[Client, ...]:
         """Who is there, once that is enough to begin and nobody has paused the federation.
 

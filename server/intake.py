@@ -23,6 +23,10 @@ from fedloom.server.wire import RawChunk
 __all__ = ["Intake"]
 
 T = TypeVar("T")
+_QUICK = 128 * 1024
+"""Bytes of a payload that is checked in less time than another thread takes to be asked."""
+_BEHIND = 16 << 20
+"""Bytes of updates that may wait in memory for the round; it reads others from the disk."""
 _REASON = 200
 """Characters of why a client gives up."""
 
@@ -174,12 +178,16 @@ class Intake:
         return upload
 
     async def _settle(self, gate: Gate, offer: Offer, result: Result, upload: Upload | None) -> int:
-        """Check what has arrived, bring it to the disk, and tell the round of it."""
-        ticket = offer.ticket
+        """Check what has arrived, write it, and tell the round; its number in the ledger."""
+        ticket, checking = offer.ticket, (gate, offer.ticket, result, upload)
         try:
-            payload, update = await self._aside(_checked, gate, ticket, result, upload)
-            stored = self.committer.submit(ticket, result, b"" if payload is None else payload)
-            seq = await asyncio.wrap_future(stored)
+            if result.size <= _QUICK:
+                payload, update = _checked(*checking)
+            else:
+                payload, update = await self._aside(_checked, *checking)
+            waiting = update if self._in_memory(payload) else None
+            del update
+            seq = await asyncio.wrap_future(self.committer.submit(ticket, result, payload))
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
@@ -188,7 +196,7 @@ class Intake:
                 self.uploads.drop(ticket.id)
         reach("update-acknowledged")
         self.board.withdraw([ticket.client])
-        self.board.events.put(Arrival(ticket, update))
+        self.board.events.put(Arrival(ticket, waiting, seq))
         reach("update-announced")
         self.register.accepted(ticket.client)
         return seq
@@ -197,6 +205,12 @@ class Intake:
         self._settling.discard(task)
         if not task.cancelled():
             task.exception()  # has been told to whoever still listened
+
+    def _in_memory(self, payload: bytes | bytearray | Path) -> bool:
+        """Whether an update waits in memory for the round, which may be slower than clients are."""
+        if isinstance(payload, Path):
+            return False
+        return self.board.events.qsize() * len(payload) < _BEHIND
 
     def _evaluated(self, ticket: Ticket, result: Result) -> int:
         check_weight(result.num_examples, self.max_examples)
@@ -232,19 +246,25 @@ class Intake:
 
 def _checked(
     gate: Gate, ticket: Ticket, result: Result, upload: Upload | None
-) -> tuple[bytearray | Path | None, ClientUpdate]:
-    """What has arrived, whole and let in. Blocks: for a thread."""
-    payload: bytearray | Path | None = None
-    if upload is not None:
-        try:
-            payload = upload.finish()
-        finally:
-            upload.pause()
+) -> tuple[bytes | bytearray | Path, ClientUpdate]:
+    """A payload that has arrived, and the update in it."""
+    payload = _whole(upload)
     reach("update-arrived")
-    content = payload.read_bytes() if isinstance(payload, Path) else payload
-    update = gate.admit(ticket, result, content)
+    if isinstance(payload, Path):
+        update = gate.admit(ticket, result, payload.read_bytes())
+    else:
+        update = gate.admit(ticket, result, payload)
     reach("update-admitted")
-    return payload, update
+    return b"" if payload is None else payload, update
+
+
+def _whole(upload: Upload | None) -> bytearray | Path | None:
+    if upload is None:
+        return None
+    try:
+        return upload.finish()
+    finally:
+        upload.pause()
 
 
 def _over(number: int) -> TransferError:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from sqlite3 import Connection
-from typing import TypeAlias
 
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Client, ClientId, Refusal
@@ -18,12 +17,10 @@ from fedloom.server import rows
 from fedloom.server.database import Database
 from fedloom.server.failpoints import reach
 from fedloom.server.records import Entry, OpenRound, Place, Ticket, Written
-from fedloom.server.rows import insert_result, load_written
-from fedloom.server.tickets import by_id, new_id, widened
+from fedloom.server.rows import insert_result, load_result, load_written
+from fedloom.server.tickets import Receipt, answered, by_id, new_id, widened
 
 __all__ = ["Ledger"]
-
-_Receipt: TypeAlias = tuple[int, str]  # number, and SHA-256 of the payload
 
 
 class Ledger:
@@ -41,7 +38,7 @@ class Ledger:
         self._refused: deque[tuple[int, ClientId, str, str]] = deque()
         self._open = rows.load_round(database)
         self._tickets = by_id(self._open)
-        self._receipts: dict[str, _Receipt] = {
+        self._receipts: dict[str, Receipt] = {
             ticket: (seq, sha256)
             for ticket, seq, sha256 in database.rows("SELECT ticket, seq, sha256 FROM results")
         }
@@ -120,21 +117,16 @@ class Ledger:
         return None if found is None else found[0]
 
     def answer(self, ticket: Ticket, sha256: str) -> int | TransferError | None:
-        """What is known of a result before anything is written of it; never waits.
-
-        Args:
-            ticket: what it answers.
-            sha256: of its payload, hex.
+        """What is known of the result of a ticket (its SHA-256 in hex); never waits.
 
         Returns:
-            Its number if it is written already; why it is not taken, as `record` says; None if it
-            is to be recorded.
+            Its number if it is written; why it is not taken, as `record` says; None if it is due.
         """
         try:
             self._check(ticket)
         except TransferError as error:
             return error
-        answer = _answer(self._receipts, ticket.id, sha256)
+        answer = answered(self._receipts, ticket.id, sha256)
         if answer is None and (self._open is None or self._open.closed):
             return _over(f"round {ticket.round} takes nothing more")
         return answer
@@ -194,7 +186,7 @@ class Ledger:
             sqlite3.Error: nothing was written; the disk may be full.
         """
         with self._lock:
-            fresh: dict[str, _Receipt] = {}
+            fresh: dict[str, Receipt] = {}
             with self._database.writing(durable=durable) as connection:
                 outcomes = [self._enter(connection, entry, fresh) for entry in entries]
                 waiting = self._write_refusals(connection)
@@ -219,6 +211,14 @@ class Ledger:
     def written(self, number: int) -> list[Written]:
         """What has been acknowledged of a round, in the order of acknowledgement."""
         return load_written(self._database, number)
+
+    def result(self, seq: int) -> Written:
+        """The acknowledged result of that number.
+
+        Raises:
+            RunError: there is none.
+        """
+        return load_result(self._database, seq)
 
     def places(self) -> list[Place]:
         """Where the payloads lie that are acknowledged."""
@@ -249,11 +249,11 @@ class Ledger:
         return dict(self._database.rows("SELECT name, value FROM counters ORDER BY name"))
 
     def _enter(
-        self, connection: Connection, entry: Entry, fresh: dict[str, _Receipt]
+        self, connection: Connection, entry: Entry, fresh: dict[str, Receipt]
     ) -> int | TransferError:
         """Write one down unless it is answered already; `fresh` are those of this transaction."""
         id, sha256 = entry.ticket.id, entry.result.sha256
-        answer = _answer(fresh, id, sha256) or self.answer(entry.ticket, sha256)
+        answer = answered(fresh, id, sha256) or self.answer(entry.ticket, sha256)
         if answer is not None:
             return answer
         rows.count(connection, [("results", 1), ("bytes", entry.place.length)])
@@ -280,15 +280,6 @@ class Ledger:
     def _forget(self, waiting: int) -> None:
         for _ in range(waiting):
             self._refused.popleft()
-
-
-def _answer(receipts: dict[str, _Receipt], id: str, sha256: str) -> int | TransferError | None:
-    if id not in receipts:
-        return None
-    seq, written = receipts[id]
-    if written == sha256:
-        return seq
-    return TransferError("another result of this task is written", code="duplicate")
 
 
 def _over(text: str) -> TransferError:

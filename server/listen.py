@@ -21,6 +21,7 @@ MESSAGE = (1 << 20) + (4 << 10)
 """Bytes of a message at most; contents travel in chunks."""
 CLIENT_HEADER = "fedloom-client"
 """Metadata by which a client names itself, percent-encoded, where there is no TLS."""
+_WAITING = 100_000
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE),
@@ -33,6 +34,9 @@ _OPTIONS = (
     ("grpc.max_connection_age_ms", 3_600_000),
     ("grpc.max_connection_age_grace_ms", 120_000),
     ("grpc.max_concurrent_streams", 64),
+    # Calls that wait to be taken up. Of more than 1,000, gRPC cuts some at random and says nothing.
+    ("grpc.server.max_pending_requests", _WAITING),
+    ("grpc.server.max_pending_requests_hard_limit", _WAITING),
     ("grpc.so_reuseport", 0),
     # Windows that grow let whole bodies pile up beside the bound on arriving uploads.
     ("grpc.http2.bdp_probe", 0),

@@ -134,7 +134,8 @@ class Live:
         some = job.server.evaluate_clients
         if not some:
             return {}
-        there = self._gathering.there()
+        server = job.server
+        there = self._gathering.some(min(some, server.min_clients), server.patience)
         content = self._publish(index, model, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))

@@ -49,6 +49,7 @@ class LiveRound:
         segments: the bytes of it.
         last: whether the round is applied even below its minimum.
         ticking: called every now and then with the numbers of answered and gone clients.
+        began: `time.monotonic` at which this process took the round up.
         answered: clients whose update was yielded.
         gone: clients that will not answer.
     """
@@ -64,6 +65,7 @@ class LiveRound:
     segments: Segments
     last: bool = False
     ticking: Callable[[int, int], None] = lambda answered, gone: None
+    began: float = field(default_factory=time.monotonic)
     answered: set[ClientId] = field(default_factory=set)
     gone: set[ClientId] = field(default_factory=set)
     arrivals: list[float] = field(default_factory=list)
@@ -85,7 +87,7 @@ class LiveRound:
             self.board.offer(self._offers(tasks, gate))
             reach("offers-out")
             try:
-                for found in self._until_over(len(tasks)):
+                for found in self._until_over(len(tasks), gate):
                     yield found
             finally:
                 self.board.withdraw()
@@ -122,23 +124,26 @@ class LiveRound:
         payload = self.segments.read(written.place) if result.size else None
         return gate.update(written.ticket, result, payload)
 
-    def _until_over(self, asked: int) -> Iterator[ClientUpdate | Refusal]:
+    def _until_over(self, asked: int, gate: Gate) -> Iterator[ClientUpdate | Refusal]:
         while not self._over(asked):
             event = self.board.next(TICK)
             if isinstance(event, Stopping):
                 raise Stopped
             if event is not None and event.ticket.round == self.opened.number:
-                yield from self._take(event)
+                yield from self._take(event, gate)
             self.ticking(len(self.answered), len(self.gone))
 
-    def _take(self, event: Event) -> Iterator[ClientUpdate | Refusal]:
+    def _take(self, event: Event, gate: Gate) -> Iterator[ClientUpdate | Refusal]:
         assert not isinstance(event, Stopping)
         client = event.ticket.client
-        if event.ticket.kind != "train" or client in self.answered | self.gone:
+        if event.ticket.kind != "train" or client in self.answered or client in self.gone:
             return
         if isinstance(event, GaveUp):
             self.gone.add(client)
             yield Refusal(client, event.reason)
+            return
+        if event.update is None:
+            yield self._again(gate, self.ledger.result(event.seq))
             return
         self.answered.add(client)
         self.arrivals.append(self._age())
@@ -147,11 +152,11 @@ class LiveRound:
     def _over(self, asked: int) -> bool:
         if len(self.answered) + len(self.gone) >= asked:
             return True
-        return self._age() >= self.deadline.ends(self.arrivals)
+        return self.deadline.is_over(self._age(), self.arrivals)
 
     def _age(self) -> float:
-        """Seconds since the round began, over restarts of the server."""
-        return max(0.0, time.time() - self.opened.opened)
+        """Seconds since this process took the round up: nobody is late while there is no server."""
+        return time.monotonic() - self.began
 
     def _offers(self, tasks: Mapping[ClientId, ClientTask], gate: Gate) -> list[Offer]:
         ends = time.monotonic() + self.deadline.longest - self._age()

@@ -39,6 +39,7 @@ def serve_metrics(port: int, federation: "Federation") -> Callable[[], None]:
     def end() -> None:
         server.shutdown()
         thread.join()
+        server.server_close()
 
     return end
 

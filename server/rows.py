@@ -19,6 +19,7 @@ __all__ = [
     "insert_refusals",
     "insert_result",
     "insert_round",
+    "load_result",
     "load_round",
     "load_written",
 ]
@@ -91,6 +92,18 @@ def load_written(database: Database, number: int) -> list[Written]:
     """The results of a round in the order in which they were written."""
     sql = f"SELECT seq, {_NAMES} FROM results WHERE round = ? ORDER BY seq"
     return [_written(row) for row in database.rows(sql, (number,))]
+
+
+def load_result(database: Database, seq: int) -> Written:
+    """One result.
+
+    Raises:
+        RunError: there is none of that number.
+    """
+    found = database.rows(f"SELECT seq, {_NAMES} FROM results WHERE seq = ?", (seq,))
+    if not found:
+        raise RunError(f"{database.folder}: result {seq} is not in the ledger")
+    return _written(found[0])
 
 
 def _written(row: tuple[Any, ...]) -> Written:

@@ -133,20 +133,28 @@ class Segments:
             raise RunError(f"{self.folder / place.segment}: {text}")
         return found
 
-    def drop_except(self, names: Collection[str]) -> None:
+    def drop_except(self, names: Collection[str], *, over: bool = False) -> None:
         """Remove every file but those named. Nobody may be appending, or reading the others.
+
+        The segment in use is not removed but written over, from its start: to allot a new one to
+        each round, and remove it, would cost more than a small round does.
+
+        Args:
+            names: what stays.
+            over: whether nothing follows: then the segment in use goes, too.
 
         Raises:
             OSError: one of them could not be removed.
         """
+        if self._current not in names:
+            self._current = self._current if self._end <= self._size and not over else ""
+            self._offset = 0
         for path in sorted(self.folder.iterdir()):
-            if path.name not in names:
+            if path.name not in names and path.name != self._current:
                 self._close(path.name)
                 self._unsynced.discard(path.name)
                 path.unlink(missing_ok=True)
                 reach("segment-dropped")
-        if self._current not in names:
-            self._current = ""
 
     def close(self) -> None:
         """Let go of the files."""

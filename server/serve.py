@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,11 @@ async def _serve(
     config, loop = federation.plan.job.server, asyncio.get_running_loop()
     federation.intake.loop = loop
     servers: list[Any] = []
+    watching = ExitStack()
     try:
         where = await _listen(federation, servers)
         reach("ports-open")
-        watched = serve_metrics(config.metrics_port, federation)
+        watching.callback(serve_metrics(config.metrics_port, federation))
         federation.live.reachable(where.address, where.port, where.enrol_port)
         opened(where)
         ended = federation.start(directory(), observer)
@@ -98,9 +99,9 @@ async def _serve(
         summary = await _until(ended, federation)
         if not summary.interrupted:
             await _farewell(federation)
-        watched()
         return summary
     finally:
+        watching.close()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
         await asyncio.gather(*(server.stop(GRACE) for server in servers))

@@ -1,13 +1,18 @@
 """Tickets of a round: who holds one, and what becomes of them when others are asked too."""
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
+from fedloom.core.errors import TransferError
 from fedloom.core.types import Client
 from fedloom.server.records import OpenRound, Ticket
 
-__all__ = ["by_id", "new_id", "widened"]
+__all__ = ["Receipt", "answered", "by_id", "new_id", "widened"]
+
+Receipt: TypeAlias = tuple[int, str]
+"""The number of a result, and its SHA-256."""
 
 
 def new_id() -> str:
@@ -36,3 +41,13 @@ def widened(
     return replace(
         before, attempt=before.attempt + 1, opened=now, cohort=tuple(cohort), tickets=tickets
     )
+
+
+def answered(receipts: Mapping[str, Receipt], id: str, sha256: str) -> int | TransferError | None:
+    """What a ticket is answered by already: the number of the same bytes, or that others came."""
+    if id not in receipts:
+        return None
+    seq, written = receipts[id]
+    if written == sha256:
+        return seq
+    return TransferError("another result of this task is written", code="duplicate")

@@ -77,7 +77,7 @@ class Upload:
 
     @property
     def whole(self) -> bool:
-        """Whether it was finished."""
+        """Whether it was finished: its bytes belong to who asked for them."""
         return self._entry.whole
 
     @property

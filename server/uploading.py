@@ -56,7 +56,8 @@ async def chunks_of(
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     try:
-        return await asyncio.wait_for(anext(parts, None), STALLED)
+        async with asyncio.timeout(STALLED):  # `wait_for` would make a task of each message
+            return await anext(parts, None)
     except TimeoutError:
         text = f"nothing arrived for {STALLED:g} s; what has arrived is kept"
         raise TransferError(text, code="too-short", retry_after=1.0) from None

@@ -115,7 +115,8 @@ class Uploads:
         entry = self._entries.pop(ticket, None)
         if entry is not None:
             entry.handle = None
-        self._path(ticket).unlink(missing_ok=True)
+        if entry is None or not isinstance(entry.payload, MemoryPayload):
+            self._path(ticket).unlink(missing_ok=True)
 
     def retain(self, tickets: Collection[str]) -> None:
         """Drop every payload whose ticket is not among these, those of earlier processes too."""

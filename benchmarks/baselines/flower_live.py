@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _write(folder: Path, port: int, options: argparse.Namespace) -> None:
 
 def _rounds(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run the app; seconds of each round after the first."""
-    command = [_BIN / "flwr", "run", folder / "app", "here"]
+    command = [str(_BIN / "flwr"), "run", str(folder / "app"), "here"]
     done = subprocess.run(command, env=_environment(folder), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
@@ -129,7 +130,7 @@ def _rounds(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     short = [line for line in lines()[1:] if line["replies"] != [options.clients]]
     if short:
         raise RuntimeError(f"not all {options.clients} clients answered: {short}")
-    seconds = [round(b - a, 3) for a, b in zip(times, times[1:], strict=False)]
+    seconds = [round(b - a, 3) for a, b in pairwise(times)]
     return {"round_seconds": seconds, "rounds": options.rounds}
 
 

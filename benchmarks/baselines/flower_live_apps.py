@@ -44,7 +44,7 @@ server = ServerApp()
 client = ClientApp()
 
 
-@server.main()
+@server.main()  # type: ignore[untyped-decorator]
 def _serve(grid: Grid, context: Context) -> None:
     config = context.run_config
     nodes, work = int(config["nodes"]), str(config["work"])
@@ -66,7 +66,7 @@ def _serve(grid: Grid, context: Context) -> None:
     )
 
 
-@client.train()
+@client.train()  # type: ignore[untyped-decorator]
 def _train(message: Message, context: Context) -> Message:
     weights = message.content.array_records["arrays"]["weights"].numpy()
     work = str(message.content.config_records["config"]["work"])

@@ -48,11 +48,14 @@ def measure(
 
 @contextmanager
 def _bare(security: str) -> Iterator[tuple[int, str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        with started((HERE / "raw_server.py", folder, security)) as process:
-            port = facts_of(process)["port"]
-            host = folder if security == "tls" else "127.0.0.1"
-            yield process.pid, f"{host}:{port}"
+    raw = HERE / "raw_server.py"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started((raw, folder, security)) as process,
+    ):
+        port = facts_of(process)["port"]
+        host = folder if security == "tls" else "127.0.0.1"
+        yield process.pid, f"{host}:{port}"
 
 
 @contextmanager

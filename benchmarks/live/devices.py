@@ -83,8 +83,8 @@ def _running(model: Path, *, rounds: int, needed: int, devices: int) -> Iterator
 
     with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
         folder = Path(text)
-        arguments = (SERVER, model, folder, str(rounds), str(needed))
-        server = stack.enter_context(started(arguments, log=folder / "server.log"))
+        command = (SERVER, model, folder, str(rounds), str(needed))
+        server = stack.enter_context(started(command, log=folder / "server.log"))
         token = facts_of(server)["join"]
         found = []
         for number in range(devices):

@@ -1,4 +1,4 @@
-"""``fedloom server`` of a small job with a real model: ``model_server.py MODEL STATE ROUNDS NEEDED``.
+"""``fedloom server`` of a small job with a real model: arguments MODEL STATE ROUNDS NEEDED.
 
 NEEDED clients make a round. A line of JSON with the command by which devices join; it ends with
 the rounds.

@@ -93,7 +93,7 @@ def facts_of(process: Process) -> dict[str, Any]:
         if line.startswith("{"):
             facts: dict[str, Any] = json.loads(line)
             return facts
-    raise RuntimeError(f"{process.args}: ended with {process.wait()} before it said anything")
+    raise RuntimeError(f"{process.args!r}: ended with {process.wait()} before it said anything")
 
 
 def until(true: Callable[[], bool], what: str, *, seconds: float, every: float = 0.005) -> float:

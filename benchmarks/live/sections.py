@@ -68,8 +68,8 @@ def _uploads(setting: Setting) -> list[Program]:
         Program(label, ("-m", "live.floor", name), rate=rate) for name, label in floors.items()
     ]
     for security, label in BARE.items():
-        arguments = ("-m", "live.calls", "bare", security, "upload", "50", calls)
-        found.append(Program(label, arguments, rate=rate))
+        bare_arguments = ("-m", "live.calls", "bare", security, "upload", "50", calls)
+        found.append(Program(label, bare_arguments, rate=rate))
     for security, bare in BARE.items():
         undurable = f"fedloom, {SAID[security]}, not durable"
         for label, ending in (
@@ -115,9 +115,8 @@ def _many(setting: Setting) -> list[Program]:
 
 
 def _cut(setting: Setting) -> list[Program]:
-    mib = "16" if setting.quick else "64"
     return [
-        Program(label, ("-m", "live.cut", way, mib, "20"), rate="tries")
+        Program(label, ("-m", "live.cut", way, "64", "20"), rate="tries")
         for way, label in (("down", "downloaded"), ("up", "uploaded"))
     ]
 

@@ -78,7 +78,11 @@ def devices_table(results: Sequence[Result]) -> Table:
         flower = _flower(results, result.get("clients"))
         seconds = _seconds(result)
         rate = f"{60 / seconds:,.1f}" if seconds < float("inf") else "-"
-        timed = flower and "failed" not in flower and "round_seconds" in result | flower
+        timed = (
+            flower
+            and "failed" not in flower
+            and ("round_seconds" in result or "round_seconds" in flower)
+        )
         ratio = f"{_seconds(flower) / seconds:,.1f}" if timed and flower else "-"
         if "failed" in result:
             rate = "failed"

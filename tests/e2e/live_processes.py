@@ -16,7 +16,9 @@ from typing import Any
 from small_jobs import COMMAND, command_environment, write_rows, write_toml
 
 from fedloom.operating import new_token
+from fedloom.server.database import Database
 from fedloom.server.failpoints import VARIABLE
+from fedloom.server.ledger import Ledger
 
 __all__ = ["Fleet", "era_rows", "table_of", "until"]
 
@@ -155,6 +157,13 @@ class Fleet:
                 stdout=log,
                 stderr=log,
             )
+
+    def under_way(self) -> int:
+        """The round that is open on the disk of a server that is gone; 0 for none."""
+        database = Database.open(self.state, exclusive=True)
+        opened = Ledger(database).current()
+        database.close()
+        return opened.number if opened and not opened.closed else 0
 
     def waiting(self) -> list[str]:
         """The clients with a result for which they have no receipt."""

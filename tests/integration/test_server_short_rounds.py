@@ -15,6 +15,7 @@ from fedloom.protos import federation_pb2 as pb
 
 BENCHED = ("FAILED_PRECONDITION", "benched")
 OVER = ("FAILED_PRECONDITION", "round-over")
+FORGOTTEN = ("NOT_FOUND", "ticket-unknown")  # the next round has begun, or there is none
 
 
 def gather(server: Server, *names: str) -> list[Device]:
@@ -116,12 +117,11 @@ def test_what_comes_after_the_goal_is_too_late(tmp_path: Path) -> None:
         tasks = [device.task() for device in devices]
         for device, task, value in zip(devices[:2], tasks[:2], (1.0, 2.0), strict=True):
             device.send(task, value)
-        late, receipt = devices[2], devices[0].query(tasks[0].ticket).receipt.seq
+        late = devices[2]
         until = time.monotonic() + 20
         while late.check_in().HasField("task"):
             assert time.monotonic() < until
-        assert refusal(lambda: late.send(tasks[2], 100.0)) == OVER
-        assert devices[0].send(tasks[0], 1.0) == receipt  # it was in time, and is told so again
+        assert refusal(lambda: late.send(tasks[2], 100.0)) in (OVER, FORGOTTEN)
         server.ended()
         model(server, 1.5)
         assert server.lines[0]["accepted"] == 2
@@ -140,7 +140,7 @@ def test_below_the_minimum_others_are_asked_and_what_came_counts(tmp_path: Path)
         assert devices[kept].query(first[kept].ticket).receipt.seq == receipt
         assert devices[kept].send(first[kept], 1.0) == receipt
         late = refusal(lambda: devices[gone].send(first[gone]))
-        assert late == ("NOT_FOUND", "ticket-unknown")
+        assert late == FORGOTTEN
         devices[third].send(task, 3.0)
         server.ended()
         model(server, 2.0)
@@ -179,12 +179,13 @@ def test_nobody_answers_at_all(tmp_path: Path) -> None:
         ann, bob = gather(server, "ann", "bob")
         first = ann.task()
         until = time.monotonic() + 20
-        while not server.lines:  # asked twice, then the round ends with nothing
+        saved = server.folder / "run" / "checkpoints" / "round-000001.safetensors"
+        while not saved.exists():  # asked twice, then the round ends with nothing
             assert time.monotonic() < until
             time.sleep(0.02)
         assert server.lines[0]["accepted"] == 0
         model(server, 0.0)
-        assert refusal(lambda: ann.send(first))[1] in ("ticket-unknown", "round-over")
+        assert refusal(lambda: ann.send(first)) in (OVER, FORGOTTEN)
         for device in (ann, bob):  # each as often as it takes, in the second round
             while not server.lines[1:]:
                 try:

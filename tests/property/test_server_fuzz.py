@@ -20,7 +20,7 @@ floats = st.one_of(st.floats(), st.sampled_from([1e308, -0.0, float("nan")]))
 words = st.one_of(st.text(max_size=20), st.sampled_from(["MINE", "OTHER", "x" * 40, "0" * 64]))
 no_waits = st.sampled_from([0.0, -1.0, float("nan"), 1e-9])
 
-requests = {
+requests: dict[str, st.SearchStrategy[Any]] = {
     "CheckIn": st.builds(
         pb.CheckInRequest,
         protocol=st.sampled_from([0, 1, 1, 1, 2**32 - 1]),

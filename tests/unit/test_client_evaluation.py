@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -23,7 +23,7 @@ def arrived(examples: int, **metrics: float) -> Callable[[Offer], Event]:
 
 
 def evaluated(
-    answers: dict[str, Callable[[Offer], Event]], seconds: float = 10.0
+    answers: Mapping[str, Callable[[Offer], Event]], seconds: float = 10.0
 ) -> tuple[dict[str, float], dict[str, Offer]]:
     board, offers = Board(), dict[str, Offer]()
 

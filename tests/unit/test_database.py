@@ -1,4 +1,5 @@
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -165,3 +166,34 @@ def test_a_read_does_not_wait_for_a_write(database: Database) -> None:
         reader.start()
         reader.join(timeout=30)
         assert found == [[], 1]
+
+
+KILLED_AFTER_A_COMMIT = """
+import os, signal, sys
+from pathlib import Path
+from fedloom.server.database import Database
+database = Database.open(Path(sys.argv[1]), exclusive=True)
+with database.writing() as connection:
+    connection.execute("UPDATE control SET job = 'committed'")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_opening_it_again_does_not_drop_the_locks_of_who_has_it_open(tmp_path: Path) -> None:
+    """POSIX: a process that closes any handle of a file loses all its locks on it, SQLite's too.
+
+    Another process then takes itself for the only one, and removes the log that is still in use;
+    what a third one commits is lost.
+    """
+    folder = tmp_path / "state"
+    Database.open(folder, exclusive=True).close()
+    beside = Database.open(folder, exclusive=False)
+    assert beside.rows("SELECT job FROM control") == [("",)]
+    Database.open(folder, exclusive=True).close()
+    done = subprocess.run([sys.executable, "-c", KILLED_AFTER_A_COMMIT, str(folder)])
+    assert done.returncode == -signal.SIGKILL
+    again = Database.open(folder, exclusive=True)
+    found = again.rows("SELECT job FROM control")
+    again.close()
+    beside.close()
+    assert found == [("committed",)]

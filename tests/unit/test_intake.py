@@ -36,6 +36,7 @@ def test_a_result_is_on_the_disk_and_announced_before_its_receipt(federation: Fe
     assert federation.live.segments.read(written.place) == FRAME
     event = federation.board.next(0)
     assert isinstance(event, Arrival)
+    assert event.update is not None
     assert event.update.delta is not None
     assert federation.board.offered("ann") is None
     assert federation.intake.uploads.held == 0
@@ -176,6 +177,7 @@ def test_an_evaluation_is_announced_and_not_written(federation: Federation) -> N
     assert take(federation, ticket, b"", metrics={"accuracy": 0.5}) == 0
     event = federation.board.next(0)
     assert isinstance(event, Arrival)
+    assert event.update is not None
     assert (event.update.num_examples, event.update.metrics) == (3, {"accuracy": 0.5})
     assert federation.board.offered("ann") is None
 

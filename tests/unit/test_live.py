@@ -16,7 +16,6 @@ from fedloom.core.types import Params, State
 from fedloom.server.board import Offer
 from fedloom.server.course import Played
 from fedloom.server.federation import Federation
-from fedloom.server.live import Live
 from fedloom.server.live_round import Stopped
 
 START = State(Params(LAYOUT, np.zeros(4, dtype=np.float32)))
@@ -77,15 +76,14 @@ def test_below_the_minimum_who_is_left_is_asked_and_what_came_counts(tmp_path: P
     terms = {"minimum": 1.0, "patience": 0.0, "min_clients": 3}
     noted = Noted()
     with opened(tmp_path, noted, server=terms) as federation:
-        answers: dict[str, Answer] = {n: sends(federation, 2.0) for n in ("ann", "bob", "cy")}
         chosen: list[str] = []
 
         def first_gives_up(offer: Offer) -> None:
             chosen.append(offer.ticket.client)
-            act = gives_up if len(chosen) == 1 else sends
-            act(federation, *(() if act is gives_up else (2.0,)))(offer)  # type: ignore[operator]
+            answer = sends(federation, 2.0) if len(chosen) > 1 else gives_up(federation)
+            answer(offer)
 
-        with clients(federation, dict.fromkeys(answers, first_gives_up)):
+        with clients(federation, dict.fromkeys(("ann", "bob", "cy"), first_gives_up)):
             (done,) = played(federation)
     assert len(set(chosen)) == 3
     assert (done.report.accepted, len(done.report.refused)) == (2, 0)  # of the last attempt
@@ -103,32 +101,6 @@ def test_after_its_last_try_a_round_ends_with_nothing(tmp_path: Path) -> None:
     assert done.state.params.vector.tolist() == [0.0] * 4
 
 
-def test_who_may_not_work_does_not_count_as_there(tmp_path: Path) -> None:
-    with opened(tmp_path, server={"quarantine": 1}) as federation:
-        register = federation.register
-        for serial, name in enumerate(("ann", "bob", "cy")):
-            enrol(federation, name, serial + 1)
-            federation.board.seen(name, 3)
-        register.revoke("bob")
-        register.refused("cy", "norm")
-        assert there(federation.live) == ["ann"]
-        enrol(federation, "bob", 9)  # back by a new token
-        register.clear("cy")
-        assert there(federation.live) == ["ann", "bob", "cy"]
-
-
-def enrol(federation: Federation, name: str, number: int) -> None:
-    class Paper:
-        serial = number
-
-    tokens = federation.register.tokens
-    tokens.redeem(*tokens.create(), name=name, key=f"k{number}", issue=lambda _: Paper())
-
-
-def there(live: Live) -> list[str]:
-    return [client.id for client in live._there()]
-
-
 def test_a_paused_federation_begins_no_round(tmp_path: Path) -> None:
     with opened(tmp_path) as federation:
         federation.register.paused = True
@@ -143,21 +115,10 @@ def test_a_paused_federation_begins_no_round(tmp_path: Path) -> None:
         assert federation.ledger.current() is None
 
 
-def test_it_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedloom.server.live.SAY", 0.0)
-    noted = Noted()
-    with opened(tmp_path, noted) as federation:
-        federation.board.seen("ann", 3)
-        stopping = threading.Timer(0.1, federation.stop)
-        stopping.start()
-        with pytest.raises(Stopped):
-            played(federation)
-        stopping.join()
-    assert set(noted.notes) == {"waiting for clients: 1 of 2 are there"}
-
-
 def test_evaluations_of_the_server_and_of_clients_stand_side_by_side(tmp_path: Path) -> None:
-    with opened(tmp_path, server={"evaluate_clients": 2, "patience": 10.0}) as federation:
+    with opened(
+        tmp_path, server={"evaluate_clients": 2, "patience": 10.0, "min_clients": 1}
+    ) as federation:
         live = federation.live
         plan = replace(plan_of(tmp_path), judging=lambda index, params: lambda model: {"loss": 1.0})
         live.plan = replace(plan, job=live.plan.job)

@@ -89,13 +89,24 @@ def test_dropped_files_are_gone_and_appending_goes_on(tmp_path: Path) -> None:
     old = segments.append([b"a" * 90, b"b" * 20])
     segments.drop_except({old[1].segment})
     assert segments.append([b"c"])[0] == Place(old[1].segment, 20, 1)
-    segments.drop_except(set())
-    assert list(tmp_path.iterdir()) == []
+    segments.drop_except(set())  # the one in use is written over
+    assert [path.name for path in tmp_path.iterdir()] == [old[1].segment]
     with pytest.raises(RunError, match=r"00000001\.segment: cannot be read"):
         segments.read(old[0])
     (place,) = segments.append([b"d"])
     segments.sync()
+    assert place == Place(old[1].segment, 0, 1)
     assert segments.read(place) == b"d"
+    segments.close()
+
+
+def test_a_segment_longer_than_others_is_not_kept(tmp_path: Path) -> None:
+    segments = make(tmp_path)
+    (long,) = segments.append([b"a" * 101])
+    segments.drop_except(set())
+    assert list(tmp_path.iterdir()) == []
+    assert segments.append([b"b"])[0] == Place("00000002.segment", 0, 1)
+    assert long.segment == "00000001.segment"
     segments.close()
 
 

@@ -14,7 +14,7 @@ HEADER = pb.UploadPart(header=pb.UploadHeader(ticket="t", size=6)).SerializeToSt
 
 def chunk(data: bytes, offset: int = 0) -> bytes:
     part = pb.UploadPart(chunk=pb.Chunk(offset=offset, crc32=crc32(data), data=data))
-    return part.SerializeToString()
+    return bytes(part.SerializeToString())
 
 
 async def stream(*parts: bytes, stall: bool = False) -> AsyncIterator[bytes]:

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from fedloom.codecs.dense import BFloat16, Float32
+from fedloom.codecs.exchange import changed, client_update, received, sent_down
+from fedloom.codecs.quantized import Int8
+from fedloom.core.errors import CodecError
+from fedloom.core.layout import ALL, Layout, TensorSpec
+from fedloom.core.types import ClientTask, Cost, Params, Selectors
+
+HEAD = TensorSpec("head", (2,), tags=frozenset({"head"}))
+BODY = TensorSpec("body", (3,), tags=frozenset({"lora"}))
+LAYOUT = Layout((BODY, HEAD))
+PARAMS = Params(LAYOUT, np.arange(1, 6, dtype=np.float32))
+TASK = ClientTask("ann", 3, 2, seed=7)
+
+
+def test_what_any_stage_so_far_trains_travels() -> None:
+    assert changed([("head",)], LAYOUT).names == ("head",)
+    assert changed([("head",), ("lora",)], LAYOUT).names == ("body", "head")  # in their order
+    assert changed([ALL], LAYOUT).digest == LAYOUT.digest
+    assert changed([], LAYOUT).size == 0
+
+
+def test_a_model_comes_down_as_it_was_sent() -> None:
+    part = changed([("head",)], LAYOUT)
+    payload = sent_down(PARAMS, Float32(), part, version=1)
+    mine = Params(LAYOUT, np.zeros(5, dtype=np.float32))
+    found = received(mine, Float32(), payload, part)
+    assert found.vector.tolist() == [0.0, 0.0, 0.0, 4.0, 5.0]
+    assert mine.vector.tolist() == [0.0] * 5
+    with pytest.raises(CodecError, match="elements of layout"):
+        received(mine, Float32(), payload, LAYOUT)
+
+
+def test_the_same_version_is_the_same_bytes() -> None:
+    frames = [sent_down(PARAMS, Int8(), LAYOUT, version=v).frame for v in (1, 1, 2)]
+    assert frames[0] == frames[1]
+
+
+def test_an_update_is_the_delta_and_its_cost() -> None:
+    delta = np.array([1, 2, 3, 4, 5], dtype=np.float32)
+    update = client_update(
+        TASK,
+        LAYOUT,
+        delta,
+        BFloat16(),
+        num_examples=9,
+        metrics={"loss": 0.5},
+        cost=Cost(flops=4.0, bytes_up=99),
+    )
+    assert update.payload is not None
+    assert BFloat16().decode(update.payload, LAYOUT).vector.tolist() == [1, 2, 3, 4, 5]
+    assert (update.client, update.round, update.num_examples) == ("ann", 3, 9)
+    assert update.cost == Cost(flops=4.0, bytes_up=update.payload.nbytes)
+
+
+def test_only_what_is_asked_for_goes_up() -> None:
+    task = ClientTask("ann", 3, 2, selectors=Selectors(up=("head",)))
+    delta = np.array([1, 2, 3, 4, 5], dtype=np.float32)
+    found = client_update(
+        task, LAYOUT, delta, Float32(), num_examples=9, metrics={}, cost=Cost()
+    ).payload
+    assert found is not None
+    assert Float32().decode(found, LAYOUT.select(("head",))).vector.tolist() == [4.0, 5.0]
+
+
+def test_a_delta_that_is_not_finite_is_not_sent() -> None:
+    delta = np.array([1, 2, np.nan, 4, 5], dtype=np.float32)
+    update = client_update(
+        TASK, LAYOUT, delta, Float32(), num_examples=9, metrics={"loss": 7.0}, cost=Cost()
+    )
+    assert (update.payload, update.cost.bytes_up, update.metrics) == (None, 0, {"loss": 7.0})
