@@ -9,6 +9,7 @@ from fedloom.codecs.base import Codec
 from fedloom.core.errors import CodecError
 from fedloom.core.layout import ALL, Layout, Selector, Vector
 from fedloom.core.seeds import derive
+from fedloom.core.steps import Steps
 from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Metrics, Params, Payload
 
 __all__ = ["changed", "client_update", "received", "sent_down"]
@@ -51,6 +52,7 @@ def client_update(
     num_examples: int,
     metrics: Metrics,
     cost: Cost,
+    steps: Steps | None = None,
 ) -> ClientUpdate:
     """What a client sends for a task: its delta, encoded, and what it cost.
 
@@ -64,14 +66,19 @@ def client_update(
         num_examples: training examples behind it.
         metrics: what training measured.
         cost: what it cost so far; the bytes sent are added.
+        steps: what moved along known directions; a codec that does not send such steps sends the
+            change that they come to.
     """
     sent, vector = trained, np.asarray(delta)
     if task.selectors.up != ALL:
         sent = trained.select(task.selectors.up)
         vector = trained.gather(delta, sent)
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
+    delta_sent = Delta(sent, vector, steps)
+    if not getattr(codec, "sends_steps", False):
+        delta_sent = delta_sent.dense()
     try:
-        payload = codec.encode(Delta(sent, vector), seed=seed % 2**63)
+        payload = codec.encode(delta_sent, seed=seed % 2**63)
     except CodecError:
         payload = None
     return ClientUpdate(

@@ -29,12 +29,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedadam": "fedloom.strategies.fedopt:fedadam",
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
+        "zeroth-order": "fedloom.strategies.scalars:zeroth_order",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
         "bf16": "fedloom.codecs.dense:BFloat16",
         "fp16": "fedloom.codecs.dense:Float16",
         "int8": "fedloom.codecs.quantized:Int8",
+        "scalars": "fedloom.codecs.scalars:Scalars",
     },
     "adapters": {
         "lora": "fedloom.tuning.adapters:Lora",
@@ -46,6 +48,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "learners": {
         "backprop": "fedloom.tuning.learners.backprop:Backprop",
+        "finite-difference": "fedloom.tuning.learners.finite_difference:FiniteDifference",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedloom.core.component import Component
 from fedloom.core.errors import LayoutError
 from fedloom.core.layout import Layout, Vector
+from fedloom.core.steps import Steps
 from fedloom.core.work import LocalWork, Selectors
 
 __all__ = [
@@ -54,13 +55,32 @@ class Delta:
 
     A tensor that the layout lacks is *absent*, which is not the same as zero: the aggregator says
     what absence means.
+
+    Attributes:
+        layout: the tensors whose change is given number by number.
+        vector: the change, float32 ``[layout.size]``.
+        steps: the change of other tensors, as steps along known directions; None for none.
     """
 
     layout: Layout
     vector: Vector
+    steps: Steps | None = None
 
     def __post_init__(self) -> None:
         _check_vector(self.layout, self.vector)
+
+    @property
+    def whole(self) -> Layout:
+        """All tensors that change."""
+        return (
+            self.layout if self.steps is None else Layout.concat((self.layout, self.steps.layout))
+        )
+
+    def dense(self) -> "Delta":
+        """The same change, all of it number by number."""
+        if self.steps is None:
+            return self
+        return Delta(self.whole, np.concatenate((self.vector, self.steps.vector())))
 
 
 def _check_vector(layout: Layout, vector: Vector) -> None:

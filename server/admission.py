@@ -56,10 +56,13 @@ class Admission:
             text = f"num_examples = {update.num_examples}: above 0 is allowed"
             raise UpdateRefusedError(text, code="weight")
         try:
-            self.layout.spans(delta.layout)
+            self.layout.spans(delta.whole)
         except LayoutError as error:
             text = f"not the model's tensors: {error}"
             raise UpdateRefusedError(text, code="layout") from None
+        if delta.steps is not None and not delta.steps.keys:
+            own = delta.steps.bound(task.seed, round=task.round, client=task.client)
+            delta = replace(delta, steps=own)
         if not np.isfinite(delta.vector).all():
             raise UpdateRefusedError("the delta is not finite", code="not-finite")
         return replace(update, payload=None, delta=delta)

@@ -126,4 +126,5 @@ def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int
         num_examples=result.num_examples,
         metrics=result.metrics,
         cost=Cost(bytes_down=bytes_down, flops=result.flops, seconds=result.seconds),
+        steps=result.steps,
     )

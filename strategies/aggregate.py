@@ -75,6 +75,7 @@ class WeightedMean:
         delta, weight = update.delta, update.num_examples
         if delta is None:
             raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
+        delta = delta.dense()
         if weight < 0:
             raise UpdateRefusedError(f"client {update.client!r}: num_examples = {weight}; below 0")
         whole = _covering(total, delta.layout)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
+from fedloom.core.steps import Steps
 from fedloom.core.types import ClientId, LocalWork, Params
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.store import Store
@@ -159,6 +160,14 @@ class Session(Protocol):
         """Tokens that the examples `rows` hold: the unit of work and of memory."""
         ...
 
+    def over(self, rows: NDArray[np.int64]) -> "Session":
+        """The same for a few examples that are run many times, computing once what it can.
+
+        Args:
+            rows: int64, the examples that will be asked for.
+        """
+        ...
+
     def flops(self, tokens: int) -> float:
         """Floating-point operations of one step over so many tokens, from the shapes."""
         ...
@@ -193,6 +202,7 @@ class LocalResult:
         metrics: ``loss`` and ``accuracy`` over all local steps.
         flops: floating-point operations, from the shapes.
         seconds: its share of the chunk's wall time.
+        steps: what moved along known directions, beside `delta`; None for none.
     """
 
     client: ClientId
@@ -202,6 +212,7 @@ class LocalResult:
     metrics: Mapping[str, float]
     flops: float
     seconds: float
+    steps: Steps | None = None
 
 
 class Learner(Protocol):

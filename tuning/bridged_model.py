@@ -165,6 +165,10 @@ class BridgedSession:
         """Tokens in the examples `rows`."""
         return int(self._lengths[rows].sum())
 
+    def over(self, rows: NDArray[np.int64]) -> "BridgedSession":
+        """Itself: every layer runs each time."""
+        return self
+
     def flops(self, tokens: int) -> float:
         """Forward and input gradient through every weight: 4 operations per weight and token."""
         return 4.0 * self._weights * tokens

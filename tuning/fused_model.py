@@ -19,6 +19,7 @@ from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.prefix import CacheLimits, PrefixCache
+from fedloom.tuning.recall import Recall
 
 __all__ = ["FusedModel"]
 
@@ -139,7 +140,7 @@ class FusedModel:
         return min(layers, default=self.depth)
 
     def session(
-        self, params: Params, train: Selector, examples: Examples, cache: PrefixCache | None = None
+        self, params: Params, train: Selector, examples: Examples, cache: Recall | None = None
     ) -> FusedSession:
         """Set the model up to train some tensors on some examples.
 

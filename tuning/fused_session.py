@@ -18,7 +18,7 @@ from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.losses import class_losses, client_losses
-from fedloom.tuning.prefix import PrefixCache
+from fedloom.tuning.recall import FewActivations, Recall
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import next_tokens, packed_starts
 
@@ -45,8 +45,9 @@ class FusedSession:
         params: Params,
         train: Selector,
         examples: Examples,
-        cache: PrefixCache | None = None,
+        cache: Recall | None = None,
     ) -> None:
+        self._params = params
         self._model, self._examples, self._train, self._cache = model, examples, train, cache
         self._parts = model.active(params, train)
         self._cut = model.cut(self._parts)
@@ -66,6 +67,23 @@ class FusedSession:
         """Tokens in the examples `rows`."""
         return int(self._lengths[rows].sum())
 
+    def over(self, rows: NDArray[np.int64]) -> "FusedSession":
+        """The same for a few examples that are run many times: below the cut they run once, now.
+
+        Args:
+            rows: int64, the examples that will be asked for.
+        """
+        if self._cache is not None or not self._cut:
+            return self
+        once = FewActivations(rows, self.frozen_activations, self._kept_lengths)
+        model, params = self._model, self._params
+        return FusedSession(model, params, self._train, self._examples, once)
+
+    def _kept_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many lines a cache keeps of each example."""
+        whole = self._cut == self._model.depth and self._model.task.kind != "causal-lm"
+        return np.ones(len(rows), dtype=np.int64) if whole else self._lengths[rows]
+
     def flops(self, tokens: int) -> float:
         """Frozen products of one step, from the shapes; activations in a cache cost nothing."""
         return self._model.backbone.flops_per_token(self._cut) * tokens
@@ -74,7 +92,8 @@ class FusedSession:
         """One batch of the active clients."""
         if self._model.task.kind == "causal-lm":
             return self._language(store, rows)
-        pooled = self._pooled(store, rows)
+        with store.trunk_grad():
+            pooled = self._pooled(store, rows)
         head = store.sites[self._model.head_name].after
         assert head is not None
         blank = pooled.new_zeros(*pooled.shape[:2], self._model.task.classes)

@@ -4,6 +4,8 @@ Everything that is done to a client's parameters (steps, clipping, deltas, aggre
 operation on a ``[k, P]`` matrix; a name is a view of it. A deployed client is the case k = 1.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,8 @@ class Store:
         start: float32 ``[P]``: the global values that every client started from.
         sites: what is attached where, over these rows; set by the session that made the store.
         anchor: a scalar that requires grad, for autograd operations that own no tensor.
+        trunk: whether gradients go below the head; without, all but the head runs as in
+            inference, and only the head's gradient is found.
 
     Args:
         params: the global model.
@@ -51,6 +55,7 @@ class Store:
         self.grad: Tensor = torch.zeros_like(self.values)
         self.anchor: Tensor = torch.zeros((), device=device, requires_grad=True)
         self.sites: Sites = {}
+        self.trunk = True
         self._active = clients
         self._dtype = dtype
         self._places = {s.name: (self.trained.span(s.name), s.shape) for s in self.trained}
@@ -65,6 +70,11 @@ class Store:
     def clients(self) -> int:
         """Clients that take part in the current step: the first rows."""
         return self._active
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What tensors are cast to for products."""
+        return self._dtype
 
     def activate(self, clients: int) -> None:
         """Let only the first rows take part from now on; the others stop moving."""
@@ -103,6 +113,10 @@ class Store:
             return None
         span, shape = self._places[name]
         return self.grad[: self._active, span].view(self._active, *shape)
+
+    def trunk_grad(self) -> AbstractContextManager[object]:
+        """What everything below the head runs under."""
+        return nullcontext() if self.trunk else torch.no_grad()
 
     def stepped(self) -> None:
         """Forget casts and gradients: the optimizer has moved the values."""

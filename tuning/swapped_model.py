@@ -1,5 +1,6 @@
 """The generic engine: any `transformers` model as a `CohortModel`, by module swap."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,10 @@ class SwappedSession:
         """Tokens in the examples `rows`."""
         return int(self._lengths[rows].sum())
 
+    def over(self, rows: NDArray[np.int64]) -> "SwappedSession":
+        """Itself: every layer runs each time."""
+        return self
+
     def flops(self, tokens: int) -> float:
         """Forward and input gradient through every weight: 4 operations per weight and token."""
         return 4.0 * self._weights * tokens
@@ -120,7 +125,8 @@ class SwappedSession:
         inputs = padded_inputs(self._examples, rows, pad=model.pad, device=model.device)
         model.slot.sites, model.slot.store = store.sites, store
         try:
-            out = model.module(**inputs)
+            with store.trunk_grad() if owns_head(model.task) else nullcontext():
+                out = model.module(**inputs)
         finally:
             model.slot.sites, model.slot.store = {}, None
         return padded_losses(

@@ -1,0 +1,106 @@
+"""A change of the model as integer steps along directions that everybody can make.
+
+Zeroth-order and forward-gradient methods move a model along random directions: what is sent of a
+move is one number per direction (FedKSeed: Qin et al., ICML 2024; DeComFL: Li et al., ICLR 2025).
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.core.errors import LayoutError, require
+from fedloom.core.gaussian import Gaussian
+from fedloom.core.layout import Layout, Vector
+from fedloom.core.perturbation_keys import client_number, keys, pool_keys, run_id
+from fedloom.core.perturbations import Family, Rademacher
+from fedloom.core.replay import Entry, apply, entries_of, replay
+
+__all__ = ["FAMILIES", "Directions", "Steps"]
+
+FAMILIES: dict[str, Family] = {"rademacher": Rademacher(), "gaussian": Gaussian()}
+SHARED = 2**64 - 1  # no client's number but one in 2^64
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Which directions the clients of a run use: agreed on before any of them is sent.
+
+    Attributes:
+        scheme: ``distinct`` (of each client's own in each round), ``shared`` (the same for all
+            clients of a round, as in DeComFL) or ``pool`` (a fixed pool, as in FedKSeed).
+        pool: directions in the pool.
+        family: ``rademacher`` or ``gaussian``.
+    """
+
+    scheme: str = "distinct"
+    pool: int = 4096
+    family: str = "rademacher"
+
+    def __post_init__(self) -> None:
+        known = ("distinct", "shared", "pool")
+        require(self.scheme in known, "scheme", self.scheme, f"one of {', '.join(known)}")
+        require(1 <= self.pool <= 65536, "pool", self.pool, "1 to 65536")
+        families = tuple(FAMILIES)
+        require(self.family in families, "family", self.family, f"one of {', '.join(families)}")
+
+    def keys(self, seed: int, *, round: int, client: str, count: int) -> list[int]:
+        """Keys of the groups that hold `count` directions of a client in a round.
+
+        Direction i is number ``i % 8`` of key ``i // 8``. Of a pool all are given, whatever `count`.
+        """
+        run = run_id(seed)
+        if self.scheme == "pool":
+            return pool_keys(run, self.pool)
+        number = SHARED if self.scheme == "shared" else client_number(client)
+        return keys(run, count, round=round, client=number)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """``coefficient * sum_i scalars[i] z_i`` over the tensors of a layout.
+
+    Attributes:
+        layout: the tensors that move; a direction has a coordinate for each of their elements.
+        scalars: int32 ``[n]``; of a pool, ``[pool]``.
+        coefficient: what one step is worth, times the family's unit.
+        directions: which directions.
+        keys: addresses of them; empty until whoever knows the task has said whose they are.
+    """
+
+    layout: Layout
+    scalars: NDArray[np.int32]
+    coefficient: float
+    directions: Directions = Directions()
+    keys: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.scalars.dtype != np.int32 or self.scalars.ndim != 1:
+            got = f"{self.scalars.dtype} {list(self.scalars.shape)}"
+            raise LayoutError(f"scalars: expected int32 [n], got {got}")
+
+    def bound(self, seed: int, *, round: int, client: str) -> "Steps":
+        """The same steps along the directions of one client in one round."""
+        keys = self.directions.keys(seed, round=round, client=client, count=len(self.scalars))
+        return replace(self, keys=tuple(keys))
+
+    @property
+    def family(self) -> Family:
+        """What the directions are drawn from."""
+        return FAMILIES[self.directions.family]
+
+    def entries(self) -> list[Entry]:
+        """The steps group by group.
+
+        Raises:
+            LayoutError: it is not known whose directions they are.
+        """
+        if not self.keys:
+            raise LayoutError("steps: nobody has said whose directions these are")
+        return entries_of(self.keys, self.scalars)
+
+    def vector(self) -> Vector:
+        """The change itself, float32 ``[layout.size]``, the same bits everywhere."""
+        total = replay(self.entries(), self.layout.size, family=self.family)
+        start = np.zeros(self.layout.size, dtype=np.float32)
+        return apply(start, total, self.coefficient * self.family.unit)
