@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.codecs.dense import Float32
+from fedloom.core.layout import Selector
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork, State
 from fedloom.server.round import run_round
@@ -59,7 +61,9 @@ def measure(asked: Measurement, model: CohortModel | None = None) -> Outcome:
             if asked.padding != "packed":
                 padded = padded_lengths(asked, population, lengths, number)
                 session = _session(asked, model, state, texts(asked, padded))
-            federation = Federation(session, Backprop(), CODEC, population.rows_of, capacity, pool)
+            federation = Federation(
+                partial(_same, session), Backprop(), CODEC, population.rows_of, capacity, pool
+            )
             began, busy = time.perf_counter(), time.process_time()
             state = _round(asked, federation, population, state, number)
             wall.append(time.perf_counter() - began)
@@ -129,6 +133,11 @@ def _session(
         return model.session(state.params, ("*",), examples)
     cache = model.prefix_cache(state.params, ("*",), examples, order=None, limits=CACHE)
     return model.session(state.params, ("*",), examples, cache)
+
+
+def _same(session: Session, train: Selector) -> Session:
+    """The one session, whatever is to train: everything does."""
+    return session
 
 
 def _round(

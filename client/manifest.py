@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fedloom.backbones.files import is_wanted
+from fedloom.core.component import Component
 from fedloom.core.config import build
 from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import ConfigError, FedloomError, TransferError
@@ -83,10 +84,11 @@ def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         text = f"the job's manifest lacks or has another {error}"
         raise TransferError(text, code="protocol") from None
-    used = (("adapters", job.adapter), ("learners", job.learner))
-    codecs = (("codecs", job.codec_up), ("codecs", job.codec_down))
-    for group, component in (*used, *codecs):
-        _check_trusted(group, component.name, allow)
+    _check_trusted("adapters", job.adapter, allow)
+    for learner in (job.learner, *(tier.learner for tier in job.tiers)):
+        _check_trusted("learners", learner, allow)
+    for codec in (job.codec_up, job.codec_down, *(tier.codec for tier in job.tiers)):
+        _check_trusted("codecs", codec, allow)
     return manifest
 
 
@@ -108,8 +110,8 @@ def read_order(text: str, manifest: Manifest, *, allow: Sequence[str] = ()) -> O
     if not 0 <= stage < stages:
         text = f"the work order is of stage {stage}; the job has {stages}"
         raise TransferError(text, code="protocol")
-    if task.codec is not None:
-        _check_trusted("codecs", task.codec.name, allow)
+    _check_trusted("codecs", task.codec, allow)
+    _check_trusted("learners", task.learner, allow)
     return Order(task, stage)
 
 
@@ -133,8 +135,11 @@ def _file(entry: Any) -> ResourceFile:
     return file
 
 
-def _check_trusted(group: str, name: str, allow: Sequence[str]) -> None:
+def _check_trusted(group: str, component: Component | None, allow: Sequence[str]) -> None:
     """A server may choose among what is installed here, not name any function of any module."""
+    if component is None:
+        return
+    name = component.name
     if name not in names(group) and name not in allow:
         text = f"the job names {name!r} ({group}), which is neither fedloom's nor a plug-in here"
         raise ConfigError(f"{text}; the setting `allow` of this device lists what it may name")

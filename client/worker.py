@@ -18,9 +18,8 @@ from fedloom.client.settings import ClientSettings
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import changed, client_update, received
 from fedloom.core.errors import DataError, LayoutError, ModelError
-from fedloom.core.layout import Selector
 from fedloom.core.registry import create
-from fedloom.core.types import ClientUpdate, Cost, LocalWork, Params, Payload
+from fedloom.core.types import Briefing, ClientUpdate, Cost, LocalWork, Params, Payload
 from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import Assignment, CohortModel, Learner, Session
 from fedloom.tuning.build import model_of
@@ -51,7 +50,7 @@ class Worker:
     corpus: Corpus
     settings: ClientSettings
     scratch: Path
-    _sessions: dict[tuple[int, Selector], StageSession] = field(default_factory=dict)
+    _sessions: dict[int, StageSession] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         job = self.manifest.job
@@ -95,12 +94,12 @@ class Worker:
         task, rows = order.task, np.arange(len(self.corpus.train))
         if not len(rows):
             raise DataError("this device has no training examples")
-        params = self._received(order, frame)
+        params, briefing = self._received(order, frame)
         session = self._session(order, params)
         self._check_memory(session, task.work)
-        learner = cast(Learner, create("learners", self.manifest.job.learner))
-        assignment = Assignment(task.client, rows, task.round, task.seed)
-        (result,) = learner.train(session, params, task.work, [assignment])
+        learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
+        assignment = Assignment(task.client, rows, task.round, task.seed, task.batches)
+        (result,) = learner.train(session, params, task.work, [assignment], briefing)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.codec_up))
         update = client_update(
             task,
@@ -124,7 +123,7 @@ class Worker:
             ticket: whose result it is.
             frame: the global model's exchanged part.
         """
-        params = self._received(order, frame)
+        params, _ = self._received(order, frame)
         corpus = self.corpus
         held = corpus.test if len(corpus.test) else corpus.valid
         examples: Examples = held if len(held) else corpus.train
@@ -138,23 +137,23 @@ class Worker:
             round=order.task.round,
         )
 
-    def _received(self, order: Order, frame: bytes) -> Params:
+    def _received(self, order: Order, frame: bytes) -> tuple[Params, Briefing]:
         trains = (stage.train for stage in self.manifest.job.stages[: order.stage + 1])
         part = changed(trains, self._start.layout)
         return received(self._start, self._down, Payload(self._down.name, frame), part)
 
     def _session(self, order: Order, params: Params) -> Session:
-        key = (order.stage, order.task.selectors.train)
-        if key not in self._sessions:
-            self._sessions = {key: self._stage_session(*key)}  # those of earlier stages are done
-        return self._sessions[key].of(params)
+        stage = order.stage
+        if stage not in self._sessions:
+            self._sessions = {stage: self._stage_session(stage)}  # those of earlier ones are done
+        return self._sessions[stage].of(params, order.task.selectors.train)
 
-    def _stage_session(self, index: int, train: Selector) -> StageSession:
+    def _stage_session(self, index: int) -> StageSession:
         stage, examples = self.manifest.job.stages[index], self.corpus.train
         passes = 1 if stage.local.steps else stage.local.epochs
         keep = stage.rounds * passes > 1
         session = self._activations.session
-        return StageSession(train, lambda params: session(params, train, examples, keep=keep))
+        return StageSession(lambda params, train: session(params, train, examples, keep=keep))
 
     def _check_memory(self, session: Session, work: LocalWork) -> None:
         """Better to say so than to be killed by the system in the middle.

@@ -6,11 +6,21 @@ from dataclasses import replace
 import numpy as np
 
 from fedloom.codecs.base import Codec
+from fedloom.codecs.briefing import with_briefing, without_briefing
 from fedloom.core.errors import CodecError
 from fedloom.core.layout import ALL, Layout, Selector, Vector
 from fedloom.core.seeds import derive
 from fedloom.core.steps import Steps
-from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Metrics, Params, Payload
+from fedloom.core.types import (
+    Briefing,
+    ClientTask,
+    ClientUpdate,
+    Cost,
+    Delta,
+    Metrics,
+    Params,
+    Payload,
+)
 
 __all__ = ["changed", "client_update", "received", "sent_down"]
 
@@ -26,21 +36,27 @@ def changed(trains: Iterable[Selector], layout: Layout) -> Layout:
     return Layout(tuple(spec for spec in layout if spec.name in names))
 
 
-def sent_down(params: Params, codec: Codec, part: Layout, *, version: int) -> Payload:
-    """The global model's exchanged part as clients receive it."""
+def sent_down(
+    params: Params, codec: Codec, part: Layout, *, version: int, briefing: Briefing | None = None
+) -> Payload:
+    """The global model's exchanged part as clients receive it, and what is sent beside it."""
     sent = Delta(part, params.layout.gather(params.vector, part))
-    return codec.encode(sent, seed=version)
+    payload = codec.encode(sent, seed=version)
+    return Payload(payload.codec, with_briefing(payload.frame, briefing or {}))
 
 
-def received(params: Params, codec: Codec, payload: Payload, part: Layout) -> Params:
-    """`params` with the tensors of `part` as they came down.
+def received(
+    params: Params, codec: Codec, payload: Payload, part: Layout
+) -> tuple[Params, Briefing]:
+    """`params` with the tensors of `part` as they came down, and what came beside them.
 
     Raises:
         CodecError: the payload is cut, corrupt or of another layout.
     """
-    arrived = codec.decode(payload, part)
+    frame, briefing = without_briefing(payload.frame)
+    arrived = codec.decode(Payload(payload.codec, frame), part)
     vector = params.layout.scatter(params.vector, part, arrived.vector)
-    return Params(params.layout, vector)
+    return Params(params.layout, vector), briefing
 
 
 def client_update(

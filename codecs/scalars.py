@@ -38,8 +38,9 @@ class Scalars:
         exact: tensors that are sent number by number beside the scalars.
         bits: of a scalar: 16, 8, or 1 (its sign).
         rest: how those numbers travel: ``float32`` or ``bf16``.
-        scheme: which directions, as the learner has it: ``distinct``, ``shared`` or ``pool``.
-        pool: directions in the pool.
+        scheme: which directions, as the learner has it: ``distinct``, ``shared``, ``pool`` or
+            ``candidates``.
+        pool: directions in the pool, or candidates of a client.
         family: ``rademacher`` or ``gaussian``.
 
     Raises:
@@ -114,7 +115,7 @@ class Scalars:
             text = f"steps along {steps.directions}, agreed on are {self.directions}"
             raise CodecError(f"{self.name}: {text}: give learner and codec the same options")
         scalars, numbers = steps.scalars, b""
-        if self.scheme == "pool":
+        if self.directions.numbered:
             used = np.flatnonzero(scalars)
             scalars, numbers = scalars[used], used.astype("<u2").tobytes()
         return _HEAD.pack(steps.coefficient, len(scalars)) + numbers + self._packed(scalars)
@@ -130,7 +131,7 @@ class Scalars:
 
     def _scalars(self, body: memoryview, count: int) -> tuple[NDArray[np.int32], int]:
         """The scalars at the start of `body`, and how many bytes they take."""
-        wide = 2 * count if self.scheme == "pool" else 0
+        wide = 2 * count if self.directions.numbered else 0
         size = wide + (-(-count // 8) if self.bits == 1 else count * self.bits // 8)
         if size > len(body):
             raise CodecError(f"{self.name}: {count} scalars in {len(body)} bytes")
@@ -140,7 +141,7 @@ class Scalars:
             values = signs.astype(np.int32) * 2 - 1
         else:
             values = np.frombuffer(part, f"<i{self.bits // 8}").astype(np.int32)
-        if self.scheme != "pool":
+        if not self.directions.numbered:
             return values, size
         numbers = np.frombuffer(body[:wide], "<u2")
         if count and (int(numbers.max()) >= self.pool or (np.diff(numbers.astype(int)) <= 0).any()):

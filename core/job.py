@@ -13,7 +13,7 @@ from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
 from fedloom.core.serving import ServerConfig
-from fedloom.core.types import LocalWork
+from fedloom.core.types import LocalWork, Tier
 
 __all__ = [
     "BackboneConfig",
@@ -219,12 +219,17 @@ class Job:
     codec_down: Component = Component("float32")
     stages: tuple[Stage, ...] = (Stage(),)
     evaluate: EvaluateConfig = EvaluateConfig()
+    tiers: tuple[Tier, ...] = ()
     run: RunConfig = field(default_factory=RunConfig)
     server: ServerConfig = ServerConfig()
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "name", self.name, "not empty")
         require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2^63)")
+        names = [tier.name for tier in self.tiers]
+        require(len(set(names)) == len(names), "tiers.name", names, "each name once")
+        share = sum(tier.share for tier in self.tiers)
+        require(share <= 1 + 1e-9, "tiers.share", share, "1 or less in all")
 
     @property
     def rounds(self) -> int:

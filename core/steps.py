@@ -16,10 +16,13 @@ from fedloom.core.perturbation_keys import client_number, keys, pool_keys, run_i
 from fedloom.core.perturbations import Family, Rademacher
 from fedloom.core.replay import Entry, apply, entries_of, replay
 
-__all__ = ["FAMILIES", "Directions", "Steps"]
+__all__ = ["FAMILIES", "POOL", "SHARED", "Directions", "Steps"]
 
 FAMILIES: dict[str, Family] = {"rademacher": Rademacher(), "gaussian": Gaussian()}
-SHARED = 2**64 - 1  # no client's number but one in 2^64
+POOL = 0
+"""The number of the directions of a pool; of no client's in practice."""
+SHARED = 2**64 - 1
+"""The number of the directions that all clients of a round share; of no client's in practice."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class Directions:
 
     Attributes:
         scheme: ``distinct`` (of each client's own in each round), ``shared`` (the same for all
-            clients of a round, as in DeComFL) or ``pool`` (a fixed pool, as in FedKSeed).
-        pool: directions in the pool.
+            clients of a round, as in DeComFL), ``pool`` (a fixed pool, as in FedKSeed), or
+            ``candidates`` (some of a client's own in a round, chosen by the client, as in FwdLLM).
+        pool: directions in the pool, or candidates of each client.
         family: ``rademacher`` or ``gaussian``.
     """
 
@@ -38,22 +42,32 @@ class Directions:
     family: str = "rademacher"
 
     def __post_init__(self) -> None:
-        known = ("distinct", "shared", "pool")
+        known = ("distinct", "shared", "pool", "candidates")
         require(self.scheme in known, "scheme", self.scheme, f"one of {', '.join(known)}")
         require(1 <= self.pool <= 65536, "pool", self.pool, "1 to 65536")
         families = tuple(FAMILIES)
         require(self.family in families, "family", self.family, f"one of {', '.join(families)}")
 
-    def keys(self, seed: int, *, round: int, client: str, count: int) -> list[int]:
-        """Keys of the groups that hold `count` directions of a client in a round.
+    @property
+    def numbered(self) -> bool:
+        """Whether few of many are used, so that a scalar is sent with its direction's number."""
+        return self.scheme in ("pool", "candidates")
 
-        Direction i is number ``i % 8`` of key ``i // 8``. Of a pool all are given, whatever `count`.
+    def owner(self, client: str) -> int:
+        """The number under which the directions that a client uses stand."""
+        if self.scheme == "pool":
+            return POOL
+        return SHARED if self.scheme == "shared" else client_number(client)
+
+    def keys(self, seed: int, *, round: int, owner: int, count: int) -> list[int]:
+        """Keys of the groups that hold an owner's first `count` directions in a round.
+
+        Direction i is number ``i % 8`` of key ``i // 8``.
         """
         run = run_id(seed)
         if self.scheme == "pool":
-            return pool_keys(run, self.pool)
-        number = SHARED if self.scheme == "shared" else client_number(client)
-        return keys(run, count, round=round, client=number)
+            return pool_keys(run, count)
+        return keys(run, count, round=round, client=owner)
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,7 @@ class Steps:
 
     Attributes:
         layout: the tensors that move; a direction has a coordinate for each of their elements.
-        scalars: int32 ``[n]``; of a pool, ``[pool]``.
+        scalars: int32 ``[n]``; where directions are numbered, ``[pool]``.
         coefficient: what one step is worth, times the family's unit.
         directions: which directions.
         keys: addresses of them; empty until whoever knows the task has said whose they are.
@@ -81,7 +95,8 @@ class Steps:
 
     def bound(self, seed: int, *, round: int, client: str) -> "Steps":
         """The same steps along the directions of one client in one round."""
-        keys = self.directions.keys(seed, round=round, client=client, count=len(self.scalars))
+        owner, count = self.directions.owner(client), len(self.scalars)
+        keys = self.directions.keys(seed, round=round, owner=owner, count=count)
         return replace(self, keys=tuple(keys))
 
     @property

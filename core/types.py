@@ -14,9 +14,10 @@ from fedloom.core.component import Component
 from fedloom.core.errors import LayoutError
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.steps import Steps
-from fedloom.core.work import LocalWork, Selectors
+from fedloom.core.work import LocalWork, Selectors, Tier
 
 __all__ = [
+    "Briefing",
     "Client",
     "ClientId",
     "ClientTask",
@@ -32,10 +33,13 @@ __all__ = [
     "RoundReport",
     "Selectors",
     "State",
+    "Tier",
 ]
 
 ClientId: TypeAlias = str
 Metrics: TypeAlias = Mapping[str, float]
+Briefing: TypeAlias = Mapping[str, NDArray[np.generic]]
+"""Small arrays that a strategy sends every client of a round beside the model, by name."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,12 @@ class Client:
     Attributes:
         id: its name, unique in the federation.
         num_examples: how many training examples it says it holds.
+        tier: what kind of device it is, where the job tells kinds apart.
     """
 
     id: ClientId
     num_examples: int
+    tier: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class Cohort:
         work: the job's numbers of local training; a planner may change them per client.
         selectors: the job's selectors; a planner may change them per client.
         seed: the run's seed.
+        tiers: the job's kinds of devices.
     """
 
     round: int
@@ -119,6 +126,7 @@ class Cohort:
     work: LocalWork = LocalWork()
     selectors: Selectors = Selectors()
     seed: int = 0
+    tiers: tuple[Tier, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,10 +139,11 @@ class ClientTask:
         version: version of the model to start from.
         work: the numbers of local training.
         selectors: which tensors are trained, sent and kept.
-        learner: how data becomes an update (``backprop``, ...).
-        codec: how the update is encoded; empty for the job's.
+        learner: how data becomes an update; None for the job's.
+        codec: how the update is encoded; None for the job's.
         seed: the run's seed, from which the client derives its own streams.
         deadline: seconds the client has, or 0 for no limit.
+        batches: number of the round whose batches are used once more; 0 for new ones.
     """
 
     client: ClientId
@@ -142,10 +151,11 @@ class ClientTask:
     version: int
     work: LocalWork = LocalWork()
     selectors: Selectors = Selectors()
-    learner: str = "backprop"
+    learner: Component | None = None
     codec: Component | None = None
     seed: int = 0
     deadline: float = 0.0
+    batches: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from fedloom.core.component import Component
 from fedloom.core.errors import require
 from fedloom.core.layout import ALL, NONE, Layout, Selector
 
-__all__ = ["LocalWork", "Selectors"]
+__all__ = ["LocalWork", "Selectors", "Tier"]
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,29 @@ class LocalWork:
                 value,
                 "0 or more, and finite",
             )
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What devices of one kind can do, where a federation has several; None: as the job has it.
+
+    Attributes:
+        name: of the kind; a client says it of itself, or the simulator deals it out.
+        share: of the simulated population that is of this kind, from 0 to 1.
+        learner: how data becomes an update.
+        codec: how updates travel.
+        train: which of the stage's tensors train.
+        local: numbers of local training.
+    """
+
+    name: str
+    share: float = 0.0
+    learner: Component | None = None
+    codec: Component | None = None
+    train: Selector | None = None
+    local: LocalWork | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.name.strip()), "tiers.name", self.name, "not empty")
+        require(0 <= self.share <= 1, "tiers.share", self.share, "0 to 1")
+        require(self.train != NONE, "tiers.train", self.train, "at least one tag, block or name")

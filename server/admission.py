@@ -5,12 +5,14 @@ What a client sends is not trusted; whatever is wrong with it, the round goes on
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
+from fedloom.codecs.base import Codec
 from fedloom.core.errors import CodecError, LayoutError, UpdateRefusedError
 from fedloom.core.layout import Layout
+from fedloom.core.registry import create
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Payload, Selectors
 
 __all__ = ["Admission", "Decode"]
@@ -79,12 +81,18 @@ class Admission:
             text = f"the client sent no delta; it reports {measured or 'nothing'}"
             raise UpdateRefusedError(text, code="no-delta")
         try:
-            return self.decode(update.payload, self._sent(task.selectors))
+            return self._decode(task)(update.payload, self._sent(task.selectors))
         # Any error: a codec may come from anyone, and what it reads comes from a client.
         except Exception as error:
             text = f"the payload cannot be decoded: {type(error).__name__}: {error}"
             code = error.code if isinstance(error, CodecError) else "codec"
             raise UpdateRefusedError(text, code=code) from error
+
+    def _decode(self, task: ClientTask) -> Decode:
+        """The job's codec, or the task's own."""
+        if task.codec is None:
+            return self.decode
+        return cast(Codec, create("codecs", task.codec)).decode
 
     def _sent(self, selectors: Selectors) -> Layout:
         if selectors not in self.sent:

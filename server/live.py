@@ -14,6 +14,7 @@ from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
 from fedloom.core.registry import create
 from fedloom.core.types import (
+    Briefing,
     ClientId,
     ClientTask,
     Cohort,
@@ -40,9 +41,10 @@ from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
 from fedloom.server.round import run_round
 from fedloom.server.segments import Segments
-from fedloom.server.selection import choose, count
+from fedloom.server.selection import choose, count, drawn_for
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
+from fedloom.strategies.contract import briefing_of
 
 __all__ = ["Live", "Showing", "Stopped"]
 
@@ -153,12 +155,13 @@ class Live:
     ) -> tuple[State, RoundReport]:
         job, stage = self.plan.job, self.plan.job.stages[index]
         up = cast(Codec, create("codecs", job.codec_up))
-        self._publish(index, state.params, state.version)
+        self._publish(index, state.params, state.version, briefing_of(strategy, state))
+        drawn = drawn_for(state, number)
         while True:
-            opened = self._open(number, index, stage)
+            opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, Selectors(train=stage.train)
-            cohort = Cohort(number, opened.cohort, work, selectors, job.seed)
+            cohort = Cohort(number, opened.cohort, work, selectors, job.seed, job.tiers)
             dispatch = self._dispatch(opened, index, up, state.params)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
             try:
@@ -168,7 +171,7 @@ class Live:
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
                     f"{dispatch.deadline.minimum}; asking others too"
                 )
-                self._begin(number, index, stage, dispatch)
+                self._begin(number, index, stage, drawn, dispatch)
 
     def _dispatch(self, opened: OpenRound, index: int, up: Codec, params: Params) -> LiveRound:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
@@ -211,12 +214,14 @@ class Live:
             largest=OVERHEAD + 1024 + 8 * params.layout.size,
         )
 
-    def _publish(self, index: int, params: Params, version: int) -> Content:
+    def _publish(
+        self, index: int, params: Params, version: int, briefing: Briefing | None = None
+    ) -> Content:
         """Offer a model for download, and forget the one before."""
         job = self.plan.job
         down = cast(Codec, create("codecs", job.codec_down))
         part = changed((s.train for s in job.stages[: index + 1]), params.layout)
-        frame = sent_down(params, down, part, version=version).frame
+        frame = sent_down(params, down, part, version=version, briefing=briefing).frame
         content = self.contents.put_bytes(bytes(frame))
         if self._model is not None and self._model != content:
             self.contents.forget(self._model.sha256)
@@ -224,17 +229,22 @@ class Live:
         reach("model-published")
         return content
 
-    def _open(self, number: int, index: int, stage: Stage) -> OpenRound:
+    def _open(self, number: int, index: int, stage: Stage, drawn: int) -> OpenRound:
         """The round as the ledger has it, begun with those who are there where it is new."""
         found = self.ledger.current()
         if found is None or found.number != number:
-            self._begin(number, index, stage)
+            self._begin(number, index, stage, drawn)
             found = self.ledger.current()
         assert found is not None
         return found
 
     def _begin(
-        self, number: int, index: int, stage: Stage, before: LiveRound | None = None
+        self,
+        number: int,
+        index: int,
+        stage: Stage,
+        drawn: int,
+        before: LiveRound | None = None,
     ) -> None:
         """Ask clients; where too few of those asked `before` answered, others too."""
         attempt = before.opened.attempt + 1 if before else 1
@@ -244,7 +254,7 @@ class Live:
         there = self._gathering.enough(again=before is not None)
         kept = before.kept if before else ()
         others = before.others(there) if before else there
-        chosen = choose(others, size - len(kept), seed=seed, number=number, attempt=attempt)
+        chosen = choose(others, size - len(kept), seed=seed, number=drawn, attempt=attempt)
         reach("clients-chosen")
         if before is None:
             self.ledger.begin(number, attempt, index, chosen)

@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Semaphore
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import client_update
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cost, Params
-from fedloom.tuning.base import Assignment, Learner, LocalResult, Session
+from fedloom.core.layout import Selector
+from fedloom.core.registry import create
+from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
+from fedloom.tuning.base import NOTHING, Assignment, Learner, LocalResult, Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 
@@ -29,27 +32,37 @@ class Federation:
     """What dispatching needs, the same for all rounds of a stage.
 
     Attributes:
-        session: the model, set up for the stage.
-        learner: how data becomes updates.
-        codec: how updates travel.
+        session_of: the model, set up to train what a selector chooses.
+        learner: how data becomes updates, where a task does not say otherwise.
+        codec: how updates travel, where a task does not say otherwise.
         rows_of: the training examples of a client, by id.
         capacity: how much is trained at once.
         pool: threads that train chunks and encode updates: one more than chunks are trained at
             once lets the two go side by side.
     """
 
-    session: Session
+    session_of: Callable[[Selector], Session]
     learner: Learner
     codec: Codec
     rows_of: Callable[[ClientId], NDArray[np.int64]]
     capacity: Capacity
     pool: ThreadPoolExecutor
 
+    def learner_of(self, task: ClientTask) -> Learner:
+        """Who trains a task."""
+        if task.learner is None:
+            return self.learner
+        return cast(Learner, create("learners", task.learner))
+
+    def codec_of(self, task: ClientTask) -> Codec:
+        """What encodes a task's update."""
+        return self.codec if task.codec is None else cast(Codec, create("codecs", task.codec))
+
 
 def dispatcher(
-    federation: Federation, params: Params, bytes_down: int
+    federation: Federation, params: Params, bytes_down: int, briefing: Briefing = NOTHING
 ) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
-    """The round's dispatch: every client starts from `params`, as they came down.
+    """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
     Updates come in the order of the chunks, whatever thread is done first, so that two runs are
     the same to the bit.
@@ -61,8 +74,9 @@ def dispatcher(
 
     def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
         with room:
-            trained = _train(federation, params, chunk)
-        return [_update(task, result, federation.codec, bytes_down) for task, result in trained]
+            trained = _train(federation, params, briefing, chunk)
+        codec = federation.codec_of(chunk[0])
+        return [_update(task, result, codec, bytes_down) for task, result in trained]
 
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
         waiting = deque(
@@ -88,31 +102,38 @@ def dispatcher(
 
 
 def _groups(tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    """Tasks that can share a chunk: the same numbers, the same tensors."""
+    """Tasks that can share a chunk: the same numbers, tensors, and way of training."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
-        found.setdefault((task.work, task.selectors.train), []).append(task)
+        way = repr((task.learner, task.codec))  # options need not be hashable
+        found.setdefault((task.work, task.selectors.train, way), []).append(task)
     return list(found.values())
 
 
 def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    sizes = []
+    sizes, session = [], federation.session_of(tasks[0].selectors.train)
+    copies = getattr(federation.learner_of(tasks[0]), "copies", 1)
     for task in tasks:
         rows = federation.rows_of(task.client)
-        sizes.append(size_of(len(rows), federation.session.tokens(rows), task.work))
+        sizes.append(size_of(len(rows), session.tokens(rows), task.work))
     capacity = federation.capacity
-    parts = chunks(sizes, most=capacity.clients, budget=capacity.tokens, split=capacity.chunks)
+    most, budget = max(capacity.clients // copies, 1), capacity.tokens // copies
+    parts = chunks(sizes, most=most, budget=budget, split=capacity.chunks)
     return [[tasks[i] for i in part] for part in parts]
 
 
 def _train(
-    federation: Federation, params: Params, tasks: list[ClientTask]
+    federation: Federation, params: Params, briefing: Briefing, tasks: list[ClientTask]
 ) -> list[tuple[ClientTask, LocalResult]]:
     cohort = [
-        Assignment(task.client, federation.rows_of(task.client), task.round, task.seed)
+        Assignment(
+            task.client, federation.rows_of(task.client), task.round, task.seed, task.batches
+        )
         for task in tasks
     ]
-    results = federation.learner.train(federation.session, params, tasks[0].work, cohort)
+    learner = federation.learner_of(tasks[0])
+    session = federation.session_of(tasks[0].selectors.train)
+    results = learner.train(session, params, tasks[0].work, cohort, briefing)
     return list(zip(tasks, results, strict=True))
 
 

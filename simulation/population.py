@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.seeds import stream
-from fedloom.core.types import Client, Cohort, LocalWork, Selectors
+from fedloom.core.types import Client, Cohort, LocalWork, Selectors, Tier
 from fedloom.simulation.holdings import Partition
 
 __all__ = ["Population", "Skew"]
@@ -49,17 +49,31 @@ class Population:
     Attributes:
         partition: who has which rows.
         seed: the run's seed, from which cohorts are chosen.
+        tiers: kinds of devices, and their shares of the clients.
     """
 
     partition: Partition
     seed: int = 0
+    tiers: tuple[Tier, ...] = ()
 
     def __len__(self) -> int:
         return len(self.partition)
 
     def client(self, index: int) -> Client:
         """The client of a number, from 0."""
-        return Client(self.partition.name_of(index), self.partition.size_of(index))
+        name = self.partition.name_of(index)
+        return Client(name, self.partition.size_of(index), self._tier(name))
+
+    def _tier(self, name: str) -> str:
+        """The kind of device that a client has: dealt out by its name and the shares."""
+        if not self.tiers:
+            return ""
+        place = float(stream(self.seed, "tier", client=name).uniform(1)[0])
+        for tier in self.tiers:
+            if place < tier.share:
+                return tier.name
+            place -= tier.share
+        return ""
 
     def rows_of(self, name: str) -> Rows:
         """int64, the training rows of the client of that name.
@@ -76,6 +90,7 @@ class Population:
         *,
         work: LocalWork = LocalWork(),  # noqa: B008 (a frozen value)
         selectors: Selectors = Selectors(),  # noqa: B008
+        drawn: int = 0,
     ) -> Cohort:
         """Choose the clients of a round, uniformly and without listing the population.
 
@@ -84,8 +99,9 @@ class Population:
             size: how many; all clients where fewer are registered.
             work: the job's numbers of local training.
             selectors: the job's selectors.
+            drawn: number of the round whose clients they are; 0 for its own.
         """
-        key = stream(self.seed, "cohort", round=round)
+        key = stream(self.seed, "cohort", round=drawn or round)
         chosen = key.choose(len(self), min(size, len(self)))
         clients = tuple(self.client(int(index)) for index in chosen)
         return Cohort(round, clients, work, selectors, self.seed)

@@ -149,4 +149,4 @@ def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
     partition = rule(TrainingRows.of(corpus), job.seed)
     if partition.empty:
         observer.note(f"{partition.empty} clients without examples were left out")
-    return Population(partition, job.seed)
+    return Population(partition, job.seed, job.tiers)

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 from fedloom.codecs.base import Codec
@@ -15,9 +16,11 @@ from fedloom.core.registry import create
 from fedloom.core.types import Params, Selectors, State
 from fedloom.server.course import Judge, Played
 from fedloom.server.round import run_round
+from fedloom.server.selection import drawn_for
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
+from fedloom.strategies.contract import briefing_of
 from fedloom.tuning.base import Learner, Session
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
@@ -34,11 +37,13 @@ def worth_keeping(prepared: Prepared, stage: Stage) -> bool:
     return passes * max(visits, 1.0) > 1.0
 
 
-def training_session(prepared: Prepared, params: Params, stage: Stage) -> Session:
-    """The model set up to train a stage from `params` on the training examples."""
+def training_session(
+    prepared: Prepared, params: Params, stage: Stage, train: Selector | None = None
+) -> Session:
+    """The model set up to train a stage, or a part of what it trains, on the training examples."""
     return prepared.activations.session(
         params,
-        stage.train,
+        stage.train if train is None else train,
         prepared.corpus.train,
         order=prepared.order,
         keep=worth_keeping(prepared, stage),
@@ -84,25 +89,31 @@ class Stages:
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
         learner = cast(Learner, create("learners", job.learner))
         sessions = StageSession(
-            stage.train, lambda params: training_session(prepared, params, stage)
+            lambda params, train: training_session(prepared, params, stage, train)
         )
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 cohort = prepared.population.cohort(
-                    number, stage.clients_per_round, work=stage.local, selectors=selectors
+                    number,
+                    stage.clients_per_round,
+                    work=stage.local,
+                    selectors=selectors,
+                    drawn=drawn_for(state, number),
                 )
-                model = sent_down(state.params, down, sent, version=state.version)
-                params = received(state.params, down, model, sent)
+                cohort = replace(cohort, tiers=job.tiers)
+                told = briefing_of(strategy, state)
+                model = sent_down(state.params, down, sent, version=state.version, briefing=told)
+                params, briefing = received(state.params, down, model, sent)
                 federation = Federation(
-                    session=sessions.of(params),
+                    session_of=partial(sessions.of, params),
                     learner=learner,
                     codec=up,
                     rows_of=prepared.population.rows_of,
                     capacity=prepared.capacity,
                     pool=pool,
                 )
-                dispatch = dispatcher(federation, params, model.nbytes)
+                dispatch = dispatcher(federation, params, model.nbytes, briefing)
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.types import (
+    Briefing,
     ClientId,
     ClientTask,
     ClientUpdate,
@@ -18,7 +19,7 @@ from fedloom.core.types import (
     State,
 )
 
-__all__ = ["Aggregator", "Planner", "ServerOptimizer", "Step", "Strategy"]
+__all__ = ["Aggregator", "Briefed", "Planner", "ServerOptimizer", "Step", "Strategy"]
 
 
 class Strategy(Protocol):
@@ -50,6 +51,14 @@ class Strategy(Protocol):
 
     def apply(self, state: State, total: Any | None) -> tuple[State, Metrics]:
         """The next state from the round's total, or from None when no update came."""
+        ...
+
+
+class Briefed(Protocol):
+    """A strategy that sends its clients more than the model."""
+
+    def briefing(self, state: State) -> Briefing:
+        """Arrays that every client of the next round gets beside the model."""
         ...
 
 

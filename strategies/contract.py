@@ -7,9 +7,13 @@ import numpy as np
 
 from fedloom.core.errors import LayoutError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout
-from fedloom.core.types import ClientId, ClientTask, Cohort, Metrics, State
+from fedloom.core.types import Briefing, ClientId, ClientTask, Cohort, Metrics, State
 
-__all__ = ["check_applied", "check_state", "check_tasks", "hook"]
+__all__ = ["briefing_of", "check_applied", "check_state", "check_tasks", "hook"]
+
+
+BRIEFING_TYPES = ("float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "int64")
+"""What a briefing may hold."""
 
 
 @contextmanager
@@ -26,6 +30,23 @@ def hook(name: str, round: int) -> Iterator[None]:
             raise
         text = f"{name}, round {round}: raised {type(error).__name__}: {error}"
         raise StrategyError(text) from error
+
+
+def briefing_of(strategy: object, state: State) -> Briefing:
+    """What a strategy sends beside the model; nothing where it has no such hook.
+
+    Raises:
+        StrategyError: it raised, or gave anything but arrays of numbers by name.
+    """
+    asked = getattr(strategy, "briefing", None)
+    if asked is None:
+        return {}
+    with hook("briefing", state.version + 1):
+        briefing = asked(state)
+        for name, array in briefing.items():
+            if not isinstance(array, np.ndarray) or array.dtype.name not in BRIEFING_TYPES:
+                raise TypeError(f"{name!r} is {_kind(array)}; arrays of {BRIEFING_TYPES}")
+    return dict(briefing)
 
 
 def check_tasks(tasks: object, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:

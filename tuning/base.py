@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import Tensor
 from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.steps import Steps
-from fedloom.core.types import ClientId, LocalWork, Params
+from fedloom.core.types import Briefing, ClientId, LocalWork, Params
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.store import Store
 
 __all__ = [
+    "NOTHING",
     "Adapter",
     "Assignment",
     "Catalog",
@@ -30,6 +32,8 @@ __all__ = [
     "Task",
 ]
 
+NOTHING: Briefing = MappingProxyType({})
+"""Nothing beside the model."""
 Rows = Sequence[NDArray[np.int64]]
 """For each of k clients, the indices of its examples in the batch."""
 
@@ -182,12 +186,14 @@ class Assignment:
         rows: int64 ``[n]``, its training examples; at least one.
         round: number of the round.
         seed: the run's seed.
+        batches: number of the round whose batches are used once more; 0 for new ones.
     """
 
     client: ClientId
     rows: NDArray[np.int64]
     round: int
     seed: int
+    batches: int = 0
 
 
 @dataclass(frozen=True)
@@ -219,9 +225,22 @@ class Learner(Protocol):
     """How a cohort turns its data into updates."""
 
     def train(
-        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+        self,
+        session: Session,
+        params: Params,
+        work: LocalWork,
+        cohort: Sequence[Assignment],
+        briefing: Briefing = NOTHING,
     ) -> list[LocalResult]:
-        """Train every client of a chunk; one result each, in the order of `cohort`."""
+        """Train every client of a chunk; one result each, in the order of `cohort`.
+
+        Args:
+            session: the model.
+            params: where every client starts.
+            work: the numbers of local training.
+            cohort: the clients.
+            briefing: what the strategy sent beside the model.
+        """
         ...
 
 

@@ -18,20 +18,20 @@ class StageSession:
     with what they received.
 
     Args:
-        train: what trains in the stage.
-        make: sets the model up to train from a global model.
+        make: sets the model up to train what a selector chooses, from a global model.
     """
 
-    def __init__(self, train: Selector, make: Callable[[Params], Session]) -> None:
-        self._train, self._make = train, make
-        self._rest: Vector = np.zeros(0, dtype=np.float32)
-        self._session: Session | None = None
+    def __init__(self, make: Callable[[Params, Selector], Session]) -> None:
+        self._make = make
+        self._made: dict[Selector, tuple[Vector, Session]] = {}
 
-    def of(self, params: Params) -> Session:
-        """The model set up to train from `params`, as clients received them."""
-        trained = set(params.layout.select(self._train).names)
+    def of(self, params: Params, train: Selector) -> Session:
+        """The model set up to train `train` from `params`, as clients received them."""
+        trained = set(params.layout.select(train).names)
         still = Layout(tuple(spec for spec in params.layout if spec.name not in trained))
         rest = params.layout.gather(params.vector, still)
-        if self._session is None or not np.array_equal(rest, self._rest):
-            self._session, self._rest = self._make(params), rest
-        return self._session
+        known = self._made.get(train)
+        if known is None or not np.array_equal(rest, known[0]):
+            known = rest, self._make(params, train)
+            self._made[train] = known
+        return known[1]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fedloom.codecs.dense import Float32
 from fedloom.core.layout import Layout, TensorSpec
-from fedloom.core.types import ClientTask, ClientUpdate, LocalWork, Params, Selectors
+from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
 from fedloom.simulation.dispatch import AHEAD, Federation, dispatcher
-from fedloom.tuning.base import Assignment, LocalResult, Session
+from fedloom.tuning.base import NOTHING, Assignment, LocalResult, Session
 from fedloom.tuning.capacity import Capacity
 
 LAYOUT = Layout((TensorSpec("a", (2,)), TensorSpec("b", (3,), tags=frozenset({"head"}))))
@@ -31,7 +31,12 @@ class FakeLearner:
         self.running = self.most = self.begun = 0
 
     def train(
-        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+        self,
+        session: Session,
+        params: Params,
+        work: LocalWork,
+        cohort: Sequence[Assignment],
+        briefing: Briefing = NOTHING,
     ) -> list[LocalResult]:
         with self._lock:
             self.begun += 1
@@ -60,7 +65,7 @@ def tasks(clients: int, selectors: Selectors = Selectors()) -> dict[str, ClientT
 
 def federation(learner: FakeLearner, pool: ThreadPoolExecutor, workers: int) -> Federation:
     return Federation(
-        session=cast(Session, FakeSession()),
+        session_of=lambda train: cast(Session, FakeSession()),
         learner=learner,
         codec=Float32(),
         rows_of=lambda name: np.arange(1 + int(name) % 3),

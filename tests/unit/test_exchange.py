@@ -26,7 +26,8 @@ def test_a_model_comes_down_as_it_was_sent() -> None:
     part = changed([("head",)], LAYOUT)
     payload = sent_down(PARAMS, Float32(), part, version=1)
     mine = Params(LAYOUT, np.zeros(5, dtype=np.float32))
-    found = received(mine, Float32(), payload, part)
+    found, briefing = received(mine, Float32(), payload, part)
+    assert not briefing
     assert found.vector.tolist() == [0.0, 0.0, 0.0, 4.0, 5.0]
     assert mine.vector.tolist() == [0.0] * 5
     with pytest.raises(CodecError, match="elements of layout"):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.core.seeds import stream
-from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.base import Assignment, LocalResult, Session
+from fedloom.core.types import Briefing, LocalWork, Params
+from fedloom.tuning.base import NOTHING, Assignment, LocalResult, Session
 from fedloom.tuning.optimizers import optimizer_for
 
 __all__ = ["Backprop", "local_batches"]
@@ -25,7 +25,12 @@ class Backprop:
     """Gradient steps with SGD or AdamW."""
 
     def train(
-        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+        self,
+        session: Session,
+        params: Params,
+        work: LocalWork,
+        cohort: Sequence[Assignment],
+        briefing: Briefing = NOTHING,
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`.
 
@@ -70,7 +75,8 @@ class Backprop:
 
 def local_batches(assignment: Assignment, work: LocalWork) -> Iterator[NDArray[np.int64]]:
     """The batches of one client's round: epochs in random order, the last batch of each shorter."""
-    draw = stream(assignment.seed, "order", round=assignment.round, client=assignment.client)
+    number = assignment.batches or assignment.round
+    draw = stream(assignment.seed, "order", round=number, client=assignment.client)
     rows = assignment.rows
     if work.max_examples and len(rows) > work.max_examples:
         rows = rows[draw.permutation(len(rows))[: work.max_examples]]

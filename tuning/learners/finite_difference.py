@@ -25,8 +25,8 @@ from fedloom.core.errors import require
 from fedloom.core.layout import Selector
 from fedloom.core.scalars import LIMIT
 from fedloom.core.steps import Directions
-from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.base import Assignment, LocalResult, Session
+from fedloom.core.types import Briefing, LocalWork, Params
+from fedloom.tuning.base import NOTHING, Assignment, LocalResult, Session
 from fedloom.tuning.learners.walk import Walk
 
 __all__ = ["FiniteDifference"]
@@ -88,7 +88,12 @@ class FiniteDifference:
         return sides * min(self.directions, AT_ONCE) + 1
 
     def train(
-        self, session: Session, params: Params, work: LocalWork, cohort: Sequence[Assignment]
+        self,
+        session: Session,
+        params: Params,
+        work: LocalWork,
+        cohort: Sequence[Assignment],
+        briefing: Briefing = NOTHING,
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`."""
         began = time.perf_counter()
@@ -112,4 +117,5 @@ class FiniteDifference:
             return np.where(slopes > 0, 1, -1).astype(np.int32)
         most = LIMIT if self.bits == 16 else 127
         steps = np.clip(np.rint(slopes / self.worth), -most, most)
-        return np.nan_to_num(steps, nan=0.0).astype(np.int32)
+        whole: NDArray[np.int32] = np.nan_to_num(steps, nan=0.0).astype(np.int32)
+        return whole

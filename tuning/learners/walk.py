@@ -137,18 +137,22 @@ class Walk:
         return -self._work.lr / self._learner.directions * self._learner.worth
 
     def _client_keys(self, own: Assignment, steps: int) -> list[int]:
-        agreed, count = self._learner.agreed, steps * self._learner.directions
-        return agreed.keys(own.seed, round=own.round, client=own.client, count=count)
+        agreed, count = self._learner.agreed, self._slots(steps)
+        owner = agreed.owner(own.client)
+        return agreed.keys(own.seed, round=own.round, owner=owner, count=count)
 
     def _blank(self, steps: int) -> NDArray[np.int32]:
+        return np.zeros(self._slots(steps), dtype=np.int32)
+
+    def _slots(self, steps: int) -> int:
+        """Directions that a client may use in a round of so many steps."""
         agreed = self._learner.agreed
-        count = agreed.pool if agreed.scheme == "pool" else steps * self._learner.directions
-        return np.zeros(count, dtype=np.int32)
+        return agreed.pool if agreed.numbered else steps * self._learner.directions
 
     def _directions(self, n: int, step: int) -> NDArray[np.int64]:
         """Numbers of the directions that a client takes in a step."""
         count, own = self._learner.directions, self._cohort[self._order[n]]
-        if self._learner.scheme != "pool":
+        if not self._learner.agreed.numbered:
             return np.arange(step * count, (step + 1) * count)
         draw = stream(own.seed, f"pool/{step}", round=own.round, client=own.client)
         return (draw.uniform(count) * self._learner.pool).astype(np.int64)
@@ -160,7 +164,7 @@ class Walk:
         with torch.set_grad_enabled(exact):
             found = self._near.losses(store, rows)
             if exact:
-                found.loss.sum().backward()  # type: ignore[no-untyped-call]
+                found.loss.sum().backward()
         k = len(rows)
         losses = _mean64(found)
         count = found.count.double().cpu()
