@@ -26,12 +26,13 @@ from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.population import Population
 from fedloom.strategies.fedavg import fedavg
-from fedloom.tuning.base import Assignment, CohortModel, Session, Task
+from fedloom.tuning.base import CohortModel, Session, Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.capacity import Capacity, measure_capacity
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learning import Assignment
 from fedloom.tuning.prefix import CacheLimits
 from lengths import drawn_lengths, padded_lengths, texts, useful
 from measurement import Measurement, Outcome

@@ -6,11 +6,12 @@ from numpy.typing import NDArray
 from fedloom.backbones.packing import pack
 from fedloom.core.types import LocalWork
 from fedloom.simulation.population import Population
-from fedloom.tuning.base import Assignment, Session
+from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learning import Assignment
 from measurement import Measurement
 
 __all__ = ["drawn_lengths", "padded_lengths", "texts", "useful"]

@@ -21,12 +21,13 @@ from fedloom.core.errors import DataError, LayoutError, ModelError
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientUpdate, Cost, LocalWork, Params, Payload
 from fedloom.tuning.activations import Activations
-from fedloom.tuning.base import Assignment, CohortModel, Learner, Session
+from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, free_memory
 from fedloom.tuning.data import Corpus
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.learning import Assignment, Learner
 from fedloom.tuning.prepare import dtype_of
 from fedloom.tuning.stage_session import StageSession
 

@@ -4,7 +4,7 @@ Zeroth-order and forward-gradient methods move a model along random directions: 
 move is one number per direction (FedKSeed: Qin et al., ICML 2024; DeComFL: Li et al., ICLR 2025).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from fedloom.core.perturbation_keys import client_number, keys, pool_keys, run_i
 from fedloom.core.perturbations import Family, Rademacher
 from fedloom.core.replay import Entry, apply, entries_of, replay
 
-__all__ = ["FAMILIES", "POOL", "SHARED", "Directions", "Steps"]
+__all__ = ["FAMILIES", "POOL", "SHARED", "Directions", "Origin", "Steps"]
 
 FAMILIES: dict[str, Family] = {"rademacher": Rademacher(), "gaussian": Gaussian()}
 POOL = 0
@@ -71,6 +71,21 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Whose directions they are.
+
+    Attributes:
+        seed: the run's.
+        round: of the run.
+        owner: as `Directions.owner` gives it.
+    """
+
+    seed: int
+    round: int
+    owner: int
+
+
+@dataclass(frozen=True)
 class Steps:
     """``coefficient * sum_i scalars[i] z_i`` over the tensors of a layout.
 
@@ -79,14 +94,14 @@ class Steps:
         scalars: int32 ``[n]``; where directions are numbered, ``[pool]``.
         coefficient: what one step is worth, times the family's unit.
         directions: which directions.
-        keys: addresses of them; empty until whoever knows the task has said whose they are.
+        origin: whose they are; None until whoever knows the task has said so.
     """
 
     layout: Layout
     scalars: NDArray[np.int32]
     coefficient: float
     directions: Directions = Directions()
-    keys: tuple[int, ...] = field(default=())
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if self.scalars.dtype != np.int32 or self.scalars.ndim != 1:
@@ -95,9 +110,7 @@ class Steps:
 
     def bound(self, seed: int, *, round: int, client: str) -> "Steps":
         """The same steps along the directions of one client in one round."""
-        owner, count = self.directions.owner(client), len(self.scalars)
-        keys = self.directions.keys(seed, round=round, owner=owner, count=count)
-        return replace(self, keys=tuple(keys))
+        return replace(self, origin=Origin(seed, round, self.directions.owner(client)))
 
     @property
     def family(self) -> Family:
@@ -110,9 +123,12 @@ class Steps:
         Raises:
             LayoutError: it is not known whose directions they are.
         """
-        if not self.keys:
+        if self.origin is None:
             raise LayoutError("steps: nobody has said whose directions these are")
-        return entries_of(self.keys, self.scalars)
+        seed, round, owner = self.origin.seed, self.origin.round, self.origin.owner
+        count = len(self.scalars)
+        keys = self.directions.keys(seed, round=round, owner=owner, count=count)
+        return entries_of(keys, self.scalars)
 
     def vector(self) -> Vector:
         """The change itself, float32 ``[layout.size]``, the same bits everywhere."""

@@ -62,7 +62,7 @@ class Admission:
         except LayoutError as error:
             text = f"not the model's tensors: {error}"
             raise UpdateRefusedError(text, code="layout") from None
-        if delta.steps is not None and not delta.steps.keys:
+        if delta.steps is not None and delta.steps.origin is None:
             own = delta.steps.bound(task.seed, round=task.round, client=task.client)
             delta = replace(delta, steps=own)
         if not np.isfinite(delta.vector).all():

@@ -17,7 +17,7 @@ from fedloom.results.observe import Observer, RoundLine
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.failpoints import reach
 
-__all__ = ["Course", "Judge", "Played", "Playing", "begin", "follow"]
+__all__ = ["Course", "Judge", "Played", "Playing", "begin", "drawn_for", "follow"]
 
 Judge = Callable[[Params], Metrics]
 """Evaluates one global model."""
@@ -130,6 +130,14 @@ def follow(
         start = max(first, course.done + 1)
         for done in playing.play(index, course.state, first=start, last=last):
             _after(job, course, done, judge, directory, observer)
+
+
+def drawn_for(state: State, number: int) -> int:
+    """The number of the round whose cohort is asked in round `number`: mostly its own.
+
+    A strategy that wants more from the same clients notes that round as ``cohort``.
+    """
+    return int(state.notes.get("cohort", 0)) or number
 
 
 def _after(

@@ -28,7 +28,7 @@ from fedloom.results.observe import Observer
 from fedloom.server.board import Board
 from fedloom.server.client_evaluation import evaluate_on_clients
 from fedloom.server.contents import Content, Contents
-from fedloom.server.course import Judge, Played
+from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
@@ -41,7 +41,7 @@ from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
 from fedloom.server.round import run_round
 from fedloom.server.segments import Segments
-from fedloom.server.selection import choose, count, drawn_for
+from fedloom.server.selection import choose, count
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import briefing_of

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 from fedloom.core.seeds import stream
-from fedloom.core.types import Client, State
+from fedloom.core.types import Client
 
-__all__ = ["choose", "count", "drawn_for"]
+__all__ = ["choose", "count"]
 
 
 def choose(
@@ -31,11 +31,3 @@ def choose(
 def count(share: float, size: int) -> int:
     """``ceil(share * size)``, at least 1; a share such as 1.3 is taken as written in decimal."""
     return max(1, math.ceil(round(share * size, 9)))
-
-
-def drawn_for(state: State, number: int) -> int:
-    """The number of the round whose cohort is asked in round `number`: mostly its own.
-
-    A strategy that wants more from the same clients notes that round as ``cohort``.
-    """
-    return int(state.notes.get("cohort", 0)) or number

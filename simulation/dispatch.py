@@ -16,9 +16,10 @@ from fedloom.codecs.exchange import client_update
 from fedloom.core.layout import Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
-from fedloom.tuning.base import NOTHING, Assignment, Learner, LocalResult, Session
+from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
+from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
 
 __all__ = ["Federation", "dispatcher"]
 

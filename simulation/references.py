@@ -12,8 +12,8 @@ from fedloom.core.seeds import stream
 from fedloom.core.types import LocalWork, Metrics, Params
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.stage import evaluator, training_session
-from fedloom.tuning.base import Assignment, Learner
 from fedloom.tuning.cohort import chunks, size_of
+from fedloom.tuning.learning import Assignment, Learner
 
 __all__ = ["central", "local"]
 

@@ -14,16 +14,16 @@ from fedloom.core.job import Stage
 from fedloom.core.layout import Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Params, Selectors, State
-from fedloom.server.course import Judge, Played
+from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.round import run_round
-from fedloom.server.selection import drawn_for
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import briefing_of
-from fedloom.tuning.base import Learner, Session
+from fedloom.tuning.base import Session
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.learning import Learner
 from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Stages", "evaluator", "training_session"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -11,20 +10,15 @@ from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
-from fedloom.core.steps import Steps
-from fedloom.core.types import Briefing, ClientId, LocalWork, Params
+from fedloom.core.types import Params
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.store import Store
 
 __all__ = [
-    "NOTHING",
     "Adapter",
-    "Assignment",
     "Catalog",
     "CohortModel",
     "Exported",
-    "Learner",
-    "LocalResult",
     "Losses",
     "Part",
     "Rows",
@@ -32,8 +26,6 @@ __all__ = [
     "Task",
 ]
 
-NOTHING: Briefing = MappingProxyType({})
-"""Nothing beside the model."""
 Rows = Sequence[NDArray[np.int64]]
 """For each of k clients, the indices of its examples in the batch."""
 
@@ -174,73 +166,6 @@ class Session(Protocol):
 
     def flops(self, tokens: int) -> float:
         """Floating-point operations of one step over so many tokens, from the shapes."""
-        ...
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What one client of a chunk trains on.
-
-    Attributes:
-        client: its id.
-        rows: int64 ``[n]``, its training examples; at least one.
-        round: number of the round.
-        seed: the run's seed.
-        batches: number of the round whose batches are used once more; 0 for new ones.
-    """
-
-    client: ClientId
-    rows: NDArray[np.int64]
-    round: int
-    seed: int
-    batches: int = 0
-
-
-@dataclass(frozen=True)
-class LocalResult:
-    """What local training gave.
-
-    Attributes:
-        client: its id.
-        layout: the tensors that trained.
-        delta: local minus global, float32 ``[P]``; not finite where training diverged.
-        num_examples: training examples behind it.
-        metrics: ``loss`` and ``accuracy`` over all local steps.
-        flops: floating-point operations, from the shapes.
-        seconds: its share of the chunk's wall time.
-        steps: what moved along known directions, beside `delta`; None for none.
-    """
-
-    client: ClientId
-    layout: Layout
-    delta: Vector
-    num_examples: int
-    metrics: Mapping[str, float]
-    flops: float
-    seconds: float
-    steps: Steps | None = None
-
-
-class Learner(Protocol):
-    """How a cohort turns its data into updates."""
-
-    def train(
-        self,
-        session: Session,
-        params: Params,
-        work: LocalWork,
-        cohort: Sequence[Assignment],
-        briefing: Briefing = NOTHING,
-    ) -> list[LocalResult]:
-        """Train every client of a chunk; one result each, in the order of `cohort`.
-
-        Args:
-            session: the model.
-            params: where every client starts.
-            work: the numbers of local training.
-            cohort: the clients.
-            briefing: what the strategy sent beside the model.
-        """
         ...
 
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from fedloom.core.layout import Selector
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.base import Assignment, CohortModel, LocalResult, Task
+from fedloom.tuning.base import CohortModel, Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learning import Assignment, LocalResult
 
 Folders = dict[tuple[str, str], Path]
 Ragged = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]

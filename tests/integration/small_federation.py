@@ -15,10 +15,11 @@ from fedloom.core.config import to_table
 from fedloom.core.job import job_from
 from fedloom.core.types import ClientTask, Delta, Selectors
 from fedloom.protos import federation_pb2 as wire
-from fedloom.tuning.base import Assignment, CohortModel
+from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.data import own_examples
 from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learning import Assignment
 from fedloom.tuning.reading import reading_of
 
 CLASSES = ("field", "harbour", "treasury")

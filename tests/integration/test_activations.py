@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork
 from fedloom.tuning.activations import Activations
-from fedloom.tuning.base import Assignment, Task
+from fedloom.tuning.base import Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learning import Assignment
 from fedloom.tuning.prefix import PrefixCache
 
 

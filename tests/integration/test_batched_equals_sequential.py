@@ -13,10 +13,11 @@ from cohorts import train_one_by_one as one_by_one
 from fedloom.core.layout import Selector
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork
-from fedloom.tuning.base import CohortModel, LocalResult, Task
+from fedloom.tuning.base import CohortModel, Task
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learning import LocalResult
 from fedloom.tuning.prefix import CacheLimits
 
 EPOCHS = LocalWork(

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.base import LocalResult, Losses, Rows, Session
+from fedloom.tuning.base import Losses, Rows, Session
 from fedloom.tuning.examples import ImageExamples
 from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learning import LocalResult
 from fedloom.tuning.store import Store
 
 WORKS = {

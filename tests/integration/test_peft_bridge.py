@@ -16,13 +16,14 @@ from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.layout import Selector
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.base import CohortModel, LocalResult, Task
+from fedloom.tuning.base import CohortModel, Task
 from fedloom.tuning.bridged_model import BridgedModel
 from fedloom.tuning.build import build_model
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples, TextExamples
 from fedloom.tuning.export import export_adapter, load_adapter
 from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learning import LocalResult
 
 # What peft and transformers use of each other.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from fedloom.tuning.learners.backprop import Backprop
 
 class OneDiverges:
-    def train(self, session, params, work, cohort):
+    def train(self, session, params, work, cohort, briefing):
         results = Backprop().train(session, params, work, cohort)
         return [
             replace(r, delta=np.full_like(r.delta, np.nan)) if r.client == "c03" else r

@@ -11,8 +11,9 @@ from fedloom.codecs.dense import Float32
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
 from fedloom.simulation.dispatch import AHEAD, Federation, dispatcher
-from fedloom.tuning.base import NOTHING, Assignment, LocalResult, Session
+from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
+from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 
 LAYOUT = Layout((TensorSpec("a", (2,)), TensorSpec("b", (3,), tags=frozenset({"head"}))))
 PARAMS = Params(LAYOUT, np.zeros(5, np.float32))

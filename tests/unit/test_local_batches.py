@@ -3,8 +3,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fedloom.core.types import LocalWork
-from fedloom.tuning.base import Assignment
 from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learning import Assignment
 
 # Written down once: the same order on every machine and in every version.
 GOLDEN_ORDER = [106, 105, 100, 107, 104, 109, 103, 102, 108, 101, 110]

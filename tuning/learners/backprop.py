@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fedloom.core.seeds import stream
 from fedloom.core.types import Briefing, LocalWork, Params
-from fedloom.tuning.base import NOTHING, Assignment, LocalResult, Session
+from fedloom.tuning.base import Session
+from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.optimizers import optimizer_for
 
 __all__ = ["Backprop", "local_batches"]

@@ -26,8 +26,9 @@ from fedloom.core.layout import Selector
 from fedloom.core.scalars import LIMIT
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
-from fedloom.tuning.base import NOTHING, Assignment, LocalResult, Session
+from fedloom.tuning.base import Session
 from fedloom.tuning.learners.walk import Walk
+from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 
 __all__ = ["FiniteDifference"]
 

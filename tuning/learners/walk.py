@@ -15,8 +15,9 @@ from fedloom.core.perturbation_keys import DIRECTIONS
 from fedloom.core.seeds import stream
 from fedloom.core.steps import FAMILIES, Steps
 from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.base import Assignment, LocalResult, Losses, Rows, Session
+from fedloom.tuning.base import Losses, Rows, Session
 from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.store import Store
 
 if TYPE_CHECKING:
@@ -122,9 +123,13 @@ class Walk:
                 },
                 flops=self._session.flops(tokens) / 2 * self._forwards,
                 seconds=seconds,
-                steps=Steps(self._moved, self._scalars[n], self._coefficient, self._learner.agreed),
+                steps=self._steps(n, own),
             )
         return [result for result in found if result is not None]
+
+    def _steps(self, n: int, own: Assignment) -> Steps:
+        steps = Steps(self._moved, self._scalars[n], self._coefficient, self._learner.agreed)
+        return steps.bound(own.seed, round=own.round, client=own.client)
 
     @property
     def _forwards(self) -> int:

@@ -1,0 +1,86 @@
+"""How a cohort turns its data into updates: what a learner is given, and what it gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.core.layout import Layout, Vector
+from fedloom.core.steps import Steps
+from fedloom.core.types import Briefing, ClientId, LocalWork, Params
+from fedloom.tuning.base import Session
+
+__all__ = ["NOTHING", "Assignment", "Learner", "LocalResult"]
+
+NOTHING: Briefing = MappingProxyType({})
+"""Nothing beside the model."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one client of a chunk trains on.
+
+    Attributes:
+        client: its id.
+        rows: int64 ``[n]``, its training examples; at least one.
+        round: number of the round.
+        seed: the run's seed.
+        batches: number of the round whose batches are used once more; 0 for new ones.
+    """
+
+    client: ClientId
+    rows: NDArray[np.int64]
+    round: int
+    seed: int
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training gave.
+
+    Attributes:
+        client: its id.
+        layout: the tensors that trained.
+        delta: local minus global, float32 ``[P]``; not finite where training diverged.
+        num_examples: training examples behind it.
+        metrics: ``loss`` and ``accuracy`` over all local steps.
+        flops: floating-point operations, from the shapes.
+        seconds: its share of the chunk's wall time.
+        steps: what moved along known directions, beside `delta`; None for none.
+    """
+
+    client: ClientId
+    layout: Layout
+    delta: Vector
+    num_examples: int
+    metrics: Mapping[str, float]
+    flops: float
+    seconds: float
+    steps: Steps | None = None
+
+
+class Learner(Protocol):
+    """How a cohort turns its data into updates."""
+
+    def train(
+        self,
+        session: Session,
+        params: Params,
+        work: LocalWork,
+        cohort: Sequence[Assignment],
+        briefing: Briefing = NOTHING,
+    ) -> list[LocalResult]:
+        """Train every client of a chunk; one result each, in the order of `cohort`.
+
+        Args:
+            session: the model.
+            params: where every client starts.
+            work: the numbers of local training.
+            cohort: the clients.
+            briefing: what the strategy sent beside the model.
+        """
+        ...
