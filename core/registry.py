@@ -30,6 +30,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
         "zeroth-order": "fedloom.strategies.scalars:zeroth_order",
+        "bbtv2": "fedloom.strategies.black_box:BBTv2",
+        "fed-bbpt": "fedloom.strategies.black_box:fed_bbpt",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
@@ -49,6 +51,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "learners": {
         "backprop": "fedloom.tuning.learners.backprop:Backprop",
         "finite-difference": "fedloom.tuning.learners.finite_difference:FiniteDifference",
+        "black-box": "fedloom.tuning.learners.black_box:BlackBox",
+        "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",
