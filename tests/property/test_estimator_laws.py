@@ -46,7 +46,8 @@ def vectors(names: Sequence[int], size: int, family: Family = FAMILIES[0]) -> ND
 
 def slopes(names: Sequence[int], g: Floats, family: Family = FAMILIES[0]) -> Floats:
     """Of the loss ``g . w`` along every direction."""
-    return np.concatenate([vectors([name], len(g), family) @ g for name in names])
+    found: Floats = np.concatenate([vectors([name], len(g), family) @ g for name in names])
+    return found
 
 
 def estimate(
@@ -71,7 +72,7 @@ def test_the_estimate_of_a_quadratics_gradient_is_unbiased(family: Family, count
     a, b, w = half @ half.T / size, draws.standard_normal(size), np.ones(size)
 
     def f(at: Floats) -> Floats:
-        return np.einsum("ni,ij,nj->n", at, a, at, optimize=True) / 2 - at @ b
+        return np.asarray(((at @ a) * at).sum(axis=1) / 2 - at @ b)
 
     names = drawn(count)
     z = vectors(names, size, family).astype(np.float64)
@@ -117,7 +118,9 @@ def test_what_coarse_scalars_cost() -> None:
     # Eight bits: nothing. One bit: E[sign(s) z] = sqrt(2 / pi) g, so that with d / N = 1.953 the
     # cosine is c / sqrt(c^2 + d / N) = 0.4958 for c^2 = 2 / pi, against 0.5818 for floats.
     g, count = gradient(), 2048
-    whole, eight, one = [], [], []
+    whole: list[float] = []
+    eight: list[float] = []
+    one: list[float] = []
     for round in range(4):
         names = drawn(count, round=round)
         s = slopes(names, g)
