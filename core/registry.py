@@ -29,7 +29,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedadam": "fedloom.strategies.fedopt:fedadam",
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
-        "zeroth-order": "fedloom.strategies.scalars:zeroth_order",
+        "zeroth-order": "fedloom.strategies.zeroth_order:zeroth_order",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",

@@ -1,0 +1,84 @@
+"""Models that move along random directions: scalars come up, and the server makes the step.
+
+The default for devices that cannot backpropagate: every client has directions of its own, so that
+all of a cohort's directions add to the estimate; its step is as long as the estimate is good.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedloom.core.advance import Advance
+from fedloom.core.errors import require
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, Metrics, Params, State
+from fedloom.strategies.base import Planner
+from fedloom.strategies.plan import Constant
+from fedloom.strategies.step_total import StepTotal, add_update, advance_of
+
+__all__ = ["ZerothOrder", "applied", "zeroth_order"]
+
+
+@dataclass(frozen=True)
+class ZerothOrder:
+    """The mean of clients' steps along known directions, and of what they send beside them.
+
+    Attributes:
+        planner: who trains what.
+        lr: server learning rate.
+        shrink: share of the dimension that counts as noise; see `advance_of`.
+    """
+
+    planner: Planner = Constant()
+    lr: float = 1.0
+    shrink: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
+        require(0 <= self.shrink < math.inf, "shrink", self.shrink, "0 or more, and finite")
+
+    def init(self, params: Params) -> State:
+        """The state before the first round."""
+        return State(params)
+
+    def configure(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
+        """The planner's tasks."""
+        return self.planner.plan(state, cohort)
+
+    def accumulate(self, total: StepTotal | None, update: ClientUpdate) -> StepTotal:
+        """The total with one more update; `total` is written into."""
+        return add_update(total, update)
+
+    def apply(self, state: State, total: StepTotal | None) -> tuple[State, Metrics]:
+        """The model after the mean step; without updates only the version advances."""
+        if total is None:
+            return State(state.params, state.version + 1, state.slots, state.notes), {}
+        advance = advance_of(state.params, total, lr=self.lr, shrink=self.shrink)
+        return applied(state, advance, total)
+
+
+def applied(state: State, advance: Advance, total: StepTotal) -> tuple[State, Metrics]:
+    """The state after an advance; ``directions`` that moved it, and the L2 norm of the move."""
+    seed = next((kind.seed for kind in total.steps), 0)
+    params = advance.apply(state.params, seed)
+    change = params.vector.astype(np.float64) - state.params.vector
+    metrics = {
+        "delta_norm": float(np.linalg.norm(change)),
+        "directions": float(sum(found.used for found in total.steps.values())),
+    }
+    return State(params, state.version + 1, state.slots, state.notes), metrics
+
+
+def zeroth_order(lr: float = 1.0, shrink: float = 0.2) -> ZerothOrder:
+    """Move along the mean of clients' steps along random directions, as far as they can be trusted.
+
+    Args:
+        lr: server learning rate.
+        shrink: share of the dimension that counts as noise; the step is scaled by
+            ``N / (N + shrink d)`` for N directions in d dimensions (0: not scaled).
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+    return ZerothOrder(Constant(), lr, shrink)
