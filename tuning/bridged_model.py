@@ -141,7 +141,13 @@ class BridgedModel:
 
 
 class BridgedSession:
-    """One way of working with a `BridgedModel`."""
+    """One way of working with a `BridgedModel`.
+
+    Attributes:
+        one_row: a store of it has one row.
+    """
+
+    one_row = True
 
     def __init__(self, model: BridgedModel, train: Selector, examples: Examples) -> None:
         self._model, self._train, self._examples = model, train, examples
