@@ -108,17 +108,18 @@ def advance_of(params: Params, total: StepTotal, *, lr: float, shrink: float) ->
         lr: server learning rate.
         shrink: share of the dimension that counts as noise (0: no scaling).
     """
-    trust = {kind: _trust(kind, found) for kind, found in total.steps.items()}
+    steps = sorted(total.steps.items(), key=_place)  # float sums below, in one order
+    trust = {kind: _trust(kind, found) for kind, found in steps}
     whole = {} if total.rest is None else _weights(total.rest)
     weight = {spec.name: whole.get(spec.name, 0.0) for spec in params.layout}
-    for kind, found in total.steps.items():
+    for kind, found in steps:
         for spec in kind.layout:
             weight[spec.name] += trust[kind] * found.weight
     used: dict[Layout, int] = {}
-    for kind, found in total.steps.items():
+    for kind, found in steps:
         used[kind.layout] = used.get(kind.layout, 0) + found.used
     moves = []
-    for kind, found in sorted(total.steps.items(), key=_place):
+    for kind, found in steps:
         many = used[kind.layout]
         scale = lr * trust[kind] * many / max(many + shrink * kind.layout.size, 1e-30)
         scale *= kind.coefficient
