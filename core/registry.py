@@ -32,6 +32,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "zeroth-order": "fedloom.strategies.zeroth_order:zeroth_order",
         "bbtv2": "fedloom.strategies.black_box:BBTv2",
         "fed-bbpt": "fedloom.strategies.black_box:fed_bbpt",
+        "fwdllm": "fedloom.strategies.pacing:paced",
+        "fedkseed": "fedloom.strategies.kseed:fedkseed",
+        "spry": "fedloom.strategies.spry:spry",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
