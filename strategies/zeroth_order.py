@@ -12,6 +12,7 @@ import numpy as np
 
 from fedloom.core.advance import Advance
 from fedloom.core.errors import require
+from fedloom.core.step_ledger import advanced, unmoved
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, Metrics, Params, State
 from fedloom.strategies.base import Planner
 from fedloom.strategies.plan import Constant
@@ -53,21 +54,31 @@ class ZerothOrder:
     def apply(self, state: State, total: StepTotal | None) -> tuple[State, Metrics]:
         """The model after the mean step; without updates only the version advances."""
         if total is None:
-            return State(state.params, state.version + 1, state.slots, state.notes), {}
+            return unmoved(state), {}
         advance = advance_of(state.params, total, lr=self.lr, shrink=self.shrink)
         return applied(state, advance, total)
 
 
-def applied(state: State, advance: Advance, total: StepTotal) -> tuple[State, Metrics]:
-    """The state after an advance; ``directions`` that moved it, and the L2 norm of the move."""
+def applied(
+    state: State, advance: Advance, total: StepTotal, *, anchor_every: int = 0
+) -> tuple[State, Metrics]:
+    """The state after an advance; ``directions`` that moved it, and the L2 norm of the move.
+
+    Args:
+        state: the state before the round.
+        advance: what the round did.
+        total: of the round.
+        anchor_every: rounds after which a pool of directions begins again (see `advanced`).
+    """
     seed = next((kind.seed for kind in total.steps), 0)
-    params = advance.apply(state.params, seed)
-    change = params.vector.astype(np.float64) - state.params.vector
+    step = min((abs(kind.coefficient) for kind in total.steps), default=0.0)
+    after = advanced(state, advance, seed, step=step, anchor_every=anchor_every)
+    change = after.params.vector.astype(np.float64) - state.params.vector
     metrics = {
         "delta_norm": float(np.linalg.norm(change)),
         "directions": float(sum(found.used for found in total.steps.values())),
     }
-    return State(params, state.version + 1, state.slots, state.notes), metrics
+    return after, metrics
 
 
 def zeroth_order(lr: float = 1.0, shrink: float = 0.2) -> ZerothOrder:
