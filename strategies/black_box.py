@@ -78,6 +78,11 @@ class BBTv2:
         require(0 < self.largest < float("inf"), "largest", self.largest, "above 0 and finite")
 
     @property
+    def schemes(self) -> tuple[str, ...]:
+        """Losses of candidates come as scalars of directions that all share."""
+        return ("shared",)
+
+    @property
     def search(self) -> Search:
         """The numbers of each block's search."""
         return Search(self.k, self.popsize, self.sigma)
