@@ -57,6 +57,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "finite-difference": "fedloom.tuning.learners.finite_difference:FiniteDifference",
         "black-box": "fedloom.tuning.learners.black_box:BlackBox",
         "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
+        "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",
