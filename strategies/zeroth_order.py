@@ -15,6 +15,7 @@ import numpy as np
 
 from fedloom.core.advance import Advance
 from fedloom.core.errors import require
+from fedloom.core.step_ledger import advanced, unmoved
 from fedloom.core.types import (
     ClientId,
     ClientTask,
@@ -82,7 +83,7 @@ class ZerothOrder:
     def apply(self, state: State, total: StepTotal | None) -> tuple[State, Metrics]:
         """The model after the mean step; without updates only the version advances."""
         if total is None:
-            return State(state.params, state.version + 1, state.slots, state.notes), {}
+            return unmoved(state), {}
         counted = voted(total) if self.vote else total
         advance = advance_of(state.params, counted, lr=self.lr, shrink=self.shrink)
         if self.momentum:
@@ -106,16 +107,26 @@ def weighed(update: ClientUpdate, weigh: str) -> ClientUpdate:
     return update if weigh == "examples" else replace(update, num_examples=1)
 
 
-def applied(state: State, advance: Advance, total: StepTotal) -> tuple[State, Metrics]:
-    """The state after an advance; ``directions`` that moved it, and the L2 norm of the move."""
+def applied(
+    state: State, advance: Advance, total: StepTotal, *, anchor_every: int = 0
+) -> tuple[State, Metrics]:
+    """The state after an advance; ``directions`` that moved it, and the L2 norm of the move.
+
+    Args:
+        state: the state before the round.
+        advance: what the round did.
+        total: of the round.
+        anchor_every: rounds after which a pool of directions begins again (see `advanced`).
+    """
     seed = next((kind.seed for kind in total.steps), 0)
-    params = advance.apply(state.params, seed)
-    change = params.vector.astype(np.float64) - state.params.vector
+    step = min((abs(kind.coefficient) for kind in total.steps), default=0.0)
+    after = advanced(state, advance, seed, step=step, anchor_every=anchor_every)
+    change = after.params.vector.astype(np.float64) - state.params.vector
     metrics = {
         "delta_norm": float(np.linalg.norm(change)),
         "directions": float(sum(found.used for found in total.steps.values())),
     }
-    return State(params, state.version + 1, state.slots, state.notes), metrics
+    return after, metrics
 
 
 def zeroth_order(
