@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.errors import require
+from fedloom.core.step_ledger import unmoved
 from fedloom.core.types import (
     Briefing,
     ClientId,
@@ -56,12 +57,15 @@ class KSeed:
         lr: server learning rate; with 1, the mean of the clients' models.
         pro: tell clients the probability of each direction (FedKSeed-Pro).
         weigh: ``examples`` or ``clients``: what an update weighs in the mean.
+        anchor_every: rounds after which the sums begin again from the model that is reached then
+            (0: where they would leave 32 bits).
     """
 
     planner: Planner = Constant()
     lr: float = 1.0
     pro: bool = False
     weigh: str = "examples"
+    anchor_every: int = 0
 
     schemes = ("pool",)
     """Whose directions it can go along."""
@@ -69,6 +73,7 @@ class KSeed:
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
         require(self.weigh in WEIGHINGS, "weigh", self.weigh, f"one of {', '.join(WEIGHINGS)}")
+        require(self.anchor_every >= 0, "anchor_every", self.anchor_every, "0 or more")
 
     def init(self, params: Params) -> State:
         """The state before the first round."""
@@ -103,9 +108,10 @@ class KSeed:
     def apply(self, state: State, total: PoolTotal | None) -> tuple[State, Metrics]:
         """The model after the mean step; without updates only the version advances."""
         if total is None:
-            return State(state.params, state.version + 1, state.slots, state.notes), {}
+            return unmoved(state), {}
         advance = advance_of(state.params, total.steps, lr=self.lr, shrink=0.0)
-        after, metrics = applied(state, advance, total.steps)
+        every = self.anchor_every
+        after, metrics = applied(state, advance, total.steps, anchor_every=every)
         if total.counts is not None:
             after = replace(after, slots={**after.slots, **_history(state, total, total.counts)})
         return after, metrics
@@ -141,15 +147,19 @@ def _history(
     return {"history.sizes": before, "history.counts": seen.astype(np.int64) + counts}
 
 
-def fedkseed(lr: float = 1.0, pro: bool = False, weigh: str = "examples") -> KSeed:
+def fedkseed(
+    lr: float = 1.0, pro: bool = False, weigh: str = "examples", anchor_every: int = 0
+) -> KSeed:
     """Add up the mean steps along a pool of directions (FedKSeed; ``pro``: FedKSeed-Pro).
 
     Args:
         lr: server learning rate; with 1, the mean of the clients' models.
         pro: let clients draw directions by how far these have moved clients so far.
         weigh: ``examples`` or ``clients``: what an update weighs in the mean.
+        anchor_every: rounds after which the pool's sums begin again from the model that is reached
+            then (0: where they would leave 32 bits); clients then fetch that model.
 
     Raises:
         ConfigError: an argument is out of range.
     """
-    return KSeed(Constant(), lr, pro, weigh)
+    return KSeed(Constant(), lr, pro, weigh, anchor_every)

@@ -11,11 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fedloom.core.advance import Advance
 from fedloom.core.errors import require
-from fedloom.core.layout import Selector
+from fedloom.core.layout import Selector, Vector
+from fedloom.core.step_ledger import unmoved
 from fedloom.core.types import (
     Briefing,
     ClientId,
@@ -131,19 +130,16 @@ class Paced:
         """
         if total is None:
             notes = {name: note for name, note in state.notes.items() if name != "cohort"}
-            return State(state.params, state.version + 1, state.slots, notes), {}
+            return unmoved(replace(state, notes=notes)), {}
         whole, waited = joined(held(state), total), int(state.notes.get("waited", 0)) + 1
         good, metrics = self.gate.look(whole) if whole.steps else (True, {})
         metrics = {**metrics, "waited": waited}
         if good or waited == self.gate.patience:
             return self._moved(state, whole, metrics)
-        return self._waiting(state, whole, {**metrics, "delta_norm": 0.0}), metrics
-
-    def _waiting(self, state: State, whole: StepTotal, metrics: Metrics) -> State:
         first = min(kind.round for kind in whole.steps)
-        waiting = {"cohort": first, "since": first, "waited": int(metrics["waited"])}
         kept = keeping(state, whole)
-        return replace(kept, version=state.version + 1, notes={**kept.notes, **waiting})
+        waiting = {"cohort": first, "since": first, "waited": waited}
+        return unmoved(replace(kept, notes={**kept.notes, **waiting})), metrics
 
     def _moved(self, state: State, whole: StepTotal, metrics: Metrics) -> tuple[State, Metrics]:
         free = released(state)
@@ -158,9 +154,7 @@ class Paced:
         return after, {**told, **metrics}
 
 
-def _direction(
-    before: Params, after: Params, advance: Advance
-) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _direction(before: Params, after: Params, advance: Advance) -> Vector:
     """Where the tensors went that moved along directions, float32 ``[d]``."""
     layout = advance.moves[0].layout
     change = after.vector - before.vector

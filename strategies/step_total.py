@@ -117,7 +117,7 @@ def advance_of(params: Params, total: StepTotal, *, lr: float, shrink: float) ->
             weight[spec.name] += trust[kind] * found.weight
     used: dict[Layout, int] = {}
     for kind, found in steps:
-        used[kind.layout] = used.get(kind.layout, 0) + found.used
+        used[kind.layout] = used.get(kind.layout, 0) + _unlike(found)
     moves = []
     for kind, found in steps:
         many = used[kind.layout]
@@ -136,9 +136,9 @@ def voted(total: StepTotal) -> StepTotal:
     steps = {}
     for kind, found in total.steps.items():
         signs = {owner: np.sign(scalars) for owner, scalars in found.scalars.items()}
-        moved = sum(int(np.count_nonzero(scalars)) for scalars in signs.values())
-        alone = dict.fromkeys(signs, 1)
-        steps[kind] = Gathered(signs, alone, weight=1, clients=1, used=moved, bound=moved)
+        alone = Gathered(signs, dict.fromkeys(signs, 1), weight=1, clients=1)
+        alone.used = alone.bound = _unlike(alone)
+        steps[kind] = alone
     return StepTotal(steps, total.rest, total.weight)
 
 
@@ -192,6 +192,11 @@ def _trust(kind: Kind, found: Gathered) -> float:
     """What a client's examples weigh beside those of one that sends the whole gradient."""
     each = found.used / max(found.clients, 1)
     return each / (each + kind.layout.size) if each else 0.0
+
+
+def _unlike(found: Gathered) -> int:
+    """Directions along which the model moves: those that clients share count once."""
+    return sum(int(np.count_nonzero(scalars)) for scalars in found.scalars.values())
 
 
 def _weights(rest: FixedPointSum) -> dict[str, float]:

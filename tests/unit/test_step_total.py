@@ -70,6 +70,12 @@ def test_directions_of_all_kinds_count_for_the_length() -> None:
     np.testing.assert_allclose(moved(total, shrink=0.5), 0.2 * moved(total), rtol=1e-5, atol=1e-7)
 
 
+def test_directions_that_clients_share_count_once() -> None:
+    # Two directions of two clients in 40 dimensions: 2 / (2 + 0.5 * 40) = 1 / 11.
+    total = total_of(*(stepped(name, [1, 2], directions=SHARED) for name in "ab"))
+    np.testing.assert_allclose(moved(total, shrink=0.5), moved(total) / 11, rtol=1e-5, atol=1e-7)
+
+
 def test_a_whole_gradient_and_an_estimate_in_one_round() -> None:
     # Two directions in 40 dimensions weigh 2 / 42 of a whole gradient each example: with 21
     # examples as much as one. Beside 3 examples of a whole gradient it has a quarter of the say.
