@@ -49,6 +49,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "learners": {
         "backprop": "fedloom.tuning.learners.backprop:Backprop",
         "finite-difference": "fedloom.tuning.learners.finite_difference:FiniteDifference",
+        "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",
