@@ -30,6 +30,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
         "zeroth-order": "fedloom.strategies.zeroth_order:zeroth_order",
+        "fwdllm": "fedloom.strategies.pacing:paced",
+        "fedkseed": "fedloom.strategies.kseed:fedkseed",
+        "spry": "fedloom.strategies.spry:spry",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
