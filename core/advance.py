@@ -41,18 +41,18 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Move:
-    """``coefficient * sum_c weight_c * sum_i scalars_c[i] z_c[i]`` over the tensors of a layout.
+    """``worth * sum_c weight_c * sum_i scalars_c[i] z_c[i]`` over the tensors of a layout.
 
     Attributes:
         layout: the tensors that move.
-        coefficient: what one step is worth, times the family's unit.
+        worth: what one step is worth, tensor by tensor, times the family's unit.
         directions: which directions.
         round: of the run; what the directions were drawn for.
         contributions: each owner once.
     """
 
     layout: Layout
-    coefficient: float
+    worth: tuple[float, ...]
     directions: Directions
     round: int
     contributions: tuple[Contribution, ...]
@@ -70,8 +70,11 @@ class Move:
         """The move itself, float32 ``[layout.size]``, the same bits everywhere."""
         family = FAMILIES[self.directions.family]
         total = replay(self.entries(seed), self.layout.size, family=family)
-        start = np.zeros(self.layout.size, dtype=np.float32)
-        return apply(start, total, self.coefficient * family.unit)
+        found = np.zeros(self.layout.size, dtype=np.float32)
+        for spec, worth in zip(self.layout, self.worth, strict=True):
+            span = self.layout.span(spec.name)
+            found[span] = apply(found[span], total[span], worth * family.unit)
+        return found
 
 
 @dataclass(frozen=True)

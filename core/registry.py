@@ -29,9 +29,12 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedadam": "fedloom.strategies.fedopt:fedadam",
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
-        "zeroth-order": "fedloom.strategies.scalars:zeroth_order",
+        "zeroth-order": "fedloom.strategies.zeroth_order:zeroth_order",
         "bbtv2": "fedloom.strategies.black_box:BBTv2",
         "fed-bbpt": "fedloom.strategies.black_box:fed_bbpt",
+        "fwdllm": "fedloom.strategies.pacing:paced",
+        "fedkseed": "fedloom.strategies.kseed:fedkseed",
+        "spry": "fedloom.strategies.spry:spry",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
@@ -54,6 +57,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "finite-difference": "fedloom.tuning.learners.finite_difference:FiniteDifference",
         "black-box": "fedloom.tuning.learners.black_box:BlackBox",
         "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
+        "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",

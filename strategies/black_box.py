@@ -26,11 +26,9 @@ from fedloom.core.types import (
     Params,
     State,
 )
-from fedloom.strategies.compose import Composed
 from fedloom.strategies.generations import Book, Told
-from fedloom.strategies.optimizers import Sgd
 from fedloom.strategies.plan import Constant, task_for
-from fedloom.strategies.scalars import ScalarMean
+from fedloom.strategies.zeroth_order import ZerothOrder
 
 __all__ = ["BBTv2", "fed_bbpt"]
 
@@ -78,6 +76,11 @@ class BBTv2:
         _ = self.search, Book(self.k, self.sigma, self.alpha, self.family)
         require(self.take in ("best", "mean"), "take", self.take, "best or mean")
         require(0 < self.largest < float("inf"), "largest", self.largest, "above 0 and finite")
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """Losses of candidates come as scalars of directions that all share."""
+        return ("shared",)
 
     @property
     def search(self) -> Search:
@@ -185,7 +188,7 @@ def fed_bbpt(
     alpha: float = 0.2,
     family: str = "rademacher",
     lr: float = 1.0,
-) -> Composed:
+) -> ZerothOrder:
     """Clients search a shared subspace on their own, by losses only; their points are averaged.
 
     Args:
@@ -206,4 +209,4 @@ def fed_bbpt(
     numbers: dict[str, Option] = {"k": k, "popsize": popsize, "sigma": sigma, "alpha": alpha}
     learner = Component("subspace-search", {**numbers, **pool})
     codec = Component("scalars", {"scheme": "pool", "exact": (), **pool})
-    return Composed(_Searching(learner, codec), ScalarMean(0.0), Sgd(lr))
+    return ZerothOrder(_Searching(learner, codec), lr, shrink=0.0)

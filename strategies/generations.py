@@ -174,7 +174,8 @@ class Book:
         )
         steps = subspace.steps(target - points[turn])
         part = Contribution(POOL, 1, steps.scalars.astype(np.int64))
-        move = Move(block, steps.coefficient, steps.directions, 0, (part,))
+        worth = (steps.coefficient,) * len(block.specs)
+        move = Move(block, worth, steps.directions, 0, (part,))
         nothing = Delta(Layout(()), np.zeros(0, dtype=np.float32))
         params = Advance((move,), nothing).apply(state.params, int(state.notes["seed"]))
         points[turn] = target

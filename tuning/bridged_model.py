@@ -149,6 +149,9 @@ class BridgedSession:
 
     one_row = True
 
+    alone = True
+    """A store has one row."""
+
     def __init__(self, model: BridgedModel, train: Selector, examples: Examples) -> None:
         self._model, self._train, self._examples = model, train, examples
         self._lengths = examples.lengths()
@@ -196,7 +199,7 @@ class BridgedSession:
 
 def _of_row(store: Store, name: str, dtype: torch.dtype) -> Tensor:
     """A tensor of the client, whose gradient is added to the store."""
-    if store.grad_view(name) is None:
+    if store.grad_view(name) is None or not torch.is_grad_enabled():
         return store.view(name, dtype=dtype)[0]
     return cast(Tensor, _OfRow.apply(store.anchor, store, name, dtype))  # type: ignore[no-untyped-call]
 

@@ -36,7 +36,7 @@ def test_at_once_is_one_by_one(model_folder: Folders, ragged: Ragged, name: str)
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_slopes(model_folder: Folders, ragged: Ragged, name: str) -> None:
-    # Along z = grad / |grad| the loss climbs by true . grad / |grad|, which is |grad| if and only if
+    # Along z = grad / |grad| the loss climbs by true . grad / |grad|, which is |grad| exactly if
     # what is called grad has the true gradient's share in its own direction; central differences.
     case = CASES[name]
     model, examples = case.build(model_folder, PREFIX), case.examples(ragged)
@@ -118,7 +118,7 @@ def test_the_start_has_the_deviation_that_is_asked_for(model_folder: Folders) ->
 
 @pytest.mark.parametrize("case", [CASES["gpt2"], CASES["vit"]])
 def test_other_families_cannot_have_them(model_folder: Folders, case: Case) -> None:
-    with pytest.raises(ConfigError, match="prefix: .* models; bert, llama, qwen2 can have it"):
+    with pytest.raises(ConfigError, match=r"prefix: .* models; bert, llama, qwen2 can have it"):
         case.build(model_folder, PREFIX)
 
 
