@@ -15,6 +15,7 @@ from fedloom.core.component import Component, Option
 from fedloom.core.errors import UpdateRefusedError, require
 from fedloom.core.evolution import Evolution, Search
 from fedloom.core.seeds import derive
+from fedloom.core.step_ledger import unmoved
 from fedloom.core.steps import Directions
 from fedloom.core.types import (
     Briefing,
@@ -135,7 +136,7 @@ class BBTv2:
             return self._book.begun(state, first), {}
         answer = None if total is None else total.of(self.popsize)
         if answer is None:
-            return replace(state, version=state.version + 1), {}
+            return unmoved(state), {}
         turn, losses = self._book.turn(state), answer.mean
         evolution = self._evolution(state)
         best = int(np.argmin(losses))
@@ -146,7 +147,9 @@ class BBTv2:
         self._running[seed, turn] = self._book.history(after, turn).tobytes(), evolution
         if self.take == "mean":
             chosen = evolution.mean
-        if chosen is not None:
+        if chosen is None:
+            after = unmoved(after)
+        else:
             after = self._book.moved(after, turn, answer.layout, chosen)
         metrics = {
             "block": float(turn),
@@ -154,7 +157,7 @@ class BBTv2:
             "mean_change": float(losses.mean()),
             "search_sigma": evolution.sigma,
         }
-        return replace(after, version=state.version + 1), metrics
+        return after, metrics
 
     def _evolution(self, state: State) -> Evolution:
         """The search of the block whose turn it is, kept from the round before or made again."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fedloom.core.advance import Advance, Contribution, Move
 from fedloom.core.errors import UpdateRefusedError, require
 from fedloom.core.layout import Layout
+from fedloom.core.step_ledger import advanced, unmoved
 from fedloom.core.steps import POOL, Directions, Steps
 from fedloom.core.subspaces import Subspace, grain, rounded, scale_for
 from fedloom.core.types import Briefing, Delta, State
@@ -118,7 +119,7 @@ class Book:
             ConfigError: the blocks' subspaces need more directions than a pool may have.
         """
         if first is None:
-            return replace(state, version=state.version + 1)
+            return unmoved(state)
         blocks = _blocks(first.layout)
         allowed = f"65536 directions at most, for {len(blocks)} blocks of k = {self.k}"
         require(len(blocks) * self.k <= 65536, "k", len(blocks) * self.k, allowed)
@@ -137,7 +138,8 @@ class Book:
             **{f"losses/{i}": np.zeros((0, 0), dtype=np.float64) for i in range(len(blocks))},
         }
         notes = {**state.notes, "seed": first.seed, "blocks": len(blocks), "turn": 0}
-        return State(state.params, state.version + 1, {**state.slots, **slots}, notes)
+        after = unmoved(state)
+        return State(state.params, after.version, {**after.slots, **slots}, notes)
 
     def block(self, state: State, trained: Layout) -> Layout:
         """The tensors of the block whose turn it is."""
@@ -166,20 +168,18 @@ class Book:
         return replace(state, slots=slots, notes={**state.notes, "turn": following})
 
     def moved(self, state: State, turn: int, block: Layout, point: NDArray[np.float64]) -> State:
-        """The state with a block at another point."""
+        """The next version, with a block at another point."""
         points = np.array(state.slots["points"], dtype=np.int32)
         target = rounded(point, grain(self.sigma))
-        subspace = Subspace(
-            block, self._pool(state), turn * self.k, self.k, self._worth(state, turn)
-        )
+        worth, seed = self._worth(state, turn), int(state.notes["seed"])
+        subspace = Subspace(block, self._pool(state), turn * self.k, self.k, worth)
         steps = subspace.steps(target - points[turn])
         part = Contribution(POOL, 1, steps.scalars.astype(np.int64))
-        worth = (steps.coefficient,) * len(block.specs)
-        move = Move(block, worth, steps.directions, 0, (part,))
+        move = Move(block, (worth,) * len(block.specs), steps.directions, 0, (part,))
         nothing = Delta(Layout(()), np.zeros(0, dtype=np.float32))
-        params = Advance((move,), nothing).apply(state.params, int(state.notes["seed"]))
+        after = advanced(state, Advance((move,), nothing), seed, step=worth)
         points[turn] = target
-        return replace(state, params=params, slots={**state.slots, "points": points})
+        return replace(after, slots={**after.slots, "points": points})
 
     def _pool(self, state: State) -> Directions:
         return Directions("pool", int(state.notes["blocks"]) * self.k, self.family)
