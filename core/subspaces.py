@@ -50,7 +50,8 @@ def scale_for(start: Vector, *, alpha: float, k: int, sigma: float) -> float:
         The nearest power of two, which does not depend on how the sum of squares is rounded.
     """
     spread = math.sqrt(float(np.square(start, dtype=np.float64).mean())) if start.size else 0.0
-    return 2.0 ** round(math.log2(alpha * (spread or 1.0) / (math.sqrt(k) * sigma)))
+    usual = spread if 0 < spread < math.inf else 1.0
+    return 2.0 ** round(math.log2(alpha * usual / (math.sqrt(k) * sigma)))
 
 
 @dataclass(frozen=True)

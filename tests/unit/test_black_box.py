@@ -46,9 +46,7 @@ def answer(client: Client, layout: Layout, losses: NDArray[np.float64]) -> Clien
     steps = Steps(layout, scalars, WORTH, Directions("shared"))
     bound = steps.bound(SEED, round=1, client=client.id)
     nothing = np.zeros(0, dtype=np.float32)
-    return ClientUpdate(
-        client.id, 1, client.num_examples, delta=Delta(Layout(()), nothing, bound)
-    )
+    return ClientUpdate(client.id, 1, client.num_examples, delta=Delta(Layout(()), nothing, bound))
 
 
 def told(state: State, layout: Layout, briefing: Any) -> NDArray[np.float64]:

@@ -64,9 +64,9 @@ def test_only_the_order_of_losses_counts() -> None:
 
 
 def test_no_global_generator_is_touched() -> None:
-    before = np.random.get_state()  # noqa: NPY002
+    before = np.random.get_state()
     searched(3)
-    after = np.random.get_state()  # noqa: NPY002
+    after = np.random.get_state()
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
