@@ -1,4 +1,4 @@
-"""Devices that follow the model by what happened to it: killed, started again, with a damaged model.
+"""Devices that follow the model by what happened to it: killed, begun again, one model damaged.
 
 A server and devices as processes of their own, over mutual TLS, to the simulator's bits.
 """
