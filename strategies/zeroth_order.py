@@ -29,15 +29,18 @@ class ZerothOrder:
         planner: who trains what.
         lr: server learning rate.
         shrink: share of the dimension that counts as noise; see `advance_of`.
+        anchor_every: rounds after which a pool of directions begins again; see `advanced`.
     """
 
     planner: Planner = Constant()
     lr: float = 1.0
     shrink: float = 0.2
+    anchor_every: int = 0
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
         require(0 <= self.shrink < math.inf, "shrink", self.shrink, "0 or more, and finite")
+        require(self.anchor_every >= 0, "anchor_every", self.anchor_every, "0 (never) or more")
 
     def init(self, params: Params) -> State:
         """The state before the first round."""
@@ -56,7 +59,7 @@ class ZerothOrder:
         if total is None:
             return unmoved(state), {}
         advance = advance_of(state.params, total, lr=self.lr, shrink=self.shrink)
-        return applied(state, advance, total)
+        return applied(state, advance, total, anchor_every=self.anchor_every)
 
 
 def applied(
@@ -81,15 +84,17 @@ def applied(
     return after, metrics
 
 
-def zeroth_order(lr: float = 1.0, shrink: float = 0.2) -> ZerothOrder:
+def zeroth_order(lr: float = 1.0, shrink: float = 0.2, anchor_every: int = 0) -> ZerothOrder:
     """Move along the mean of clients' steps along random directions, as far as they can be trusted.
 
     Args:
         lr: server learning rate.
         shrink: share of the dimension that counts as noise; the step is scaled by
             ``N / (N + shrink d)`` for N directions in d dimensions (0: not scaled).
+        anchor_every: rounds after which the sums of a pool of directions begin again, from the
+            model that is reached then (0: when they outgrow 32 bits).
 
     Raises:
         ConfigError: an argument is out of range.
     """
-    return ZerothOrder(Constant(), lr, shrink)
+    return ZerothOrder(Constant(), lr, shrink, anchor_every)
