@@ -18,6 +18,7 @@ class Way:
 
     Attributes:
         where: what stands before a field of theirs: nothing, or their tier.
+        key: of the codec in the job.
         learner: how they train.
         codec: how they send.
         train: which tensors.
@@ -25,6 +26,7 @@ class Way:
     """
 
     where: str
+    key: str
     learner: Component
     codec: Component
     train: Selector
@@ -62,19 +64,19 @@ def check_agreement(job: Job) -> None:
 
 
 def check_moved(job: Job, layout: Layout) -> None:
-    """Find a stage in which nothing is left to move along directions.
+    """Find a kind of device that trains what is not there, or has nothing to move along directions.
 
     Raises:
-        ConfigError: every tensor that trains has an exact gradient.
+        ConfigError: a pattern matches no tensor, or every tensor that trains has an exact gradient.
     """
     for way in _ways(job):
-        search = getattr(create("learners", way.learner), "search", None)
-        if search is None:
-            continue
         try:
             trained = layout.select(way.train)
         except LayoutError as error:
             raise ConfigError(f"{way.where}train: {error}") from None
+        search = getattr(create("learners", way.learner), "search", None)
+        if search is None:
+            continue
         try:
             exact = set(trained.select(search.exact).names)
         except LayoutError:
@@ -87,16 +89,16 @@ def check_moved(job: Job, layout: Layout) -> None:
 
 def _same(way: Way, field: str, own: object, other: object) -> None:
     if own != other:
-        codec = f"{'codec' if way.where else 'codec_up'}.{field} = {other!r}"
-        raise ConfigError(f"{way.where}learner.{field} = {own!r}, {codec}: give both the same")
+        text = f"{way.where}learner.{field} = {own!r}, {way.key}.{field} = {other!r}"
+        raise ConfigError(f"{text}: give both the same")
 
 
 def _ways(job: Job) -> Iterator[Way]:
     """Every way of training and sending that the job has."""
     for stage in job.stages:
         if sum(tier.share for tier in job.tiers) < 1 or not job.tiers:
-            yield Way("", job.learner, job.codec_up, stage.train, stage)
+            yield Way("", "codec_up", job.learner, job.codec_up, stage.train, stage)
         for tier in job.tiers:
             learner, codec = tier.learner or job.learner, tier.codec or job.codec_up
-            where = f"tiers.{tier.name}: "
-            yield Way(where, learner, codec, tier.train or stage.train, stage)
+            where, key = f"tiers.{tier.name}: ", "codec" if tier.codec else "codec_up"
+            yield Way(where, key, learner, codec, tier.train or stage.train, stage)
