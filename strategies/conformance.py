@@ -6,7 +6,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.checkpoint import load_state, save_state
-from fedloom.core.errors import RunError, StrategyError
+from fedloom.core.errors import RunError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec, Vector
 from fedloom.core.seeds import stream
 from fedloom.core.steps import Directions, Steps
@@ -28,7 +28,7 @@ __all__ = ["check_strategy"]
 _LAYOUT = Layout((TensorSpec("a", (2, 3)), TensorSpec("b", (5,)), TensorSpec("c", (1, 4))))
 _COHORT = tuple(Client(f"client-{i}", 1 + 7 * i) for i in range(5))
 _ROUNDS = 3
-_POOL = 16
+_POOL = 20
 
 
 def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
@@ -104,7 +104,8 @@ class _Trial:
         for name in _ordered(list(deltas), order):
             examples = next(c.num_examples for c in cohort.clients if c.id == name)
             update = ClientUpdate(name, number, examples, delta=deltas[name])
-            with hook("accumulate", number):
+            # A strategy may refuse what is not for it, and the round goes on.
+            with suppress(UpdateRefusedError), hook("accumulate", number):
                 total = self.strategy.accumulate(total, update)
         with hook("apply", number), _unwritten("apply", *arrays):
             applied = self.strategy.apply(state, total)

@@ -16,7 +16,8 @@ from fedloom.tuning.store import Store
 __all__ = ["AT_ONCE", "Differences"]
 
 AT_ONCE = 8
-"""Directions of a client that run in one forward pass: the rows that a group of keys has."""
+"""Directions of a client that run in one forward pass at most: the rows that a group of keys
+has."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,12 @@ class Differences:
         central: whether to look both ways.
         h: how far; 0 lets the dimension say. It never changes with what is measured, so that a
             client's result does not depend on who shares its chunk.
+        at_once: rows of a client in one pass.
     """
 
     central: bool
     h: float
-
-    @property
-    def at_once(self) -> int:
-        """Rows of a client in one pass."""
-        return AT_ONCE
+    at_once: int = AT_ONCE
 
     @property
     def passes(self) -> int:

@@ -48,6 +48,8 @@ class FiniteDifference:
             pass as there are examples. It pays where a client's examples are of one kind.
         guided: the slope along the strategy's guide is found as well, and sent; see `Integers`.
         send: ``scalars``, or ``tensors`` for the delta number by number, by any local optimizer.
+        at_once: directions of a client that run in one forward pass. With 1, a step takes hardly
+            more memory than inference; what is found differs by float association only.
 
     Raises:
         ConfigError: an option is out of range, or does not go with another.
@@ -65,8 +67,10 @@ class FiniteDifference:
     per_example: bool = False
     guided: bool = False
     send: str = "scalars"
+    at_once: int = AT_ONCE
 
     def __post_init__(self) -> None:
+        require(1 <= self.at_once <= AT_ONCE, "at_once", self.at_once, f"1 to {AT_ONCE}")
         known = ("one-sided", "central")
         require(self.difference in known, "difference", self.difference, f"one of {known}")
         require(0 <= self.h < float("inf"), "h", self.h, "0 (chosen by the dimension) or more")
@@ -89,7 +93,7 @@ class FiniteDifference:
     @property
     def copies(self) -> int:
         """Rows that run at once for each client."""
-        return 2 if self.per_example else min(self.directions, AT_ONCE) + 1
+        return 2 if self.per_example else min(self.directions, self.at_once) + 1
 
     def train(
         self,
@@ -101,7 +105,7 @@ class FiniteDifference:
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`."""
         began = time.perf_counter()
-        gauge = Differences(self.difference == "central", self.h)
+        gauge = Differences(self.difference == "central", self.h, self.at_once)
         walk = Walk(self.search, gauge, session, params, work, cohort, briefing)
         for step in range(walk.steps):
             walk.take(step)
