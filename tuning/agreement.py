@@ -8,6 +8,8 @@ from fedloom.core.errors import ConfigError, LayoutError
 from fedloom.core.job import Job, Stage
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
+from fedloom.core.types import LocalWork
+from fedloom.tuning.learners.walk import check_work
 
 __all__ = ["check_agreement", "check_moved"]
 
@@ -22,6 +24,7 @@ class Way:
         learner: how they train.
         codec: how they send.
         train: which tensors.
+        work: the numbers of local training.
         stage: of the job.
     """
 
@@ -30,6 +33,7 @@ class Way:
     learner: Component
     codec: Component
     train: Selector
+    work: LocalWork
     stage: Stage
 
 
@@ -43,6 +47,7 @@ def check_agreement(job: Job) -> None:
         search = getattr(create("learners", way.learner), "search", None)
         if search is None or search.send != "scalars":
             continue
+        _check_numbers(way)
         directions = search.agreed
         codec = create("codecs", way.codec)
         if getattr(codec, "sends_steps", False):
@@ -87,6 +92,13 @@ def check_moved(job: Job, layout: Layout) -> None:
             raise ConfigError(f"{text}: more than learner.exact = {list(search.exact)}; {more}")
 
 
+def _check_numbers(way: Way) -> None:
+    try:
+        check_work(way.work)
+    except ConfigError as error:
+        raise ConfigError(f"{way.where}{error}") from None
+
+
 def _same(way: Way, field: str, own: object, other: object) -> None:
     if own != other:
         text = f"{way.where}learner.{field} = {own!r}, {way.key}.{field} = {other!r}"
@@ -97,8 +109,9 @@ def _ways(job: Job) -> Iterator[Way]:
     """Every way of training and sending that the job has."""
     for stage in job.stages:
         if sum(tier.share for tier in job.tiers) < 1 or not job.tiers:
-            yield Way("", "codec_up", job.learner, job.codec_up, stage.train, stage)
+            yield Way("", "codec_up", job.learner, job.codec_up, stage.train, stage.local, stage)
         for tier in job.tiers:
             learner, codec = tier.learner or job.learner, tier.codec or job.codec_up
             where, key = f"tiers.{tier.name}: ", "codec" if tier.codec else "codec_up"
-            yield Way(where, key, learner, codec, tier.train or stage.train, stage)
+            work = tier.local or stage.local
+            yield Way(where, key, learner, codec, tier.train or stage.train, work, stage)

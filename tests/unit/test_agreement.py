@@ -4,11 +4,13 @@ from typing import Any
 import pytest
 
 from fedloom.core.component import Component, Option
+from fedloom.core.config import merge
 from fedloom.core.errors import ConfigError
-from fedloom.core.job import Job, Stage
+from fedloom.core.job import Job, Stage, job_from
 from fedloom.core.layout import Layout, TensorSpec
-from fedloom.core.types import Tier
+from fedloom.core.types import LocalWork, Tier
 from fedloom.tuning.agreement import check_agreement, check_moved
+from fedloom.tuning.prepare import check_names
 
 LAYOUT = Layout(
     (
@@ -102,3 +104,40 @@ def test_a_kind_of_device_must_train_what_is_there() -> None:
     tier = Tier("phone", learner=learner, train=("nothing",))
     with pytest.raises(ConfigError, match=r"tiers.phone: train: .*'nothing'"):
         check_moved(replace(Job(), tiers=(tier,)), LAYOUT)
+
+
+def test_scalars_go_with_plain_sgd_only() -> None:
+    with pytest.raises(ConfigError, match=r"local.optimizer = 'adamw': sgd; or learner option"):
+        check_agreement(job({}, {}, local=LocalWork(optimizer="adamw")))
+    check_agreement(job({"send": "tensors"}, {}, local=LocalWork(optimizer="adamw")))
+    tier = Tier("phone", learner=Component("finite-difference"), local=LocalWork(momentum=0.9))
+    mixed = replace(Job(), codec_up=Component("scalars"), tiers=(tier,))
+    with pytest.raises(ConfigError, match=r"tiers.phone: local.momentum = 0.9: 0"):
+        check_agreement(mixed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learner": {"directions": 0}}, "learners.finite-difference: directions = 0: 1 to 65536"),
+        ({"learner": {"pool": 0}}, "learners.finite-difference: pool = 0: 1 to 65536"),
+        ({"learner": {"largest": 0.0}}, "largest = 0.0: above 0 and finite"),
+        ({"learner": {"h": -1.0}}, "h = -1.0: 0"),
+        ({"learner": {"scheme": "mine"}}, "scheme = 'mine': one of distinct, shared"),
+        ({"codec_up": {"pool": 65537}}, "codecs.scalars: pool = 65537: 1 to 65536"),
+        ({"codec_up": {"bits": 4}}, "codecs.scalars: bits = 4: 1, 8 or 16"),
+        ({"strategy": {"name": "fwdllm", "tau": 0}}, "strategies.fwdllm: tau = 0.0: above 0"),
+        ({"strategy": {"name": "fedkseed", "lr": 0}}, "strategies.fedkseed: lr = 0.0: above 0"),
+        ({"local": {"steps": -1}}, "local.steps = -1: 0"),
+        ({"clients_per_round": 0}, "clients_per_round = 0: 1 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_named_before_anything_runs(
+    changes: dict[str, Any], message: str
+) -> None:
+    table: dict[str, Any] = {
+        "learner": {"name": "finite-difference"},
+        "codec_up": {"name": "scalars"},
+    }
+    with pytest.raises(ConfigError, match=message):
+        check_names(job_from(merge(table, changes)))

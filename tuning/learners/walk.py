@@ -19,7 +19,7 @@ from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Spot, Trials, segments
 from fedloom.tuning.learning import Assignment, LocalResult
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "check_work"]
 
 
 class Walk:
@@ -79,7 +79,7 @@ class Walk:
         kept = None if guide is None else torch.from_numpy(guide).to(store.values.device)
         if search.send == "tensors":
             return Optimized(search, work, store, moved=self._moved, guide=guide), kept
-        _check(work)
+        check_work(work)
         parts, slots = (self._moved, self._exact), [self._choice.slots(n) for n in self._places]
         keys = self._choice.keys
         made = Integers(search, work, store, parts=parts, keys=keys, slots=slots, guide=guide)
@@ -181,7 +181,12 @@ class Walk:
         return 1 + self._gauge.passes * looks
 
 
-def _check(work: LocalWork) -> None:
+def check_work(work: LocalWork) -> None:
+    """Refuse numbers of local training that scalars cannot say.
+
+    Raises:
+        ConfigError: the optimizer is not plain SGD.
+    """
     text = "sgd; or learner option send = 'tensors'"
     require(work.optimizer == "sgd", "local.optimizer", work.optimizer, text)
     for name in ("momentum", "weight_decay", "prox_mu", "clip_norm"):
