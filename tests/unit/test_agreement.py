@@ -91,6 +91,12 @@ def test_a_strategy_goes_along_some_directions_only(strategy: Component, message
         check_agreement(job(shared, shared, strategy=Component("fwdllm")))
 
 
+def test_a_guide_is_not_used_twice() -> None:
+    with pytest.raises(ConfigError, match="learner.guided = True: False; strategy 'fwdllm' has"):
+        check_agreement(job({"guided": True}, {}, strategy=Component("fwdllm")))
+    check_agreement(job({"guided": True}, {}, strategy=Component("zeroth-order")))
+
+
 def test_something_must_be_left_to_move() -> None:
     check_moved(job({}, {}), LAYOUT)
     check_moved(job({}, {}, train=("lora",)), LAYOUT)
