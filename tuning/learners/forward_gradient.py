@@ -3,8 +3,8 @@
 Beside every number of the forward pass goes its derivative along a direction z (Baydin et al.,
 "Gradients without Backpropagation", 2022, section 3.2; SPRY: Panchal et al., NeurIPS 2024), so that
 the loss arrives with its slope ``g . z``. Nothing is kept for a way back: what is in memory is one
-block's numbers and derivatives, however deep the model. It takes the time of about two passes and
-has no h to choose.
+block's numbers and derivatives, however deep the model. There is no h to choose, and a pass takes
+the time of three or so.
 
 Directions, scalars and what is sent are those of `finite-difference`: clients of both can take part
 in one round.
@@ -111,8 +111,11 @@ class ForwardGradient:
 class Tangents:
     """Slopes by dual numbers: ``(w, z)`` in, ``(f(w), g . z)`` out."""
 
-    at_once: int = 1
     passes: int = 2
+
+    def at_once(self, tokens: int) -> int:
+        """One direction: memory is what this learner is chosen for."""
+        return 1
 
     def check(self, spot: Spot, rows: Rows) -> None:
         """Nothing can be wrong that does not show in the first pass."""
