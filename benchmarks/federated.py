@@ -146,7 +146,8 @@ def _round(
 ) -> State:
     work = LocalWork(batch_size=asked.batch, lr=0.5)
     cohort = population.cohort(number, asked.clients, work=work)
-    dispatch = dispatcher(federation, state.params, 4 * state.params.layout.size)
+    sizes = {client.id: 4 * state.params.layout.size for client in cohort.clients}
+    dispatch = dispatcher(federation, state.params, sizes)
     after, report = asyncio.run(run_round(fedavg(), state, cohort, dispatch, decode=CODEC.decode))
     if report.accepted != asked.clients:
         raise RuntimeError(f"accepted: {report.accepted} updates, expected {asked.clients}")

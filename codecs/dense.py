@@ -24,6 +24,7 @@ class Float32:
     """Four bytes an element, exact."""
 
     name: ClassVar[str] = "float32"
+    lossless: ClassVar[bool] = True
 
     def encode(self, delta: Delta, *, seed: int = 0) -> Payload:
         """Pack a delta; `seed` is not used.

@@ -61,9 +61,14 @@ class Federation:
 
 
 def dispatcher(
-    federation: Federation, params: Params, bytes_down: int, briefing: Briefing = NOTHING
+    federation: Federation,
+    params: Params,
+    bytes_down: Mapping[ClientId, int],
+    briefing: Briefing = NOTHING,
 ) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
+
+    `bytes_down` says what each client received for them.
 
     Updates come in the order of the chunks, whatever thread is done first, so that two runs are
     the same to the bit.
@@ -77,7 +82,7 @@ def dispatcher(
         with room:
             trained = _train(federation, params, briefing, chunk)
         codec = federation.codec_of(chunk[0])
-        return [_update(task, result, codec, bytes_down) for task, result in trained]
+        return [_update(task, result, codec, bytes_down[task.client]) for task, result in trained]
 
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
         waiting = deque(

@@ -9,7 +9,8 @@ from functools import partial
 from typing import cast
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import changed, received, sent_down
+from fedloom.codecs.downlink import Downlink, follows
+from fedloom.codecs.exchange import changed, received
 from fedloom.core.job import Stage
 from fedloom.core.layout import Selector
 from fedloom.core.registry import create
@@ -17,6 +18,7 @@ from fedloom.core.types import Params, Selectors, State
 from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.round import run_round
 from fedloom.simulation.dispatch import Federation, dispatcher
+from fedloom.simulation.held import Held
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import briefing_of
@@ -85,7 +87,7 @@ class Stages:
         job, stage = prepared.job, prepared.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
-        selectors = Selectors(train=stage.train)
+        selectors, following = Selectors(train=stage.train), follows(up, down)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
         learner = cast(Learner, create("learners", job.learner))
         sessions = StageSession(
@@ -102,9 +104,16 @@ class Stages:
                     drawn=drawn_for(state, number),
                 )
                 cohort = replace(cohort, tiers=job.tiers)
-                told = briefing_of(strategy, state)
-                model = sent_down(state.params, down, sent, version=state.version, briefing=told)
-                params, briefing = received(state.params, down, model, sent)
+                state, held = Held.taken_from(state, prepared.population)
+                model = Downlink(
+                    state,
+                    down,
+                    sent,
+                    number=number - 1,
+                    briefing=briefing_of(strategy, state),
+                    following=following,
+                )
+                params, briefing = received(state.params, down, model.plain, sent)
                 federation = Federation(
                     session_of=partial(sessions.of, params),
                     learner=learner,
@@ -113,8 +122,10 @@ class Stages:
                     capacity=prepared.capacity,
                     pool=pool,
                 )
-                dispatch = dispatcher(federation, params, model.nbytes, briefing)
+                sizes = held.sizes(model, cohort)
+                dispatch = held.noting(model, dispatcher(federation, params, sizes, briefing))
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
+                state = held.put_into(state)
                 yield Played(stage.name, state, report, time.perf_counter() - began)

@@ -141,7 +141,13 @@ class BridgedModel:
 
 
 class BridgedSession:
-    """One way of working with a `BridgedModel`."""
+    """One way of working with a `BridgedModel`.
+
+    Attributes:
+        one_row: a store of it has one row.
+    """
+
+    one_row = True
 
     alone = True
     """A store has one row."""

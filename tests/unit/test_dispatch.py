@@ -60,6 +60,10 @@ class FakeLearner:
         return results
 
 
+SIZES = {str(i): 20 for i in range(100)}
+"""Bytes that each client was sent."""
+
+
 def tasks(clients: int, selectors: Selectors = Selectors()) -> dict[str, ClientTask]:  # noqa: B008
     return {str(i): ClientTask(str(i), 1, 0, selectors=selectors) for i in range(clients)}
 
@@ -77,7 +81,7 @@ def federation(learner: FakeLearner, pool: ThreadPoolExecutor, workers: int) -> 
 
 async def collect(learner: FakeLearner, given: dict[str, ClientTask]) -> list[ClientUpdate]:
     with ThreadPoolExecutor(3) as pool:
-        dispatch = dispatcher(federation(learner, pool, 2), PARAMS, 20)
+        dispatch = dispatcher(federation(learner, pool, 2), PARAMS, SIZES)
         return [update async for update in dispatch(given)]
 
 
@@ -115,7 +119,7 @@ def test_few_chunks_run_ahead_of_what_is_read() -> None:
 
     async def first() -> None:
         with ThreadPoolExecutor(3) as pool:
-            updates = dispatcher(federation(learner, pool, 2), PARAMS, 0)(tasks(100))
+            updates = dispatcher(federation(learner, pool, 2), PARAMS, SIZES)(tasks(100))
             await anext(updates)
             await updates.aclose()  # type: ignore[attr-defined]
 

@@ -13,7 +13,7 @@ from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.learners.spot import Spot, Trials, joined, segments
 from fedloom.tuning.store import Store
 
-__all__ = ["Differences"]
+__all__ = ["MOST", "Differences"]
 
 MOST = 8
 """Directions of a client in one forward pass at most: those that a group of keys has."""
@@ -35,14 +35,16 @@ class Differences:
         central: whether to look both ways.
         h: how far; 0 lets the dimension say. It never changes with what is measured, so that a
             client's result does not depend on who shares its chunk.
+        most: directions of a client in one pass at most.
     """
 
     central: bool
     h: float
+    most: int = MOST
 
     def at_once(self, tokens: int) -> int:
         """Directions of a client in one pass: several where batches are small."""
-        return min(max(TOKENS // max(tokens, 1), 1), MOST)
+        return min(max(TOKENS // max(tokens, 1), 1), self.most)
 
     @property
     def passes(self) -> int:

@@ -19,7 +19,7 @@ from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
-from fedloom.tuning.learners.differences import Differences
+from fedloom.tuning.learners.differences import MOST, Differences
 from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.walk import Walk
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
@@ -49,6 +49,8 @@ class FiniteDifference:
             pass as there are examples. It pays where a client's examples are of one kind.
         guided: the slope along the strategy's guide is found as well, and sent; see `Integers`.
         send: ``scalars``, or ``tensors`` for the delta number by number, by any local optimizer.
+        at_once: directions of a client that run in one forward pass. With 1, a step takes hardly
+            more memory than inference; what is found differs by float association only.
 
     Raises:
         ConfigError: an option is out of range, or does not go with another.
@@ -66,11 +68,13 @@ class FiniteDifference:
     per_example: bool = False
     guided: bool = False
     send: str = "scalars"
+    at_once: int = MOST
 
     copies = 2
     """Rows of a client at once: its own, and a direction's."""
 
     def __post_init__(self) -> None:
+        require(1 <= self.at_once <= MOST, "at_once", self.at_once, f"1 to {MOST}")
         known = ("one-sided", "central")
         require(self.difference in known, "difference", self.difference, f"one of {known}")
         require(0 <= self.h < float("inf"), "h", self.h, "0 (chosen by the dimension) or more")
@@ -100,7 +104,7 @@ class FiniteDifference:
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`."""
         began = time.perf_counter()
-        gauge = Differences(self.difference == "central", self.h)
+        gauge = Differences(self.difference == "central", self.h, self.at_once)
         walk = Walk(self.search, gauge, session, params, work, cohort, briefing)
         for step in range(walk.steps):
             walk.take(step)

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Losses, Rows, Session
+from fedloom.tuning.learners.forward_mode import FORWARD_MODE, PlainAttention
 from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Spot, Trials, joined
 from fedloom.tuning.learners.walk import Walk
@@ -134,8 +134,7 @@ class Tangents:
         tangent = torch.zeros_like(values)
         tangent[:, spot.columns] = trials.z
         owner = torch.from_numpy(trials.owner).to(values.device)
-        # Fused attention has no forward-mode derivative; its plain form has.
-        with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel([SDPBackend.MATH]):
+        with torch.no_grad(), FORWARD_MODE, PlainAttention():
             probe.values = forward_ad.make_dual(values, tangent)
             try:
                 losses = spot.session.losses(probe, trials.rows)

@@ -1,0 +1,168 @@
+"""The rounds of a run as what they did to the model: all that a client needs to follow.
+
+The ledger is kept in the state's slots, so that a checkpoint has it. It is a chain of versions,
+each made from the one before by a frame (`core.advance_codec`); the oldest frames are dropped where
+all together are larger than the model, which is then what is sent.
+
+The rounds of a **pool** are one frame (FedKSeed: Qin et al., ICML 2024, equation 5): the model is
+always an anchor plus the sum over all rounds of integers times the pool's directions. The anchor
+and the integers, as many as the pool has directions, make any version since. For that, what a round
+adds along a direction is rounded to a grid, 2^-8 of what a step of the clients is worth: in N
+rounds, a direction's sum is off by at most N / 2 of its grid (sqrt(N / 12), as a deviation).
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.core.advance import Advance
+from fedloom.core.advance_codec import decode_advance, encode_advance
+from fedloom.core.layout import Vector
+from fedloom.core.pool_sums import rounds_of_pool
+from fedloom.core.types import Params, State
+
+__all__ = ["DIGEST", "StepLedger", "advanced", "digest_of", "unmoved"]
+
+DIGEST = 16
+"""Bytes of a model's digest."""
+_FRAMES, _SIZES, _VERSIONS = "ledger/frames", "ledger/sizes", "ledger/versions"
+_DIGESTS, _ANCHOR = "ledger/digests", "ledger/anchor"
+_SLOTS = (_FRAMES, _SIZES, _VERSIONS, _DIGESTS, _ANCHOR)
+
+
+def digest_of(vector: Vector) -> bytes:
+    """BLAKE2b-128 of a model's numbers (float32, little-endian)."""
+    raw = np.ascontiguousarray(vector, dtype="<f4")
+    return hashlib.blake2b(raw.data, digest_size=DIGEST, person=b"fedloom/model/1").digest()
+
+
+@dataclass(frozen=True)
+class StepLedger:
+    """A chain of versions, and how each is made of the one before.
+
+    Attributes:
+        versions: ascending; the last is the state's own.
+        digests: of the model at each of them.
+        frames: what leads from each to the next: one fewer.
+        anchor: the model at the last version but one, where the last frame is that of a pool: it
+            is replaced by a longer one every round. None otherwise.
+    """
+
+    versions: tuple[int, ...]
+    digests: tuple[bytes, ...]
+    frames: tuple[bytes, ...] = ()
+    anchor: Vector | None = None
+
+    @staticmethod
+    def of(state: State) -> "StepLedger | None":
+        """The ledger in a state; None where there is none, or not of this version."""
+        slots = state.slots
+        if not {_FRAMES, _SIZES, _VERSIONS, _DIGESTS} <= slots.keys():
+            return None
+        versions = tuple(int(version) for version in slots[_VERSIONS])
+        if versions[-1] != state.version:
+            return None
+        frames, ends = slots[_FRAMES].tobytes(), np.cumsum(slots[_SIZES]).tolist()
+        cut = tuple(frames[a:b] for a, b in zip([0, *ends], ends, strict=False))
+        digests = tuple(row.tobytes() for row in slots[_DIGESTS])
+        anchor = slots.get(_ANCHOR)
+        return StepLedger(versions, digests, cut, anchor)  # type: ignore[arg-type]  # written below
+
+    @staticmethod
+    def begun(state: State) -> "StepLedger":
+        """One that begins with a state's model."""
+        return StepLedger((state.version,), (digest_of(state.params.vector),))
+
+    def since(self, version: int) -> tuple[bytes, ...] | None:
+        """The frames that lead from a version to the last one; None where the chain lacks it."""
+        if version not in self.versions:
+            return None
+        return self.frames[self.versions.index(version) :]
+
+    @property
+    def kept(self) -> int:
+        """Place in the chain of the version that a client is to keep, to follow from there."""
+        return len(self.versions) - (1 if self.anchor is None else 2)
+
+    def slots(self, state: State) -> dict[str, NDArray[np.generic]]:
+        """A state's slots with this ledger among them."""
+        others = {name: array for name, array in state.slots.items() if name not in _SLOTS}
+        found: dict[str, NDArray[np.generic]] = {
+            _FRAMES: np.frombuffer(b"".join(self.frames), np.uint8),
+            _SIZES: np.array([len(frame) for frame in self.frames], dtype=np.int64),
+            _VERSIONS: np.array(self.versions, dtype=np.int64),
+            _DIGESTS: np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, DIGEST),
+        }
+        return others | found | ({} if self.anchor is None else {_ANCHOR: self.anchor})
+
+    def longer(self, frame: bytes, version: int, digest: bytes) -> "StepLedger":
+        """With one more version, made by `frame` of the last."""
+        chain = (*self.versions, version), (*self.digests, digest), (*self.frames, frame)
+        return StepLedger(*chain)
+
+    def shorter(self) -> "StepLedger":
+        """Without the last version and the frame that makes it."""
+        return StepLedger(self.versions[:-1], self.digests[:-1], self.frames[:-1])
+
+    def bounded(self, size: int) -> "StepLedger":
+        """Without the oldest frames, as far as all together have more than `size` bytes."""
+        found = self
+        while sum(map(len, found.frames)) > size:
+            rest = found.versions[1:], found.digests[1:], found.frames[1:]
+            found = StepLedger(*rest, found.anchor if len(rest[2]) else None)
+        return found
+
+
+def advanced(
+    state: State, advance: Advance, seed: int, *, step: float = 0.0, anchor_every: int = 0
+) -> State:
+    """The state after an advance, which its ledger has.
+
+    Args:
+        state: the state before the round.
+        advance: what the round did.
+        seed: the run's.
+        step: what one step of the clients is worth, for the grid of a pool.
+        anchor_every: rounds after which a pool begins again from the model that is reached then
+            (0: where its sums would leave 32 bits). Clients then download the model once more.
+
+    Raises:
+        LayoutError, ConfigError: the advance does not fit the model.
+    """
+    ledger = StepLedger.of(state) or StepLedger.begun(state)
+    layout = state.params.layout
+    base, told = ledger, advance
+    start, anchor = state.params, None
+    found = rounds_of_pool(_open(ledger, state, anchor_every), advance, layout, step)
+    if found is not None:
+        told, again = found
+        if again and ledger.anchor is not None:
+            base, start = ledger.shorter(), Params(layout, ledger.anchor)
+        anchor = start.vector
+    params = told.apply(start, seed)
+    frame = encode_advance(told, layout)
+    longer = base.longer(frame, state.version + 1, digest_of(params.vector))
+    longer = replace(longer, anchor=anchor).bounded(4 * layout.size)
+    return State(params, state.version + 1, longer.slots(state), state.notes)
+
+
+def unmoved(state: State) -> State:
+    """The state after a round in which nothing came: the next version is the same model."""
+    ledger = StepLedger.of(state) or StepLedger.begun(state)
+    version = state.version + 1
+    if ledger.anchor is None:
+        longer = ledger.longer(b"", version, ledger.digests[-1])
+    else:
+        longer = replace(ledger, versions=(*ledger.versions[:-1], version))
+    return State(state.params, version, longer.slots(state), state.notes)
+
+
+def _open(ledger: StepLedger, state: State, anchor_every: int) -> Advance | None:
+    """The rounds of the pool that goes on; None where there is none, or it begins again."""
+    if ledger.anchor is None:
+        return None
+    if anchor_every and ledger.versions[-1] - ledger.versions[-2] >= anchor_every:
+        return None
+    return decode_advance(ledger.frames[-1], state.params.layout)
