@@ -105,7 +105,8 @@ class Walk:
             self._gauge.check(spot, rows[:1])
         store.activate(len(rows))
         here = self._here(spot, rows)
-        for trials in self._choice.trials(step, rows, self._gauge.at_once):
+        at_once = self._gauge.at_once(sum(self._session.tokens(r) for r in rows))
+        for trials in self._choice.trials(step, rows, at_once):
             self._look(spot, replace(trials, z=trials.z.to(store.values.device)), here)
         if self._guide is not None:
             self._look_along(self._guide, spot, rows, here)
