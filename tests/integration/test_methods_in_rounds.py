@@ -68,7 +68,7 @@ def test_split_units_of_one_client_are_plain_forward_gradients(
 
 
 def test_a_signs_step_has_one_length(text_model: dict[str, Path], tmp_path: Path) -> None:
-    # FeedSign: lr times the one direction, whose coordinates have variance 1. Of five votes, no draw.
+    # FeedSign: lr times the one direction, whose coordinates have variance 1; five votes, no draw.
     table = table_of("feedsign", text_model["classify"], tmp_path) | {"clients_per_round": 5}
     run = played(table)
     change = run.history["metrics.delta_norm"][1:]

@@ -92,7 +92,7 @@ def test_a_strategy_goes_along_some_directions_only(strategy: Component, message
 
 
 def test_a_guide_is_not_used_twice() -> None:
-    with pytest.raises(ConfigError, match="learner.guided = True: False; strategy 'fwdllm' has"):
+    with pytest.raises(ConfigError, match=r"learner.guided = True: False; strategy 'fwdllm' has"):
         check_agreement(job({"guided": True}, {}, strategy=Component("fwdllm")))
     check_agreement(job({"guided": True}, {}, strategy=Component("zeroth-order")))
 
