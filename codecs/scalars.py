@@ -74,6 +74,8 @@ class Scalars:
             CodecError: a number is not finite, a scalar is too large for its bits, or the steps
                 are along other directions than agreed.
         """
+        if delta.steps is None:
+            delta = _in_order(delta, self.exact)
         body = self._steps(delta.steps) + self._dense.encode(_rest_of(delta), seed=seed).frame
         return write_frame(self.name, delta.whole, body)
 
@@ -153,6 +155,14 @@ class Scalars:
 
 def _rest_of(delta: Delta) -> Delta:
     return Delta(delta.layout, delta.vector)
+
+
+def _in_order(delta: Delta, exact: Selector) -> Delta:
+    """A delta without steps, its tensors as they stand where there are some: the exact first."""
+    first = _chosen(delta.layout, exact)
+    rest = Layout(tuple(spec for spec in delta.layout if spec.name not in first))
+    layout = Layout.concat((first, rest))
+    return Delta(layout, delta.layout.gather(delta.vector, layout))
 
 
 def _chosen(layout: Layout, selector: Selector) -> Layout:
