@@ -89,7 +89,8 @@ def test_followers_have_the_servers_bits(scheme: str, every: int, seed: int) -> 
         model = Downlink(state, Float32(), LAYOUT, number=number, following=True)
         for follower in followers:
             if follower.version is not None:
-                assert digest_of(follower.model.vector) == model.digest_of(follower.version)
+                known = model.digest_of(follower.version)  # nothing, if it is too long ago
+                assert known in (b"", digest_of(follower.model.vector))
             if luck.random() < 0.03:
                 follower.version = None  # it has lost its model
             if luck.random() < 0.3:
