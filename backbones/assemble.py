@@ -86,6 +86,7 @@ class Source:
                 out=self._product(layer, {"o": d}, widths[0], shape.out_bias),
                 widths=widths,
                 head_dim=shape.head_dim,
+                name=qkv.members[0].name.rpartition(".")[0],
             ),
             norm1=self._layer_norm(layer, "norm1"),
             mlp=Mlp(

@@ -49,6 +49,8 @@ class Frame:
         slots: the grids.
         back: int64 ``[k * L]`` into the slots of all grids; None where they are in order.
         read: int64 ``[k * b]``: the tokens whose output is wanted; None where all are.
+        examples: b.
+        rope_theta: base of the rotary positions; None without.
     """
 
     clients: int
@@ -56,6 +58,8 @@ class Frame:
     slots: tuple[Slots, ...]
     back: Tensor | None
     read: Tensor | None
+    examples: int
+    rope_theta: float | None
 
     def heads(self, tokens: Tensor, slots: Slots, head_dim: int) -> Tensor:
         """Gather ``[k * L, heads * head_dim]`` into ``[R, heads, T, head_dim]``."""
@@ -106,7 +110,15 @@ def frame(packing: Packing, shape: Shape, dtype: torch.dtype, *, trim: bool) -> 
     read = packing.read.flatten() if trim and packing.read is not None else None
     slots = tuple(_slots(grid, packing, shape, dtype, read) for grid in packing.grids)
     back = None if packing.regular else packing.back
-    return Frame(packing.clients, packing.clients * packing.length, slots, back, read)
+    return Frame(
+        packing.clients,
+        packing.clients * packing.length,
+        slots,
+        back,
+        read,
+        packing.examples,
+        shape.rope_theta,
+    )
 
 
 def _slots(

@@ -7,6 +7,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from fedloom.backbones.tangents import dual
+
 __all__ = ["fused_on_gpu"]
 
 P = ParamSpec("P")
@@ -25,7 +27,7 @@ def fused_on_gpu(step: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         nonlocal compiled
         first = args[0]
-        if not (isinstance(first, torch.Tensor) and first.is_cuda and _has_triton()):
+        if not (isinstance(first, torch.Tensor) and first.is_cuda and _has_triton()) or dual(first):
             return step(*args, **kwargs)
         if compiled is None:
             compiled = torch.compile(step, dynamic=True)

@@ -27,6 +27,8 @@ class FrozenLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map ``[..., d_in]`` to ``[..., d_out]``."""
+        if not torch.is_grad_enabled():
+            return affine(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
         y: Tensor = _Affine.apply(x.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
 from fedloom.backbones.fusion import fused_on_gpu
 from fedloom.backbones.product import per_client, put
+from fedloom.backbones.tangents import dual
 
 __all__ = ["Norm", "NormTape", "frozen_norm"]
 
@@ -110,6 +111,8 @@ class Norm:
 def _rms(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Saved]:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    if dual(x):  # torch takes no derivative of what is written to `out`
+        return (x * scale).to(x.dtype) * weight, (x, scale)
     y = torch.mul(x, scale, out=torch.empty_like(x)).mul_(weight)
     return y, (x, scale)
 
@@ -127,6 +130,8 @@ def _rms_gradient(dy: Tensor, kept: Saved, weight: Tensor) -> Tensor:
 
 def frozen_norm(norm: Norm, x: Tensor) -> Tensor:
     """The norm of ``[..., d]``, differentiable in x."""
+    if not torch.is_grad_enabled():
+        return norm.apply(x)[0]
     y: Tensor = _Frozen.apply(x, norm)  # type: ignore[no-untyped-call]
     return y
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
@@ -170,6 +171,8 @@ def put(changed: Tensor, where: Tensor) -> None:
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` without gradient, by the fastest product of the device.
 
+    A forward-mode derivative of x goes through the same product.
+
     On CPUs this is oneDNN's linear layer: it adds the bias in the same pass, and in float32 it uses
     AVX-512 on every processor that has it (2.3 times as fast as the default on AMD's).
 
@@ -178,6 +181,11 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: ``[d_out, d_in]``, of any strides.
         bias: ``[d_out]``, or None.
     """
+    plain = forward_ad.unpack_dual(x)
+    if plain.tangent is not None:
+        made = affine(plain.primal, weight, bias), affine(plain.tangent, weight)
+        both: Tensor = forward_ad.make_dual(*made)
+        return both
     if x.device.type == "cpu" and _has_pointwise(x.dtype):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y

@@ -30,6 +30,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
         "zeroth-order": "fedloom.strategies.zeroth_order:zeroth_order",
+        "bbtv2": "fedloom.strategies.black_box:BBTv2",
+        "fed-bbpt": "fedloom.strategies.black_box:fed_bbpt",
+        "fwdllm": "fedloom.strategies.pacing:paced",
+        "fedkseed": "fedloom.strategies.kseed:fedkseed",
+        "spry": "fedloom.strategies.spry:spry",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
@@ -43,12 +48,16 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",
+        "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",
     },
     "learners": {
         "backprop": "fedloom.tuning.learners.backprop:Backprop",
         "finite-difference": "fedloom.tuning.learners.finite_difference:FiniteDifference",
+        "black-box": "fedloom.tuning.learners.black_box:BlackBox",
+        "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
+        "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",

@@ -6,7 +6,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.checkpoint import load_state, save_state
-from fedloom.core.errors import RunError, StrategyError
+from fedloom.core.errors import RunError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec, Vector
 from fedloom.core.seeds import stream
+from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import check_applied, check_state, check_tasks, hook
@@ -27,10 +28,14 @@ __all__ = ["check_strategy"]
 _LAYOUT = Layout((TensorSpec("a", (2, 3)), TensorSpec("b", (5,)), TensorSpec("c", (1, 4))))
 _COHORT = tuple(Client(f"client-{i}", 1 + 7 * i) for i in range(5))
 _ROUNDS = 3
+_POOL = 20
 
 
 def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
     """Take a strategy through a few rounds, in several orders, and through a checkpoint.
+
+    Once with deltas number by number, and once for each way in which clients may step along known
+    directions (those that it names as its ``schemes``, or all).
 
     It must keep the layout, stay finite, advance the version by one each round, give tasks to
     members of the cohort only, live with an empty cohort and with a single client, leave its
@@ -44,7 +49,12 @@ def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
     Raises:
         StrategyError: it breaks one of these; the message names the hook.
     """
-    trial = _Trial(strategy, layout or _LAYOUT)
+    _check(_Trial(strategy, layout or _LAYOUT))
+    for scheme in getattr(strategy, "schemes", ()) or ("distinct", "shared", "pool", "candidates"):
+        _check(_Trial(strategy, layout or _LAYOUT, Directions(scheme, pool=_POOL)))
+
+
+def _check(trial: "_Trial") -> None:
     trial.run((), ())
     trial.run(_COHORT[:1], (0,))
     once = trial.run(_COHORT, (0, 1, 2, 3, 4))
@@ -59,10 +69,17 @@ def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Rounds of one strategy on made-up updates."""
+    """Rounds of one strategy on made-up updates.
+
+    Attributes:
+        strategy: what is checked.
+        layout: the model's.
+        directions: along which all tensors step but the last; None to send all number by number.
+    """
 
     strategy: Strategy
     layout: Layout
+    directions: Directions | None = None
 
     def run(
         self, clients: tuple[Client, ...], order: Sequence[int], *, save: bool = False
@@ -82,19 +99,32 @@ class _Trial:
         with hook("configure", number), _unwritten("configure", *arrays):
             planned = self.strategy.configure(state, cohort)
         tasks = check_tasks(planned, state, cohort)
-        deltas = {name: _delta(task, self.layout) for name, task in sorted(tasks.items())}
+        deltas = {name: self._delta(task) for name, task in sorted(tasks.items())}
         total: Any | None = None
         for name in _ordered(list(deltas), order):
             examples = next(c.num_examples for c in cohort.clients if c.id == name)
             update = ClientUpdate(name, number, examples, delta=deltas[name])
-            with hook("accumulate", number):
+            # A strategy may refuse what is not for it, and the round goes on.
+            with suppress(UpdateRefusedError), hook("accumulate", number):
                 total = self.strategy.accumulate(total, update)
         with hook("apply", number), _unwritten("apply", *arrays):
             applied = self.strategy.apply(state, total)
         for name, task in tasks.items():
-            untouched = np.array_equal(deltas[name].vector, _delta(task, self.layout).vector)
+            untouched = _content(deltas[name]) == _content(self._delta(task))
             _promise(untouched, "accumulate: wrote into the delta of an update")
         return check_applied(applied, state, number)[0]
+
+    def _delta(self, task: ClientTask) -> Delta:
+        """A made-up answer to a task: the same for the same task."""
+        sent = task.selectors.sent(self.layout)
+        if self.directions is None:
+            return Delta(sent, _made_up("delta", sent.size, task))
+        moved = Layout(sent.specs[:-1] or sent.specs)
+        rest = Layout(tuple(spec for spec in sent if spec.name not in moved))
+        scalars = np.rint(100 * _made_up("scalars", _POOL, task)).astype(np.int32)
+        steps = Steps(moved, scalars, -(2.0**-10), self.directions)
+        bound = steps.bound(task.seed, round=task.round, client=task.client)
+        return Delta(rest, _made_up("delta", rest.size, task), bound)
 
 
 def _ordered(names: Sequence[str], order: Sequence[int]) -> list[str]:
@@ -106,10 +136,12 @@ def _noise(purpose: str, size: int, *, round: int = 0, client: str = "") -> Vect
     return (uniform - 0.5).astype(np.float32)
 
 
-def _delta(task: ClientTask, layout: Layout) -> Delta:
-    """A made-up answer to a task: the same for the same task."""
-    sent = task.selectors.sent(layout)
-    return Delta(sent, _noise("delta", sent.size, round=task.round, client=task.client))
+def _made_up(purpose: str, size: int, task: ClientTask) -> Vector:
+    return _noise(purpose, size, round=task.round, client=task.client)
+
+
+def _content(delta: Delta) -> tuple[bytes, bytes]:
+    return delta.vector.tobytes(), b"" if delta.steps is None else delta.steps.scalars.tobytes()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
 
-__all__ = ["Gathered", "Kind", "StepTotal", "add_update", "advance_of"]
+__all__ = ["Gathered", "Kind", "StepTotal", "add_update", "advance_of", "voted"]
 
 _MOST = 2**62
 """What the sum of all magnitudes of a kind must stay below."""
@@ -108,20 +108,44 @@ def advance_of(params: Params, total: StepTotal, *, lr: float, shrink: float) ->
         lr: server learning rate.
         shrink: share of the dimension that counts as noise (0: no scaling).
     """
-    trust = {kind: _trust(kind, found) for kind, found in total.steps.items()}
+    steps = sorted(total.steps.items(), key=_place)  # float sums below, in one order
+    trust = {kind: _trust(kind, found) for kind, found in steps}
     whole = {} if total.rest is None else _weights(total.rest)
     weight = {spec.name: whole.get(spec.name, 0.0) for spec in params.layout}
-    for kind, found in total.steps.items():
+    for kind, found in steps:
         for spec in kind.layout:
             weight[spec.name] += trust[kind] * found.weight
+    used: dict[Layout, int] = {}
+    for kind, found in steps:
+        used[kind.layout] = used.get(kind.layout, 0) + _unlike(found)
     moves = []
-    for kind, found in total.steps.items():
-        size = kind.layout.size
-        scale = lr * trust[kind] * found.used / max(found.used + shrink * size, 1e-30)
+    for kind, found in steps:
+        many = used[kind.layout]
+        scale = lr * trust[kind] * many / max(many + shrink * kind.layout.size, 1e-30)
         scale *= kind.coefficient
         worth = tuple(scale / (weight[spec.name] or 1.0) for spec in kind.layout)
         moves.append(Move(kind.layout, worth, kind.directions, kind.round, _parts(found)))
     return Advance(tuple(moves), _rest(params, total, weight, lr))
+
+
+def voted(total: StepTotal) -> StepTotal:
+    """A total in which every direction that clients share has one step: the sign of its sum.
+
+    FeedSign (Cai, Chen and Zhu, 2025): the majority decides, and nobody's slope counts for more.
+    """
+    steps = {}
+    for kind, found in total.steps.items():
+        signs = {owner: np.sign(scalars) for owner, scalars in found.scalars.items()}
+        alone = Gathered(signs, dict.fromkeys(signs, 1), weight=1, clients=1)
+        alone.used = alone.bound = _unlike(alone)
+        steps[kind] = alone
+    return StepTotal(steps, total.rest, total.weight)
+
+
+def _place(item: tuple[Kind, Gathered]) -> tuple[int, str, float, str]:
+    """Where a kind stands among the moves, whichever update came first."""
+    kind = item[0]
+    return kind.round, kind.layout.digest, kind.coefficient, repr(kind.directions)
 
 
 def _kind(steps: Steps) -> Kind:
@@ -168,6 +192,11 @@ def _trust(kind: Kind, found: Gathered) -> float:
     """What a client's examples weigh beside those of one that sends the whole gradient."""
     each = found.used / max(found.clients, 1)
     return each / (each + kind.layout.size) if each else 0.0
+
+
+def _unlike(found: Gathered) -> int:
+    """Directions along which the model moves: those that clients share count once."""
+    return sum(int(np.count_nonzero(scalars)) for scalars in found.scalars.values())
 
 
 def _weights(rest: FixedPointSum) -> dict[str, float]:

@@ -12,7 +12,7 @@ from fedloom.core.errors import ConfigError, nearest, require
 from fedloom.tuning.base import Catalog, Part
 from fedloom.tuning.parts import BiasPart, BottleneckPart, Ia3Part, LoraPart
 
-__all__ = ["BitFit", "Bottleneck", "HeadOnly", "Ia3", "Lora"]
+__all__ = ["BitFit", "Bottleneck", "HeadOnly", "Ia3", "Lora", "chosen"]
 
 LORA_TARGETS = {
     "bert": ("query", "value"),
@@ -49,7 +49,7 @@ def _targets(
     return table[catalog.family]
 
 
-def _chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) -> list[Linear]:
+def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) -> list[Linear]:
     """Linear maps whose name ends in a target, in the chosen layers (negative: from the top)."""
     depth = sum(block.startswith("layer.") for block in catalog.blocks)
     bad = [n for n in layers if not -depth <= n < depth]
@@ -106,8 +106,8 @@ class Lora:
         """A and B for every target."""
         scaling = self._alpha / (math.sqrt(self._rank) if self._rslora else self._rank)
         targets = _targets(catalog, self._targets, LORA_TARGETS)
-        chosen = _chosen(catalog, targets, self._layers)
-        return [LoraPart(linear, self._rank, scaling) for linear in chosen]
+        found = chosen(catalog, targets, self._layers)
+        return [LoraPart(linear, self._rank, scaling) for linear in found]
 
     def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
         """``LoraConfig``; the modules are named in full, so that layers need no pattern."""
@@ -120,7 +120,7 @@ class Lora:
             "use_rslora": self._rslora,
             "bias": "none",
             "fan_in_fan_out": catalog.family == "gpt2",
-            "target_modules": [x.name for x in _chosen(catalog, targets, self._layers)],
+            "target_modules": [x.name for x in chosen(catalog, targets, self._layers)],
         }
 
 
@@ -146,8 +146,8 @@ class Ia3:
     def _choose(self, catalog: Catalog) -> tuple[list[Linear], list[Linear]]:
         defaults = {family: pair[0] for family, pair in IA3_TARGETS.items()}
         inputs = {family: pair[1] for family, pair in IA3_TARGETS.items()}
-        outer = _chosen(catalog, _targets(catalog, self._targets, defaults), self._layers)
-        inner = _chosen(catalog, _targets(catalog, self._feedforward, inputs), self._layers)
+        outer = chosen(catalog, _targets(catalog, self._targets, defaults), self._layers)
+        inner = chosen(catalog, _targets(catalog, self._feedforward, inputs), self._layers)
         return [linear for linear in outer if linear not in inner], inner
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
@@ -183,7 +183,7 @@ class BitFit:
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
         """Every bias in the chosen layers."""
-        blocks = {linear.block for linear in _chosen(catalog, ("all-linear",), self._layers)}
+        blocks = {linear.block for linear in chosen(catalog, ("all-linear",), self._layers)}
         modules = (*catalog.linears, *(catalog.norms if self._norms else ()))
         found = [(m, catalog.bias(m.name)) for m in modules if m.block in blocks]
         parts = [BiasPart(module, bias) for module, bias in found if bias is not None]
@@ -220,10 +220,10 @@ class Bottleneck:
     def parts(self, catalog: Catalog) -> Sequence[Part]:
         """A branch per target; an attention output is not taken for a feed-forward one."""
         targets = _targets(catalog, self._targets, FEED_FORWARD)
-        chosen = _chosen(catalog, targets, self._layers)
+        found = chosen(catalog, targets, self._layers)
         if not self._targets:
-            chosen = [linear for linear in chosen if ".attention." not in linear.name]
-        return [BottleneckPart(linear, self._width) for linear in chosen]
+            found = [linear for linear in found if ".attention." not in linear.name]
+        return [BottleneckPart(linear, self._width) for linear in found]
 
     def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
         """PEFT has no such method."""

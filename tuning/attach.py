@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -20,6 +21,8 @@ def attach(x: Tensor, y: Tensor, attachment: Attachment, anchor: Tensor) -> Tens
         anchor: a scalar that requires grad, so that the attachment's gradient is asked for even
             where neither `x` nor `y` needs one.
     """
+    if not torch.is_grad_enabled():
+        return attachment.forward(x, y.clone())[0]
     return cast(Tensor, _Attach.apply(x, y, anchor, attachment))  # type: ignore[no-untyped-call]
 
 

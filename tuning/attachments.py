@@ -13,7 +13,15 @@ from torch import Tensor
 from fedloom.backbones.base import AddToInput, Attachment, Saved
 from fedloom.tuning.store import Store
 
-__all__ = ["BiasChange", "BottleneckBranch", "Chain", "LowRank", "Replacement", "Scaling"]
+__all__ = [
+    "BiasChange",
+    "BottleneckBranch",
+    "Chain",
+    "LowRank",
+    "Prefix",
+    "Replacement",
+    "Scaling",
+]
 
 
 def _add(grad: Tensor | None, value: Tensor) -> None:
@@ -161,6 +169,30 @@ class Replacement:
             _add(self._store.grad_view(self._bias), dout.sum(1))
         weight = self._store.view(self._weight, dtype=torch.float32)
         return torch.zeros_like(dy), lambda dx: dx.add_(torch.bmm(dout, weight))
+
+
+class Prefix:
+    """Keys and values before an example's own (Li and Liang, ACL 2021, section 4.1).
+
+    Args:
+        store: holds the two, ``[k, n, w]`` each.
+        keys: name of the keys.
+        values: name of the values.
+    """
+
+    def __init__(self, store: Store, *, keys: str, values: str) -> None:
+        self._store, self._keys, self._values = store, keys, values
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Saved]:
+        """Keys and values side by side, ``[k, n, 2 w]``; neither `x` nor `y` is read."""
+        return torch.cat((self._store.view(self._keys), self._store.view(self._values)), 2), ()
+
+    def backward(self, saved: Saved, dy: Tensor) -> tuple[Tensor, None]:
+        """Their own gradients; there is nothing below them."""
+        width = dy.shape[2] // 2
+        _add(self._store.grad_view(self._keys), dy[..., :width])
+        _add(self._store.grad_view(self._values), dy[..., width:])
+        return dy[:, :0], None
 
 
 class Chain:

@@ -141,7 +141,16 @@ class BridgedModel:
 
 
 class BridgedSession:
-    """One way of working with a `BridgedModel`."""
+    """One way of working with a `BridgedModel`.
+
+    Attributes:
+        one_row: a store of it has one row.
+    """
+
+    one_row = True
+
+    alone = True
+    """A store has one row."""
 
     def __init__(self, model: BridgedModel, train: Selector, examples: Examples) -> None:
         self._model, self._train, self._examples = model, train, examples
@@ -190,7 +199,7 @@ class BridgedSession:
 
 def _of_row(store: Store, name: str, dtype: torch.dtype) -> Tensor:
     """A tensor of the client, whose gradient is added to the store."""
-    if store.grad_view(name) is None:
+    if store.grad_view(name) is None or not torch.is_grad_enabled():
         return store.view(name, dtype=dtype)[0]
     return cast(Tensor, _OfRow.apply(store.anchor, store, name, dtype))  # type: ignore[no-untyped-call]
 

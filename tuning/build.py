@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedloom.core.errors import ModelError
+from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.job import Job
 from fedloom.core.registry import Component, create
 from fedloom.tuning.base import Adapter, CohortModel, Task
@@ -72,8 +72,11 @@ def build_model(
         try:
             return _fused(folder, method, task, dtype, device)
         except ModelError:
-            if engine == "fused":
+            if engine == "fused" or getattr(method, "fused_only", False):
                 raise
+    elif getattr(method, "fused_only", False):
+        text = "it has a batched form on the fused engine only; adapter peft has PREFIX_TUNING"
+        raise ConfigError(f"adapter {adapter.name}: {text}")
     from fedloom.tuning.swapped_model import SwappedModel
 
     return SwappedModel(folder, method, task, dtype=dtype, device=device)

@@ -43,7 +43,8 @@ def exported_for(
     """
     config = dict(adapter.peft_config(catalog))
     auto = auto_of(task)
-    if not config:
+    convert = getattr(adapter, "converted", None)
+    if not config or (convert is not None and task.kind != "causal-lm"):
         return Exported({}, auto)
     heads = [part for part in parts if any("head" in spec.tags for spec in part.specs)]
     own_head = auto == "AutoModel"
@@ -54,4 +55,4 @@ def exported_for(
         "task_type": task_type_of(task),
         "modules_to_save": None if own_head or not heads else [part.module for part in heads],
     }
-    return Exported(config, auto, arguments_of(task), frozenset(left_out))
+    return Exported(config, auto, arguments_of(task), frozenset(left_out), convert)

@@ -11,6 +11,7 @@ from fedloom.core.errors import ConfigError, LayoutError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
+from fedloom.tuning.agreement import check_agreement, check_moved
 
 __all__ = ["check_names", "check_selectors", "dtype_of", "folder_of"]
 
@@ -21,27 +22,35 @@ def check_names(job: Job) -> None:
     """Find wrong names and options before anything is read, those of a late stage too.
 
     Raises:
-        ConfigError: a name stands for nothing, or an option is unknown or refused.
+        ConfigError: a name stands for nothing, an option is unknown or refused, or learner, codec
+            and strategy do not go together.
     """
     create("adapters", job.adapter)
     create("learners", job.learner)
     for codec in (job.codec_up, job.codec_down):
         create("codecs", codec)
+    for tier in job.tiers:
+        if tier.learner is not None:
+            create("learners", tier.learner)
+        if tier.codec is not None:
+            create("codecs", tier.codec)
     for stage in job.stages:
         create("strategies", stage.strategy)
+    check_agreement(job)
 
 
 def check_selectors(job: Job, layout: Layout) -> None:
     """Find a stage that trains what is not there before the stages before it are done.
 
     Raises:
-        ConfigError: a pattern matches no tensor.
+        ConfigError: a pattern matches no tensor, or nothing is left to move along directions.
     """
     for stage in job.stages:
         try:
             layout.select(stage.train)
         except LayoutError as error:
             raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
+    check_moved(job, layout)
 
 
 def folder_of(backbone: BackboneConfig, note: Note) -> Path:

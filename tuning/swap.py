@@ -6,7 +6,7 @@ in a `Slot`, which every thread has its own of.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -38,10 +38,10 @@ class Adapted(nn.Module):
     Its input is ``[k * b, ..., d_in]``, client by client.
     """
 
-    def __init__(self, inner: nn.Module, name: str, slot: Slot) -> None:
+    def __init__(self, inner: nn.Module, name: str, slot: Slot, *, head: bool) -> None:
         super().__init__()
         self.inner = inner
-        self._name, self._slot = name, slot
+        self._name, self._slot, self._head = name, slot, head
 
     def forward(self, x: Tensor) -> Tensor:
         """The frozen module's output, changed by what is attached."""
@@ -51,11 +51,13 @@ class Adapted(nn.Module):
             return torch.as_tensor(self.inner(x))
         k = store.clients
         packed = x.reshape(k, -1, x.shape[-1])
+        # What asks for no gradient leaves no graph: below the head only where the trunk has one.
+        anchor = store.anchor if self._head or store.trunk else store.anchor.detach()
         if site.before is not None:
-            packed = attach(packed, packed, site.before, store.anchor)
+            packed = attach(packed, packed, site.before, anchor)
         y: Tensor = self.inner(packed)
         if site.after is not None:
-            y = attach(packed, y, site.after, store.anchor)
+            y = attach(packed, y, site.after, anchor)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def __getattr__(self, name: str) -> Any:
@@ -66,11 +68,17 @@ class Adapted(nn.Module):
             return getattr(self._modules["inner"], name)
 
 
-def swap(model: nn.Module, names: Sequence[str]) -> Slot:
-    """Wrap the named modules of a model in place; returns the slot that they read."""
+def swap(model: nn.Module, names: Sequence[str], heads: Collection[str] = ()) -> Slot:
+    """Wrap the named modules of a model in place; returns the slot that they read.
+
+    Args:
+        model: what they are modules of.
+        names: of the modules, by path.
+        heads: those which are the head's.
+    """
     slot = Slot()
     for name in dict.fromkeys(names):
         parent_name, _, leaf = name.rpartition(".")
         parent = model.get_submodule(parent_name)
-        setattr(parent, leaf, Adapted(model.get_submodule(name), name, slot))
+        setattr(parent, leaf, Adapted(model.get_submodule(name), name, slot, head=name in heads))
     return slot

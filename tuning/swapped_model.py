@@ -64,7 +64,11 @@ class SwappedModel:
         self.composition = Composition((*adapter.parts(self.catalog), *heads))
         outside = {OWN} if owns_head(task) else set()
         modules = [part.module for part in self.composition.parts]
-        self.slot: Slot = swap(self.module, [name for name in modules if name not in outside])
+        self.slot: Slot = swap(
+            self.module,
+            [name for name in modules if name not in outside],
+            [head.module for head in heads],
+        )
 
     @property
     def layout(self) -> Layout:

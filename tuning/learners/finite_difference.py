@@ -3,37 +3,28 @@
 For a direction z and a small h,
 
     s = (f(w + h z) - f(w)) / h              one-sided: the loss at w is shared by all directions
-    s = (f(w + h z) - f(w - h z)) / (2 h)    central
+    s = (f(w + h z) - f(w - h z)) / (2 h)    central: a pair of antithetic directions
 
-estimate the slope of the loss along z, and ``mean_i s_i z_i`` its gradient (SPSA: Spall, IEEE TAC
-1992; MeZO: Malladi et al., NeurIPS 2023, definition 1). A client's directions are rows of the same
-store that holds clients: k clients times p directions run through one frozen forward.
-
-The gradient of the head needs no estimate. For a softmax classifier it is
-``x^T (softmax(W x) - y)``, and everything in it is known after the forward pass.
+estimate the slope of the loss along z. A client's directions are rows of the same store that holds
+clients: k clients times p directions run through one frozen forward, as many directions at once
+as small batches leave room for.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedloom.core.errors import require
 from fedloom.core.layout import Selector
-from fedloom.core.scalars import LIMIT
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
+from fedloom.tuning.learners.differences import MOST, Differences
+from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.walk import Walk
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 
 __all__ = ["FiniteDifference"]
-
-AT_ONCE = 8
-"""Directions of a client that run in one forward pass: the rows that a group of keys has."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +34,26 @@ class FiniteDifference:
     A step of local training takes `directions` of them on one batch and moves along their mean.
 
     Attributes:
-        directions: of each local step.
+        directions: of each local step, or of each example in it.
         difference: ``one-sided`` or ``central``.
         h: how far to look (0: ``0.2 / sqrt(d)`` for weights in float32, ``5 / sqrt(d)`` for
             bfloat16, which rounds away less).
         exact: tensors whose gradient is taken exactly; the head's, or none.
         bits: of a scalar as it is sent and stepped along: 16, 8, or 1 (its sign).
         largest: slope that the largest scalar stands for; with one bit, what a sign stands for.
-        scheme: whose directions: ``distinct``, ``shared`` or ``pool``; as the codec has it.
-        pool: directions in the pool.
+        scheme: whose directions: ``distinct``, ``shared``, ``pool`` or ``candidates``; as the codec
+            has it.
+        pool: directions in the pool, or candidates of a client.
         family: ``rademacher`` or ``gaussian``.
+        per_example: every example of a batch has directions of its own: as many scalars from one
+            pass as there are examples. It pays where a client's examples are of one kind.
+        guided: the slope along the strategy's guide is found as well, and sent; see `Integers`.
+        send: ``scalars``, or ``tensors`` for the delta number by number, by any local optimizer.
+        at_once: directions of a client that run in one forward pass. With 1, a step takes hardly
+            more memory than inference; what is found differs by float association only.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or does not go with another.
     """
 
     directions: int = 16
@@ -67,26 +65,34 @@ class FiniteDifference:
     scheme: str = "distinct"
     pool: int = 4096
     family: str = "rademacher"
+    per_example: bool = False
+    guided: bool = False
+    send: str = "scalars"
+    at_once: int = MOST
+
+    copies = 2
+    """Rows of a client at once: its own, and a direction's."""
 
     def __post_init__(self) -> None:
-        require(1 <= self.directions <= 65536, "directions", self.directions, "1 to 65536")
+        require(1 <= self.at_once <= MOST, "at_once", self.at_once, f"1 to {MOST}")
         known = ("one-sided", "central")
         require(self.difference in known, "difference", self.difference, f"one of {known}")
         require(0 <= self.h < float("inf"), "h", self.h, "0 (chosen by the dimension) or more")
-        require(self.bits in (1, 8, 16), "bits", self.bits, "1, 8 or 16")
-        require(0 < self.largest < float("inf"), "largest", self.largest, "above 0 and finite")
-        _ = self.agreed
+        _ = self.search
 
     @property
-    def agreed(self) -> Directions:
-        """Which directions, as clients and server know them."""
-        return Directions(self.scheme, self.pool, self.family)
-
-    @property
-    def copies(self) -> int:
-        """Rows that run at once for each client."""
-        sides = 2 if self.difference == "central" else 1
-        return sides * min(self.directions, AT_ONCE) + 1
+    def search(self) -> Search:
+        """What does not depend on how slopes are found."""
+        return Search(
+            directions=self.directions,
+            exact=self.exact,
+            bits=self.bits,
+            largest=self.largest,
+            agreed=Directions(self.scheme, self.pool, self.family),
+            per_example=self.per_example,
+            guided=self.guided,
+            send=self.send,
+        )
 
     def train(
         self,
@@ -98,25 +104,8 @@ class FiniteDifference:
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`."""
         began = time.perf_counter()
-        walk = Walk(self, session, params, work, cohort)
+        gauge = Differences(self.difference == "central", self.h, self.at_once)
+        walk = Walk(self.search, gauge, session, params, work, cohort, briefing)
         for step in range(walk.steps):
             walk.take(step)
-        seconds = (time.perf_counter() - began) / len(cohort)
-        return walk.results(seconds)
-
-    @property
-    def worth(self) -> float:
-        """The slope that one step of a scalar stands for: a power of two."""
-        if self.bits == 1:
-            return self.largest
-        most = LIMIT if self.bits == 16 else 127
-        return 2.0 ** math.ceil(math.log2(self.largest / most))
-
-    def quantized(self, slopes: NDArray[np.float64]) -> NDArray[np.int32]:
-        """Slopes as the integers that are sent; those too large are clipped, no number is 0."""
-        if self.bits == 1:
-            return np.where(slopes > 0, 1, -1).astype(np.int32)
-        most = LIMIT if self.bits == 16 else 127
-        steps = np.clip(np.rint(slopes / self.worth), -most, most)
-        whole: NDArray[np.int32] = np.nan_to_num(steps, nan=0.0).astype(np.int32)
-        return whole
+        return walk.results((time.perf_counter() - began) / len(cohort))

@@ -1,0 +1,120 @@
+"""What learner, codec and strategy must agree on, looked at before a run begins."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedloom.core.component import Component
+from fedloom.core.errors import ConfigError, LayoutError
+from fedloom.core.job import Job, Stage
+from fedloom.core.layout import Layout, Selector
+from fedloom.core.registry import create
+from fedloom.core.types import LocalWork
+from fedloom.tuning.learners.walk import check_work
+
+__all__ = ["check_agreement", "check_moved"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How clients of one kind of device train and send in a stage.
+
+    Attributes:
+        where: what stands before a field of theirs: nothing, or their tier.
+        key: of the codec in the job.
+        learner: how they train.
+        codec: how they send.
+        train: which tensors.
+        work: the numbers of local training.
+        stage: of the job.
+    """
+
+    where: str
+    key: str
+    learner: Component
+    codec: Component
+    train: Selector
+    work: LocalWork
+    stage: Stage
+
+
+def check_agreement(job: Job) -> None:
+    """Find directions that clients would step along and the server would not.
+
+    Raises:
+        ConfigError: learner and codec, or learner and strategy, have unlike options.
+    """
+    for way in _ways(job):
+        search = getattr(create("learners", way.learner), "search", None)
+        if search is None or search.send != "scalars":
+            continue
+        _check_numbers(way)
+        directions = search.agreed
+        codec = create("codecs", way.codec)
+        if getattr(codec, "sends_steps", False):
+            theirs = getattr(codec, "directions", directions)
+            told = {"scheme": (directions.scheme, theirs.scheme)}
+            told["family"] = (directions.family, theirs.family)
+            if directions.numbered:
+                told["pool"] = (directions.pool, theirs.pool)
+            told["bits"] = (search.bits, getattr(codec, "bits", search.bits))
+            told["exact"] = (search.exact, getattr(codec, "exact", search.exact))
+            for field, (own, other) in told.items():
+                _same(way, field, own, other)
+        strategy = create("strategies", way.stage.strategy)
+        if search.guided and getattr(strategy, "guided", False):
+            text = f"strategy {way.stage.strategy.name!r} has clients choose along its guide"
+            raise ConfigError(f"{way.where}learner.guided = True: False; {text}")
+        known = getattr(strategy, "schemes", ())
+        if known and directions.scheme not in known:
+            name, allowed = way.stage.strategy.name, " or ".join(known)
+            text = f"{way.where}learner.scheme = {directions.scheme!r}: {allowed}"
+            raise ConfigError(f"{text}, which strategy {name!r} as it is set can go along")
+
+
+def check_moved(job: Job, layout: Layout) -> None:
+    """Find a kind of device that trains what is not there, or has nothing to move along directions.
+
+    Raises:
+        ConfigError: a pattern matches no tensor, or every tensor that trains has an exact gradient.
+    """
+    for way in _ways(job):
+        try:
+            trained = layout.select(way.train)
+        except LayoutError as error:
+            raise ConfigError(f"{way.where}train: {error}") from None
+        search = getattr(create("learners", way.learner), "search", None)
+        if search is None:
+            continue
+        try:
+            exact = set(trained.select(search.exact).names)
+        except LayoutError:
+            continue
+        if exact == set(trained.names):
+            text = f"{way.where}train = {list(way.train)} in the stage {way.stage.name!r}"
+            more = "learner 'backprop' does the same where nothing else trains"
+            raise ConfigError(f"{text}: more than learner.exact = {list(search.exact)}; {more}")
+
+
+def _check_numbers(way: Way) -> None:
+    try:
+        check_work(way.work)
+    except ConfigError as error:
+        raise ConfigError(f"{way.where}{error}") from None
+
+
+def _same(way: Way, field: str, own: object, other: object) -> None:
+    if own != other:
+        text = f"{way.where}learner.{field} = {own!r}, {way.key}.{field} = {other!r}"
+        raise ConfigError(f"{text}: give both the same")
+
+
+def _ways(job: Job) -> Iterator[Way]:
+    """Every way of training and sending that the job has."""
+    for stage in job.stages:
+        if sum(tier.share for tier in job.tiers) < 1 or not job.tiers:
+            yield Way("", "codec_up", job.learner, job.codec_up, stage.train, stage.local, stage)
+        for tier in job.tiers:
+            learner, codec = tier.learner or job.learner, tier.codec or job.codec_up
+            where, key = f"tiers.{tier.name}: ", "codec" if tier.codec else "codec_up"
+            work = tier.local or stage.local
+            yield Way(where, key, learner, codec, tier.train or stage.train, work, stage)
