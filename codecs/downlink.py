@@ -4,38 +4,23 @@ Whoever holds an earlier version is sent what happened since (`core.step_ledger`
 same bits; whoever does not, the model itself. Where a pool's rounds are summed, that is the model
 at its anchor and the sums: such a client keeps the anchor, and needs but the sums next time.
 
-| bytes | what                                                                           |
-|-------|--------------------------------------------------------------------------------|
-| 4     | ``FLA1``                                                                       |
-| 1     | 1: a model comes first; 2: the model before the last frame is the one to keep  |
-| ...   | the model's frame, where there is one: its length (varint), its bytes          |
-| ...   | how many advances (varint), the length of each (varint), their bytes           |
-| 4     | CRC-32 of everything before it                                                 |
-
-A frame without such a beginning is the model's alone. Arrays beside the model stand before either
-(`codecs.briefing`).
+`codecs.steps_frame` is what then travels; a frame without its beginning is the model's alone.
+Arrays beside the model stand before either (`codecs.briefing`).
 """
 
-import struct
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.briefing import with_briefing, without_briefing
 from fedloom.codecs.exchange import received, sent_down
+from fedloom.codecs.steps_frame import MAGIC, Sent, read_sent, write_sent
 from fedloom.core.advance_codec import decode_advance
 from fedloom.core.errors import CodecError, LayoutError
 from fedloom.core.layout import Layout
-from fedloom.core.octets import Octets, varint, varints
 from fedloom.core.step_ledger import StepLedger
-from fedloom.core.types import Briefing, Params, Payload, State
+from fedloom.core.types import Briefing, Delta, Params, Payload, State
 
 __all__ = ["Arrived", "Downlink", "Form", "follow", "follows"]
-
-_MAGIC = b"FLA1"
-_MODEL, _BEFORE_LAST = 1, 2
-_CRC = struct.Struct("<I")
 
 
 def follows(up: Codec, down: Codec) -> bool:
@@ -112,22 +97,20 @@ class Downlink:
         Args:
             held: number of the version that it holds; None for none.
         """
-        base = held if held is not None and self._frames(held) is not None else None
+        base = held if held is not None and self._place(held) is not None else None
         if base not in self._forms:
             whole = self._whole()
             self._forms[None] = whole
             if base is not None:
-                steps = self._steps(base)
+                steps = self._form(base)
                 smaller = steps.payload.nbytes < whole.payload.nbytes
                 self._forms[base] = steps if smaller else whole
         return self._forms[base]
 
     def digest_of(self, held: int) -> bytes:
         """The digest of a version from which there is a form; empty for others."""
-        ledger, version = self.ledger, held - self._first
-        if ledger is None or version not in ledger.versions:
-            return b""
-        return ledger.digests[ledger.versions.index(version)]
+        place = self._place(held)
+        return b"" if self.ledger is None or place is None else self.ledger.digests[place]
 
     @property
     def plain(self) -> Payload:
@@ -138,31 +121,33 @@ class Downlink:
             self._plain = sent_down(params, self._codec, self._part, version=version, briefing=told)
         return self._plain
 
-    def _frames(self, held: int) -> Sequence[bytes] | None:
-        return self.ledger.since(held - self._first) if self.ledger else None
+    def _place(self, held: int) -> int | None:
+        return None if self.ledger is None else self.ledger.place(held - self._first)
 
     def _whole(self) -> Form:
         ledger = self.ledger
         if ledger is None or ledger.anchor is None:
             return Form(self.plain, None, self._number)
-        state = State(Params(self._state.params.layout, ledger.anchor), ledger.versions[-2])
-        model = sent_down(state.params, self._codec, self._part, version=state.version)
-        return self._form(None, ledger.frames[-1:], model.frame)
+        anchor = Params(self._state.params.layout, ledger.anchor)
+        model = sent_down(anchor, self._codec, self._part, version=ledger.versions[-2])
+        return self._form(None, model.frame)
 
-    def _steps(self, held: int) -> Form:
-        return self._form(held, self._frames(held) or ())
-
-    def _form(self, base: int | None, frames: Sequence[bytes], model: bytes = b"") -> Form:
-        assert self.ledger is not None
-        before_last = self.ledger.anchor is not None and bool(frames)
-        place = self.ledger.kept if before_last else len(self.ledger.versions) - 1
-        parts = [_MAGIC, bytes([(_MODEL if model else 0) | (_BEFORE_LAST if before_last else 0)])]
-        if model:
-            parts += [varint(len(model)), model]
-        parts += [varint(len(frames)), varints(map(len, frames)), *frames]
-        body = b"".join(parts)
-        frame = with_briefing(body + _CRC.pack(zlib.crc32(body)), self._briefing)
-        keeps = self.ledger.versions[place] + self._first
+    def _form(self, base: int | None, model: bytes = b"") -> Form:
+        """What happened since a version; or, after a model, since its last version but one."""
+        ledger, params = self.ledger, self._state.params
+        assert ledger is not None
+        known = None if base is None else self._place(base)
+        place = len(ledger.versions) - 2 if known is None else known
+        frames = ledger.frames[place:]
+        before_last = ledger.anchor is not None and bool(frames)
+        last = len(ledger.frames) - 1 if before_last else place
+        given, anchored = _as_it_is(params, ledger, slice(last, None)), None
+        if before_last and ledger.anchor is not None:
+            anchor = Params(params.layout, ledger.anchor)
+            anchored = _as_it_is(anchor, ledger, slice(place, last))
+        sent = write_sent(Sent(model, given, anchored, frames), params.layout)
+        frame = with_briefing(sent, self._briefing)
+        keeps = ledger.versions[ledger.kept if before_last else -1] + self._first
         return Form(Payload(self._codec.name, frame), base, keeps)
 
 
@@ -199,39 +184,36 @@ def follow(
             is not given.
     """
     frame, briefing = without_briefing(payload.frame)
-    if not frame.startswith(_MAGIC):
+    if not frame.startswith(MAGIC):
         params, _ = received(start, codec, Payload(payload.codec, frame), part)
         return Arrived(params, briefing, params)
-    model, frames, before_last = _read(frame)
+    sent = read_sent(frame, start.layout)
     params = base if base is not None else start
-    if model:
-        params, _ = received(start, codec, Payload(payload.codec, model), part)
+    if sent.model:
+        params, _ = received(start, codec, Payload(payload.codec, sent.model), part)
     elif base is None:
         raise CodecError("downlink: it starts from a version that this client does not hold")
     kept = params
-    for number, data in enumerate(frames, start=1):
-        kept = params if before_last and number == len(frames) else kept
+    for number, data in enumerate(sent.frames, start=1):
+        if sent.before_last is not None and number == len(sent.frames):
+            params = kept = _with(params, sent.before_last)
         try:
             params = decode_advance(data, start.layout).apply(params, seed)
         except LayoutError as error:
             raise CodecError(f"downlink: {error}", code="layout") from error
-    return Arrived(params, briefing, kept if before_last else params)
+    params = _with(params, sent.given)
+    return Arrived(params, briefing, params if sent.before_last is None else kept)
 
 
-def _read(frame: bytes) -> tuple[bytes, list[memoryview], bool]:
-    """The model's frame, the advances, and whether the model before the last is to be kept."""
-    body = frame[: -_CRC.size]
-    if len(frame) < len(_MAGIC) + 2 + _CRC.size:
-        raise CodecError(f"downlink: {len(frame)} bytes: no whole frame")
-    if zlib.crc32(body) != _CRC.unpack(frame[-_CRC.size :])[0]:
-        raise CodecError("downlink: the checksum of the frame is wrong; it was cut or changed")
-    octets = Octets(memoryview(body)[len(_MAGIC) :], "downlink")
-    flags = octets.byte()
-    model = bytes(octets.take(octets.count())) if flags & _MODEL else b""
-    lengths = octets.varints(octets.count())
-    frames = [octets.take(length) for length in lengths]
-    octets.end()
-    return model, frames, bool(flags & _BEFORE_LAST)
+def _as_it_is(params: Params, ledger: StepLedger, span: slice) -> Delta:
+    """The tensors that were changed number by number in a part of the chain."""
+    part = ledger.touched_in(span, params.layout)
+    return Delta(part, params.layout.gather(params.vector, part))
+
+
+def _with(params: Params, given: Delta) -> Params:
+    layout = params.layout
+    return Params(layout, layout.scatter(params.vector, given.layout, given.vector))
 
 
 def _lossless(codec: Codec) -> bool:

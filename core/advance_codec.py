@@ -15,8 +15,8 @@
 | 1+    |   the scalars of all owners, in 1, 8, 16, 32 or 64 bits                              |
 | ...   | notes: how many; each: length of its name, its name, its number (float64)            |
 
-Tensors are a bit mask over the model's, or, in another order than the model's, their numbers.
-Counts without a length are `varint`. No bytes at all are an advance that changes nothing.
+`core.tensor_sets` says which tensors. Counts without a length are `varint`. No bytes at all are an
+advance that changes nothing.
 """
 
 import math
@@ -31,6 +31,7 @@ from fedloom.core.errors import CodecError, FedloomError
 from fedloom.core.layout import Layout
 from fedloom.core.octets import Octets, integers, varint, varints
 from fedloom.core.steps import FAMILIES, POOL, SHARED, Directions
+from fedloom.core.tensor_sets import read_tensors, tensors
 from fedloom.core.types import Delta
 
 __all__ = ["decode_advance", "encode_advance"]
@@ -49,7 +50,7 @@ def encode_advance(advance: Advance, layout: Layout) -> bytes:
         CodecError: it moves what the model lacks, or is larger than is read again.
     """
     rest = advance.rest
-    parts = [_digest(layout), _tensors(rest.layout, layout), rest.vector.astype("<f4").tobytes()]
+    parts = [_digest(layout), tensors(rest.layout, layout), rest.vector.astype("<f4").tobytes()]
     parts += [bytes([len(advance.moves)]), *(_move(move, layout) for move in advance.moves)]
     parts.append(bytes([len(advance.notes)]))
     for name, number in sorted(advance.notes.items()):
@@ -73,8 +74,8 @@ def decode_advance(data: bytes | memoryview, layout: Layout) -> Advance:
     if bytes(octets.take(4)) != _digest(layout):
         text = f"advance: of another layout than {layout.digest[:8]}, the model's"
         raise CodecError(text, code="layout")
-    tensors = _read_tensors(octets, layout)
-    vector = octets.numbers("<f4", tensors.size).astype(np.float32, copy=False)
+    part = read_tensors(octets, layout)
+    vector = octets.numbers("<f4", part.size).astype(np.float32, copy=False)
     if not np.isfinite(vector).all():
         raise CodecError("advance: a number is not finite", code="not-finite")
     moves = tuple(_read_move(octets, layout) for _ in range(octets.byte()))
@@ -83,37 +84,11 @@ def decode_advance(data: bytes | memoryview, layout: Layout) -> Advance:
         name = bytes(octets.take(octets.byte())).decode(errors="replace")
         (notes[name],) = octets.doubles(1)
     octets.end()
-    return Advance(moves, Delta(tensors, vector), notes)
+    return Advance(moves, Delta(part, vector), notes)
 
 
 def _digest(layout: Layout) -> bytes:
     return bytes.fromhex(layout.digest[:8])
-
-
-def _tensors(part: Layout, layout: Layout) -> bytes:
-    """Which of a model's tensors."""
-    places = {spec.name: i for i, spec in enumerate(layout)}
-    for spec in part:
-        if spec.name not in places or layout.specs[places[spec.name]].shape != spec.shape:
-            raise CodecError(f"advance: the model has no tensor {spec.name!r}", code="layout")
-    numbers = [places[spec.name] for spec in part]
-    if numbers == sorted(numbers):
-        mask = np.zeros(len(layout.specs), dtype=np.uint8)
-        mask[numbers] = 1
-        return b"\x00" + np.packbits(mask, bitorder="little").tobytes()
-    return b"\x01" + varint(len(numbers)) + varints(numbers)
-
-
-def _read_tensors(octets: Octets, layout: Layout) -> Layout:
-    total = len(layout.specs)
-    if octets.byte():
-        numbers = octets.varints(octets.count())
-    else:
-        packed = np.frombuffer(octets.take(-(-total // 8)), np.uint8)
-        numbers = np.flatnonzero(np.unpackbits(packed, bitorder="little")).tolist()
-    if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= max(total, 1):
-        raise CodecError(f"advance: a tensor twice, or none of the {total}", code="layout")
-    return Layout(tuple(layout.specs[i] for i in numbers))
 
 
 def _move(move: Move, layout: Layout) -> bytes:
@@ -134,7 +109,7 @@ def _move(move: Move, layout: Layout) -> bytes:
     own = agreed.scheme not in _OWNERS
     return b"".join(
         (
-            _tensors(move.layout, layout),
+            tensors(move.layout, layout),
             *(head, varint(agreed.pool), varint(move.round)),
             *(bytes([alike]), struct.pack(f"<{len(worth)}d", *worth)),
             *(bytes([form]), varint(len(parts))),
@@ -146,10 +121,10 @@ def _move(move: Move, layout: Layout) -> bytes:
 
 
 def _read_move(octets: Octets, layout: Layout) -> Move:
-    tensors = _read_tensors(octets, layout)
+    moved = read_tensors(octets, layout)
     agreed, round = _read_directions(octets), octets.varint()
-    worth = octets.doubles(1) * len(tensors.specs) if octets.byte() else ()
-    worth = worth or octets.doubles(len(tensors.specs))
+    worth = octets.doubles(1) * len(moved.specs) if octets.byte() else ()
+    worth = worth or octets.doubles(len(moved.specs))
     if max(map(abs, worth), default=0.0) > float(np.finfo(np.float32).max):
         raise CodecError("advance: a step is worth more than a float32", code="not-finite")
     form, fixed = octets.byte(), agreed.scheme in _OWNERS
@@ -164,7 +139,7 @@ def _read_move(octets: Octets, layout: Layout) -> Move:
     scalars = read(octets, lengths)
     _check(agreed, weights, scalars)
     parts = map(Contribution, owners, weights, scalars)
-    return Move(tensors, worth, agreed, round, tuple(parts))
+    return Move(moved, worth, agreed, round, tuple(parts))
 
 
 def _read_directions(octets: Octets) -> Directions:

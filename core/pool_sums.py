@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.advance import Advance, Contribution, Move
-from fedloom.core.layout import Layout
 from fedloom.core.steps import POOL
-from fedloom.core.types import Delta
 
 __all__ = ["rounds_of_pool"]
 
@@ -18,37 +16,30 @@ _FINE, _COARSE = 8, 4
 _MOST = 2**31 - 1
 
 
-def rounds_of_pool(
-    before: Advance | None, advance: Advance, layout: Layout, step: float
-) -> tuple[Advance, bool] | None:
+def rounds_of_pool(before: Move | None, advance: Advance, step: float) -> tuple[Move, bool] | None:
     """A round along a pool's directions, with the rounds before it where they can be added.
 
     Args:
-        before: the rounds before; None for none.
+        before: the rounds before, as this gave them; None for none.
         advance: the round.
-        layout: the model's.
         step: what one step of the clients is worth.
 
     Returns:
-        The rounds as one advance, and whether those before are in it; None where it is no round
+        The rounds as one move, and whether those before are in it; None where it is no round
         along a pool's directions alone, each step worth the same in all tensors.
     """
     round = _pool_move(advance)
     if round is None or not 0 < abs(step) < math.inf:
         return None
-    if before is not None:
-        known = _pool_move(before)
-        grid = known.worth[0] if known is not None else 0.0
-        if known is not None and _alike(known, round) and _fits(grid, step):
-            sums = known.contributions[0].scalars + _rounded(round, grid)
-            if np.abs(sums).max(initial=0) <= _MOST:
-                rest = _sum(before.rest, advance.rest, layout)
-                return replace(advance, moves=(_moved(round, grid, sums),), rest=rest), True
+    if before is not None and _alike(before, round) and _fits(before.worth[0], step):
+        sums = before.contributions[0].scalars + _rounded(round, before.worth[0])
+        if np.abs(sums).max(initial=0) <= _MOST:
+            return _moved(round, before.worth[0], sums), True
     grid = math.ldexp(abs(step), -_FINE)
     sums = _rounded(round, grid)
     if np.abs(sums).max(initial=0) > _MOST:
         return None
-    return replace(advance, moves=(_moved(round, grid, sums),)), False
+    return _moved(round, grid, sums), False
 
 
 def _pool_move(advance: Advance) -> Move | None:
@@ -78,14 +69,3 @@ def _rounded(move: Move, grid: float) -> NDArray[np.int64]:
 def _moved(move: Move, grid: float, sums: NDArray[np.int64]) -> Move:
     worth = (grid,) * len(move.worth)
     return replace(move, worth=worth, round=0, contributions=(Contribution(POOL, 1, sums),))
-
-
-def _sum(a: Delta, b: Delta, layout: Layout) -> Delta:
-    """Two rests as one, in the order of the model's tensors."""
-    names = {*a.layout.names, *b.layout.names}
-    whole = Layout(tuple(spec for spec in layout if spec.name in names))
-    vector = np.zeros(whole.size, dtype=np.float32)
-    for part in (a, b):
-        for here, there in whole.spans(part.layout):
-            vector[here] += part.vector[there]
-    return Delta(whole, vector)

@@ -87,7 +87,9 @@ def test_clients_that_follow_have_the_bits_and_the_bytes(
             assert found.params.vector.tobytes() == states[number].params.vector.tobytes()
             held[client] = (form.keeps, found.kept)
     assert bytes_down(run.history) == counted
-    assert counted[0] == ASKED * 10  # everybody has the model that the seed gives
+    assert counted[0] == ASKED * (
+        11 + -(-len(layout.specs) // 8)
+    )  # everybody has the model that the seed gives
     assert sum(counted) < ROUNDS * ASKED * 4 * layout.size / 4
 
 

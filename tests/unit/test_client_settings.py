@@ -10,8 +10,10 @@ def test_flags_win_over_the_environment_and_it_over_the_file(tmp_path: Path) -> 
     path = tmp_path / "client.toml"
     path.write_text('name = "file"\nthreads = 1\nmemory_gb = 2\nonly_on_power = true\n')
     environment = {"FEDLOOM_NAME": "environment", "FEDLOOM_THREADS": "2", "FEDLOOM_CACHE": "/x"}
+    environment["FEDLOOM_TIER"] = "phone"
     found = settings_from(path, environment, {"name": "flag", "threads": None})
     assert (found.name, found.threads, found.memory_gb) == ("flag", 2, 2.0)
+    assert found.tier == "phone"
     assert found.only_on_power
 
 
@@ -63,6 +65,7 @@ def test_the_environment_is_checked(variable: str, text: str, expected: str) -> 
         ({"hours": "25-3"}, "hours = '25-3': two hours of the day"),
         ({"wait": 61.0}, r"wait = 61.0: above 0, at most 60"),
         ({"threads": -1}, "threads = -1: 0 or more"),
+        ({"tier": "x" * 101}, "at most 100 characters"),
         ({"device": "tpu"}, "device = 'tpu': auto, cpu or cuda"),
         ({"dta": "x"}, "dta: unknown key; .*did you mean 'data'"),
     ],

@@ -23,7 +23,7 @@ from fedloom.core.step_ledger import advanced
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import ClientTask, Cost, Params, Payload, State
 
-GOLDEN = "ecdad64e72383113ce747325c04a4a0fb25d6dd0233e3eb134dda0d9a04b38fb"
+GOLDEN = "9ea7a739e93825da7b5f96ddbbe97bae33b38bbe385ee8b03e69c603e5c74ffc"
 
 
 def played(rounds: int, scheme: str = "distinct", state: State | None = None) -> State:
@@ -48,18 +48,19 @@ def test_the_smallest_form_is_sent() -> None:
     assert down(late).form(None).payload.nbytes == dense
     steps = down(late).form(39)
     assert (steps.base, steps.keeps) == (39, 40)
-    # 4 magic, 1 flags, 1 how many, 2 its length, the frame, 4 checksum
-    assert steps.payload.nbytes == 4 + 1 + 1 + 2 + 347 + 4
+    # 4 magic, 1 flags, 1 + 1 tensors and 120 of their numbers, 1 how many, 2 its length, the frame
+    # (of 347 bytes with the head's numbers), 4 checksum
+    assert steps.payload.nbytes == 4 + 1 + 2 + 120 + 1 + 2 + (347 - 120) + 4
     assert arrived(steps, played(39).params).params.vector.tobytes() == late.params.vector.tobytes()
     assert down(early).form(0).base == 0
-    assert down(played(80)).form(0).base is None  # too long ago: the model is smaller
+    assert down(played(100)).form(0).base is None  # too long ago: the model is smaller
     assert down(late).form(41).base is None  # of another run
 
 
 def test_who_holds_it_already_is_sent_next_to_nothing() -> None:
     state = played(2)
-    assert down(state).form(2).payload.nbytes == 10
-    assert down(State(start()), following=True).form(0).payload.nbytes == 10
+    assert down(state).form(2).payload.nbytes == 12
+    assert down(State(start()), following=True).form(0).payload.nbytes == 12
     assert down(State(start())).form(0).base is None  # a job whose clients do not follow
 
 
