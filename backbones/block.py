@@ -76,6 +76,20 @@ class Block:
         out, mlp = self.mlp.forward(normed, k, sites)
         return out.add_(middle), _Tape(attention, norm1, mlp, norm2)
 
+    def infer(self, x: Tensor, frame: Frame, sites: Sites) -> Tensor:
+        """What `forward` gives, each half's memory let go of before the next is run."""
+        k = frame.clients
+        stream = x if frame.read is None else x[frame.read]
+        if self.post_norm:
+            y = self.attention.forward(x, frame, sites)[0]
+            middle = self.norm1.forward(y.add_(stream), k, sites)[0]
+            z = self.mlp.forward(middle, k, sites)[0]
+            return self.norm2.forward(z.add_(middle), k, sites)[0]
+        normed = self.norm1.forward(x, k, sites)[0]
+        middle = self.attention.forward(normed, frame, sites)[0]
+        normed = self.norm2.forward(middle.add_(stream), k, sites)[0]
+        return self.mlp.forward(normed, k, sites)[0].add_(middle)
+
     def backward(
         self, tape: _Tape, dy: Tensor, frame: Frame, sites: Sites, *, need_dx: bool
     ) -> Tensor | None:
@@ -161,5 +175,5 @@ def run_block(block: Block, hidden: Tensor, frame: Frame, sites: Sites) -> Tenso
         out: Tensor = _Run.apply(hidden, anchor, block, frame, sites)  # type: ignore[no-untyped-call]
         return out
     with torch.no_grad():
-        flat, _ = block.forward(hidden.flatten(0, 1), frame, sites)
+        flat = block.infer(hidden.flatten(0, 1), frame, sites)
     return flat.view(frame.clients, -1, hidden.shape[-1])

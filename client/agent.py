@@ -131,6 +131,8 @@ class Agent:
             device=device(self._settings),
             failed=failed,
             failure=failure,
+            holds=self._workshop.holds,
+            resync=self._workshop.resync,
         )
         reply = channel.check_in(request)
         self._workshop.failure = ("", "")

@@ -27,6 +27,7 @@ def device(settings: ClientSettings) -> Device:
         system=f"{platform.system()} {platform.release()}",
         cores=settings.threads or cores(),
         memory=int(settings.memory_gb * 2**30) or free_memory() // 2,
+        tier=settings.tier,
     )
 
 

@@ -29,6 +29,7 @@ class ClientSettings:
         insecure: ``HOST:PORT`` of a server without TLS, instead of joining.
         server: host of a server that has moved since the device joined, or ``HOST:PORT``.
         name: proposed when it joins; empty for the token's name, or else the host's.
+        tier: what kind of device it is, one of the job's ``[[tiers]]``; empty for none.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: of training (0: one per core); with one, the bits are those of a simulation.
         memory_gb: memory that training may take (0: half of what is free).
@@ -48,6 +49,7 @@ class ClientSettings:
     insecure: str = ""
     server: str = ""
     name: str = ""
+    tier: str = ""
     device: str = "auto"
     threads: int = 0
     memory_gb: float = 0.0
@@ -61,6 +63,7 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        require(len(self.tier) <= 100, "tier", self.tier, "at most 100 characters")
         for name in ("threads", "memory_gb", "cache_gb", "disk_gb"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 < self.wait <= 60, "wait", self.wait, "above 0, at most 60 seconds")

@@ -11,14 +11,17 @@ import numpy as np
 import torch
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.client.held import Coming, HeldModel
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.outbox import Finished
 from fedloom.client.settings import ClientSettings
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import changed, client_update, received
-from fedloom.core.errors import DataError, LayoutError, ModelError
+from fedloom.codecs.downlink import follow
+from fedloom.codecs.exchange import changed, client_update
+from fedloom.core.errors import DataError, LayoutError, ModelError, TransferError
 from fedloom.core.registry import create
+from fedloom.core.step_ledger import digest_of
 from fedloom.core.types import Briefing, ClientUpdate, Cost, LocalWork, Params, Payload
 from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel, Session
@@ -33,6 +36,8 @@ from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Worker"]
 
+_WHOLE = Coming()
+
 
 @dataclass(eq=False)
 class Worker:
@@ -44,6 +49,7 @@ class Worker:
         corpus: the device's examples.
         settings: how much of the device it may take.
         scratch: folder for temporary files.
+        held: the model that is kept from one task to the next; None for none.
     """
 
     manifest: Manifest
@@ -51,6 +57,7 @@ class Worker:
     corpus: Corpus
     settings: ClientSettings
     scratch: Path
+    held: HeldModel | None = None
     _sessions: dict[int, StageSession] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,19 +82,23 @@ class Worker:
             raise LayoutError(f"{text} ({self.manifest.layout[:12]}): other versions of fedloom?")
         return model
 
-    def train(self, order: Order, ticket: str, frame: bytes) -> tuple[Finished, bytes]:
+    def train(
+        self, order: Order, ticket: str, frame: bytes, coming: Coming = _WHOLE
+    ) -> tuple[Finished, bytes]:
         """Do a task of training.
 
         Args:
             order: what is asked.
             ticket: whose result it is.
-            frame: the global model's exchanged part.
+            frame: the global model's exchanged part, or what leads to it.
+            coming: what the server says of it.
 
         Returns:
             The result and its payload; empty where training diverged.
 
         Raises:
             CodecError: the frame is not of this model.
+            TransferError: what comes of the frame is not the server's model (``resync``).
             DataError: the device has no examples to train on.
             ModelError: one batch does not fit in the memory that training may take.
             ConfigError, LayoutError: the order names what the model does not have.
@@ -95,7 +106,7 @@ class Worker:
         task, rows = order.task, np.arange(len(self.corpus.train))
         if not len(rows):
             raise DataError("this device has no training examples")
-        params, briefing = self._received(order, frame)
+        params, briefing = self._received(order, frame, coming)
         session = self._session(order, params)
         self._check_memory(session, task.work)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
@@ -114,7 +125,9 @@ class Worker:
         )
         return _finished(ticket, update, codec.name)
 
-    def evaluate(self, order: Order, ticket: str, frame: bytes) -> Finished:
+    def evaluate(
+        self, order: Order, ticket: str, frame: bytes, coming: Coming = _WHOLE
+    ) -> Finished:
         """Evaluate the global model on the device's own examples.
 
         On those held out, where there are any, and else on those that it trains on.
@@ -122,9 +135,10 @@ class Worker:
         Args:
             order: as in `train`, as are the others.
             ticket: whose result it is.
-            frame: the global model's exchanged part.
+            frame: the global model's exchanged part, or what leads to it.
+            coming: what the server says of it.
         """
-        params, _ = self._received(order, frame)
+        params, _ = self._received(order, frame, coming)
         corpus = self.corpus
         held = corpus.test if len(corpus.test) else corpus.valid
         examples: Examples = held if len(held) else corpus.train
@@ -138,10 +152,39 @@ class Worker:
             round=order.task.round,
         )
 
-    def _received(self, order: Order, frame: bytes) -> tuple[Params, Briefing]:
+    def _received(self, order: Order, frame: bytes, coming: Coming) -> tuple[Params, Briefing]:
+        """The model of what came down, and what came beside it; it is kept where that is asked."""
         trains = (stage.train for stage in self.manifest.job.stages[: order.stage + 1])
         part = changed(trains, self._start.layout)
-        return received(self._start, self._down, Payload(self._down.name, frame), part)
+        payload, base = Payload(self._down.name, frame), self._base(coming)
+        seed = order.task.seed
+        found = follow(self._start, self._down, payload, part, base=base, seed=seed)
+        if self.held is not None and coming.digest:
+            if digest_of(found.params.vector) == coming.digest:
+                self.held.keep(coming.keeps, found.kept)
+            elif base is None:
+                log.warning("the model that came whole is not the server's to the last bit")
+                self.held.drop()
+            else:
+                raise self._astray("what came of its last rounds is not the server's model")
+        return found.params, found.briefing
+
+    def _base(self, coming: Coming) -> Params | None:
+        """The version that what came down starts from; None where it starts from nothing."""
+        if coming.base is None:
+            return None
+        if coming.base == 0:
+            return self._start
+        known = self.held is not None and self.held.version == coming.base
+        params = self.held.params(self._start.layout) if self.held is not None and known else None
+        if params is None:
+            raise self._astray(f"version {coming.base} of the model is not here")
+        return params
+
+    def _astray(self, text: str) -> TransferError:
+        if self.held is not None:
+            self.held.drop()
+        return TransferError(f"{text}; it is asked for all of it", code="resync", retry_after=0.0)
 
     def _session(self, order: Order, params: Params) -> Session:
         stage = order.stage

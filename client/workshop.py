@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedloom.client.contents import Contents, Source
+from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
 from fedloom.client.journal import Journal
 from fedloom.client.logs import log
@@ -18,7 +19,7 @@ from fedloom.client.refusals import is_passing
 from fedloom.client.settings import ClientSettings
 from fedloom.client.stopping import Stop, Stopped
 from fedloom.core.errors import DataError, FedloomError, TransferError
-from fedloom.protos.federation_pb2 import Blob, Task
+from fedloom.protos.federation_pb2 import Blob, Holding, Task
 from fedloom.tuning.data import Corpus
 
 if TYPE_CHECKING:
@@ -62,12 +63,26 @@ class Workshop:
         self._backbone = Path()
         self._corpus: Corpus | None = None
         self._worker: Worker | None = None
+        self._held: HeldModel | None = None
         self.failure = ("", "")
 
     @property
     def num_examples(self) -> int:
         """Training examples; 0 while the job is not known or the data do not fit it."""
         return len(self._corpus.train) if self._corpus is not None else 0
+
+    @property
+    def holds(self) -> Holding | None:
+        """The model that is kept for the job; None for none."""
+        held = self._held
+        if held is None or not held.version:
+            return None
+        return Holding(version=held.version, digest=held.digest)
+
+    @property
+    def resync(self) -> bool:
+        """Whether the server is to be asked for all of the model."""
+        return self._held is not None and self._held.resync
 
     def refresh(self) -> None:
         """Read the data again at the next check-in where the file has changed."""
@@ -106,6 +121,7 @@ class Workshop:
             text = "job %s: %d training examples, read in %.1f s"
             log.info(text, self._manifest.job.name, self.num_examples, seconds)
         self._job = job.sha256
+        self._held = HeldModel(self._folder / "held", job.sha256)
 
     def work(self, task: Task, source: Source) -> tuple[Finished, bytes] | None:
         """Do a task; None where it is given up (`failure` says why).
@@ -132,6 +148,12 @@ class Workshop:
         except Stopped:
             self._journal.end()  # it was not the task that ended the process
             raise
+        except TransferError as error:
+            if error.code == "resync":  # the same task comes again, with another form of the model
+                log.warning("%s", error)
+                self._journal.end()
+            else:
+                self._give_up(task, str(error))
         except FedloomError as error:
             self._give_up(task, str(error))
         except Exception as error:  # a task must not end the device, whatever is in it
@@ -165,11 +187,12 @@ class Workshop:
         order = read_order(task.order, manifest, allow=self._settings.allow)
         number = order.task.round
         began = time.monotonic()
+        coming = Coming(task.base if task.steps else None, task.keeps, task.digest)
         if task.kind == "evaluate":
-            finished = worker.evaluate(order, task.ticket, frame)
+            finished = worker.evaluate(order, task.ticket, frame, coming)
             payload = b""
         else:
-            finished, payload = worker.train(order, task.ticket, frame)
+            finished, payload = worker.train(order, task.ticket, frame, coming)
         seconds = time.monotonic() - began
         finished = replace(finished, seconds=finished.seconds or seconds)
         shown = ", ".join(f"{k} {v:.4g}" for k, v in sorted(finished.metrics.items()))
@@ -191,7 +214,8 @@ class Workshop:
             from fedloom.client.worker import Worker
 
             began = time.monotonic()
-            self._worker = Worker(manifest, self._backbone, corpus, self._settings, self._folder)
+            parts = manifest, self._backbone, corpus, self._settings, self._folder, self._held
+            self._worker = Worker(*parts)
             log.info("the model is loaded, in %.1f s", time.monotonic() - began)
         return self._worker, manifest
 

@@ -126,7 +126,8 @@ def advanced(
         seed: the run's.
         step: what one step of the clients is worth, for the grid of a pool.
         anchor_every: rounds after which a pool begins again from the model that is reached then
-            (0: where its sums would leave 32 bits). Clients then download the model once more.
+            (0: where its sums would leave 32 bits). Who holds an earlier anchor is sent the sums
+            of each, as long as all of them are smaller than the model.
 
     Raises:
         LayoutError, ConfigError: the advance does not fit the model.

@@ -49,6 +49,7 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="TOML", help="the device's settings")
     add("--directory", metavar="DIR", help="key, downloads, results (~/.fedloom/FEDERATION)")
     add("--name", help="proposed to the server (the host's name)")
+    add("--tier", metavar="NAME", help="what kind of device it is, where the job has several")
     add("--threads", type=int, metavar="N", help="threads of training (0: one per core)")
     text = "memory that training may take (0: half of what is free)"
     add("--memory-gb", type=float, metavar="GB", help=text)

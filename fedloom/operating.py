@@ -130,6 +130,8 @@ def standing_lines(folder: Path) -> list[str]:
         f"  clients   {len(clients)} enrolled, {s.present} there",
         f"  bytes     up {bytes_text(s.bytes_up)}, down {bytes_text(s.bytes_down)}",
     ]
+    if s.resyncs:
+        lines.append(f"  resyncs   {s.resyncs}: their model was not the server's")
     if s.evaluation:
         found = (f"{name} {value_text(name, value)}" for name, value in s.evaluation.items())
         lines.append(f"  model     {', '.join(found)}")

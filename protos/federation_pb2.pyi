@@ -47,7 +47,7 @@ class RenewReply(_message.Message):
     def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("protocol", "version", "num_examples", "wait_seconds", "device", "failed", "failure")
+    __slots__ = ("protocol", "version", "num_examples", "wait_seconds", "device", "failed", "failure", "holds", "resync")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,8 @@ class CheckInRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    RESYNC_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     num_examples: int
@@ -62,19 +64,31 @@ class CheckInRequest(_message.Message):
     device: Device
     failed: str
     failure: str
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., num_examples: _Optional[int] = ..., wait_seconds: _Optional[float] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., failed: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
+    holds: Holding
+    resync: bool
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., num_examples: _Optional[int] = ..., wait_seconds: _Optional[float] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., failed: _Optional[str] = ..., failure: _Optional[str] = ..., holds: _Optional[_Union[Holding, _Mapping]] = ..., resync: bool = ...) -> None: ...
+
+class Holding(_message.Message):
+    __slots__ = ("version", "digest")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    digest: bytes
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("machine", "system", "cores", "memory")
+    __slots__ = ("machine", "system", "cores", "memory", "tier")
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_FIELD_NUMBER: _ClassVar[int]
     CORES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     machine: str
     system: str
     cores: int
     memory: int
-    def __init__(self, machine: _Optional[str] = ..., system: _Optional[str] = ..., cores: _Optional[int] = ..., memory: _Optional[int] = ...) -> None: ...
+    tier: str
+    def __init__(self, machine: _Optional[str] = ..., system: _Optional[str] = ..., cores: _Optional[int] = ..., memory: _Optional[int] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class CheckInReply(_message.Message):
     __slots__ = ("job", "wait", "task", "done")
@@ -111,7 +125,7 @@ class Blob(_message.Message):
     def __init__(self, sha256: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("ticket", "attempt", "kind", "order", "model", "deadline", "max_bytes")
+    __slots__ = ("ticket", "attempt", "kind", "order", "model", "deadline", "max_bytes", "steps", "base", "keeps", "digest")
     TICKET_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +133,10 @@ class Task(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     ticket: str
     attempt: int
     kind: str
@@ -126,7 +144,11 @@ class Task(_message.Message):
     model: Blob
     deadline: float
     max_bytes: int
-    def __init__(self, ticket: _Optional[str] = ..., attempt: _Optional[int] = ..., kind: _Optional[str] = ..., order: _Optional[str] = ..., model: _Optional[_Union[Blob, _Mapping]] = ..., deadline: _Optional[float] = ..., max_bytes: _Optional[int] = ...) -> None: ...
+    steps: bool
+    base: int
+    keeps: int
+    digest: bytes
+    def __init__(self, ticket: _Optional[str] = ..., attempt: _Optional[int] = ..., kind: _Optional[str] = ..., order: _Optional[str] = ..., model: _Optional[_Union[Blob, _Mapping]] = ..., deadline: _Optional[float] = ..., max_bytes: _Optional[int] = ..., steps: bool = ..., base: _Optional[int] = ..., keeps: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("sha256", "offset")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from fedloom.core.types import Client, ClientId, ClientUpdate
+from fedloom.server.models import Models
 from fedloom.server.records import Ticket
 
 __all__ = ["Arrival", "Board", "Event", "GaveUp", "Offer", "Presence", "Stopping"]
@@ -29,6 +30,7 @@ class Offer:
         model_size: bytes of it.
         ends: `time.monotonic` at which the result comes too late.
         max_bytes: largest payload that is taken.
+        models: smaller forms of the model, for what clients hold; None where there are none.
     """
 
     ticket: Ticket
@@ -37,6 +39,7 @@ class Offer:
     model_size: int
     ends: float
     max_bytes: int
+    models: Models | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,12 @@ class Presence:
     Attributes:
         num_examples: training examples that it says it holds.
         seen: `time.monotonic` of its last word.
+        tier: what kind of device it says it is.
     """
 
     num_examples: int
     seen: float
+    tier: str = ""
 
 
 @dataclass(eq=False)
@@ -170,10 +175,10 @@ class Board:
                     del self._waiting[client]
         return self.offered(client)
 
-    def seen(self, client: ClientId, num_examples: int) -> None:
+    def seen(self, client: ClientId, num_examples: int, *, tier: str = "") -> None:
         """A client has checked in."""
         with self._lock:
-            self._present[client] = Presence(num_examples, self.clock())
+            self._present[client] = Presence(num_examples, self.clock(), tier)
 
     def touch(self, client: ClientId) -> None:
         """A client was heard of."""
@@ -195,7 +200,7 @@ class Board:
         with self._lock:
             since = self.clock() - within
             there = (
-                Client(name, p.num_examples)
+                Client(name, p.num_examples, p.tier)
                 for name, p in self._present.items()
                 if p.num_examples and (p.seen >= since or name in self._waiting)
             )

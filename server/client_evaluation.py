@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from fedloom.core.types import Client, ClientTask, Metrics
 from fedloom.server.board import Arrival, Board, Event, GaveUp, Offer
-from fedloom.server.contents import Content
 from fedloom.server.failpoints import reach
 from fedloom.server.live_round import Stopped, order_of
+from fedloom.server.models import Models
 from fedloom.server.records import Ticket
 from fedloom.server.tally import is_measured
 from fedloom.server.tickets import new_id
@@ -21,7 +21,7 @@ def evaluate_on_clients(
     board: Board,
     clients: Sequence[Client],
     task: tuple[ClientTask, int],
-    model: Content,
+    models: Models,
     *,
     seconds: float,
 ) -> Metrics:
@@ -33,18 +33,19 @@ def evaluate_on_clients(
         board: where the clients find their offers.
         clients: who is asked.
         task: what is asked of each, and the index of the stage.
-        model: what they evaluate.
+        models: what they evaluate.
         seconds: how long they have.
 
     Raises:
         Stopped: the server is told to end meanwhile.
     """
     what, stage = task
+    content = models.content
     ends = time.monotonic() + seconds
     tickets = [Ticket(new_id(), what.round, c.id, "evaluate") for c in clients]
     orders = [order_of(replace(what, client=ticket.client), stage) for ticket in tickets]
     board.offer(
-        Offer(ticket, order, model.sha256, model.size, ends, 0)
+        Offer(ticket, order, content.sha256, content.size, ends, 0, models)
         for ticket, order in zip(tickets, orders, strict=True)
     )
     waiting = {ticket.id for ticket in tickets}

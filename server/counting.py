@@ -16,6 +16,7 @@ class Counting:
         bytes_up: bytes of payloads that arrived, those of refused ones too.
         bytes_down: bytes of contents that were sent.
         refused: refusals by code.
+        resyncs: clients with a model that was not the server's, who were sent all of it.
     """
 
     check_ins: int = 0
@@ -23,3 +24,4 @@ class Counting:
     bytes_up: int = 0
     bytes_down: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    resyncs: int = 0

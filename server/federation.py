@@ -97,7 +97,7 @@ class Federation:
         intake = Intake(board, ledger, register, committer, uploads, *limits)
         files = {name: contents.put_file(path) for name, path in plan.files.items()}
         text = manifest(plan, authority.federation, files)
-        job = contents.put_bytes(text)
+        job, counting = contents.put_bytes(text), Counting()
         live = Live(
             plan,
             board,
@@ -109,10 +109,11 @@ class Federation:
             observer,
             Sign(folder),
             Standing(plan.job.name, rounds=plan.job.rounds),
+            counting,
         )
         return Federation(
             *(plan, folder, authority, database, register, ledger, committer, board, contents),
-            *(intake, Counting(), live, job),
+            *(intake, counting, live, job),
         )
 
     def start(self, directory: RunDirectory, observer: Observer) -> "Future[Summary]":

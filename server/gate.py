@@ -38,7 +38,7 @@ class Gate:
         tasks: who was asked for what.
         layout: the model's layout.
         decode: the codec's, for what clients send.
-        bytes_down: what each client received.
+        bytes_down: what a client received, where its result does not say.
         norm_bound: largest L2 norm of a delta (0: any finite one).
         max_examples: largest weight that a client may claim.
         largest: bytes that a payload may have at most.
@@ -86,6 +86,7 @@ class Gate:
         self, ticket: Ticket, result: Result, payload: bytes | bytearray | None
     ) -> ClientUpdate:
         """The update of a result that was let in before: decoded, and its cost completed."""
+        down = result.cost.bytes_down or self.bytes_down
         # A bytearray serves as bytes here: codecs read a frame through a memoryview.
         frame = cast("bytes | None", payload)
         update = ClientUpdate(
@@ -94,7 +95,7 @@ class Gate:
             num_examples=result.num_examples,
             payload=None if frame is None else Payload(result.codec, frame),
             metrics=result.metrics,
-            cost=replace(result.cost, bytes_up=result.size, bytes_down=self.bytes_down),
+            cost=replace(result.cost, bytes_up=result.size, bytes_down=down),
             attempt=ticket.attempt,
         )
         return Admission(self.tasks, self.layout, self.decode).admit(update)

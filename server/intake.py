@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,6 +94,9 @@ class Intake:
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
+        if offer.models is not None:
+            down = offer.models.size(client)
+            result = replace(result, cost=replace(result.cost, bytes_down=down))
         upload = await self._receive(ticket_id, result, offset, chunks)
         # Once all is here it is taken, even if nobody waits for the receipt any more.
         settling = asyncio.create_task(self._settle(gate, offer, result, upload))

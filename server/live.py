@@ -9,7 +9,8 @@ from functools import partial
 from typing import TypeAlias, cast
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import changed, sent_down
+from fedloom.codecs.downlink import Downlink, follows
+from fedloom.codecs.exchange import changed
 from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
 from fedloom.core.registry import create
@@ -27,7 +28,8 @@ from fedloom.core.types import (
 from fedloom.results.observe import Observer
 from fedloom.server.board import Board
 from fedloom.server.client_evaluation import evaluate_on_clients
-from fedloom.server.contents import Content, Contents
+from fedloom.server.contents import Contents
+from fedloom.server.counting import Counting
 from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
@@ -36,6 +38,7 @@ from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
+from fedloom.server.models import Models
 from fedloom.server.plan import Plan
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
@@ -68,6 +71,7 @@ class Live:
         observer: told of what is waited for.
         show: given every change of where the federation stands.
         standing: where it stands.
+        counting: what the calls of clients count.
     """
 
     plan: Plan
@@ -80,7 +84,9 @@ class Live:
     observer: Observer
     show: Showing
     standing: Standing = field(default_factory=lambda: Standing(""))
-    _model: Content | None = None
+    counting: Counting = field(default_factory=Counting)
+    _models: Models | None = None
+    _played: State | None = None
     _seconds: list[float] = field(default_factory=list)
     _began: float = 0.0
 
@@ -96,6 +102,7 @@ class Live:
             state, report = self._round(number, index, strategy, state)
             seconds = time.perf_counter() - self._began
             self._seconds.append(seconds)
+            self._played = state
             reach("round-played")
             self._stand(
                 bytes_up=self.standing.bytes_up + report.cost.bytes_up,
@@ -139,14 +146,16 @@ class Live:
         server = job.server
         there = self._gathering.some(min(some, server.min_clients), server.patience)
         self._stand(phase="evaluating", present=len(there))
-        content = self._publish(index, model, number)
+        known = self._played is not None and self._played.params is model
+        state = self._played if known and self._played else State(model, number)
+        models = self._publish(index, state, number)
         task = ClientTask("", number, number, seed=job.seed)
         task = replace(task, selectors=Selectors(train=job.stages[index].train))
         return evaluate_on_clients(
             self.board,
             choose(there, some, seed=job.seed, number=number),
             (task, index),
-            content,
+            models,
             seconds=job.server.patience,
         )
 
@@ -155,14 +164,14 @@ class Live:
     ) -> tuple[State, RoundReport]:
         job, stage = self.plan.job, self.plan.job.stages[index]
         up = cast(Codec, create("codecs", job.codec_up))
-        self._publish(index, state.params, state.version, briefing_of(strategy, state))
+        models = self._publish(index, state, number - 1, briefing_of(strategy, state))
         drawn = drawn_for(state, number)
         while True:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, Selectors(train=stage.train)
             cohort = Cohort(number, opened.cohort, work, selectors, job.seed, job.tiers)
-            dispatch = self._dispatch(opened, index, up, state.params)
+            dispatch = self._dispatch(opened, index, up, state.params, models)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
             try:
                 return asyncio.run(run_round(strategy, state, cohort, dispatch, decode=up.decode))
@@ -173,7 +182,9 @@ class Live:
                 )
                 self._begin(number, index, stage, drawn, dispatch)
 
-    def _dispatch(self, opened: OpenRound, index: int, up: Codec, params: Params) -> LiveRound:
+    def _dispatch(
+        self, opened: OpenRound, index: int, up: Codec, params: Params, models: Models
+    ) -> LiveRound:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
         asked = len(opened.cohort)
         aimed = min(size, asked)
@@ -184,14 +195,12 @@ class Live:
             patience=server.patience,
             longest=server.longest,
         )
-        model = self._model
-        assert model is not None
         return LiveRound(
             opened,
             index,
-            model,
+            models,
             terms,
-            partial(self._gate, params, up, model),
+            partial(self._gate, params, up, models),
             self.board,
             self.intake,
             self.ledger,
@@ -201,33 +210,34 @@ class Live:
         )
 
     def _gate(
-        self, params: Params, up: Codec, model: Content, tasks: Mapping[ClientId, ClientTask]
+        self, params: Params, up: Codec, models: Models, tasks: Mapping[ClientId, ClientTask]
     ) -> Gate:
         server = self.plan.job.server
         return Gate(
             tasks,
             params.layout,
             up.decode,
-            bytes_down=model.size,
+            bytes_down=models.content.size,
             norm_bound=server.norm_bound,
             max_examples=server.max_examples,
             largest=OVERHEAD + 1024 + 8 * params.layout.size,
         )
 
     def _publish(
-        self, index: int, params: Params, version: int, briefing: Briefing | None = None
-    ) -> Content:
-        """Offer a model for download, and forget the one before."""
-        job = self.plan.job
-        down = cast(Codec, create("codecs", job.codec_down))
+        self, index: int, state: State, number: int, briefing: Briefing | None = None
+    ) -> Models:
+        """Offer the model after `number` rounds for download, and forget the one before."""
+        job, params = self.plan.job, state.params
+        up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
         part = changed((s.train for s in job.stages[: index + 1]), params.layout)
-        frame = sent_down(params, down, part, version=version, briefing=briefing).frame
-        content = self.contents.put_bytes(bytes(frame))
-        if self._model is not None and self._model != content:
-            self.contents.forget(self._model.sha256)
-        self._model = content
+        beside, follow = briefing, follows(up, down)
+        made = Downlink(state, down, part, number=number, briefing=beside, following=follow)
+        models, before = Models(made, self.contents), self._models
+        if before is not None:
+            before.forget((models.content.sha256,))
+        self._models = models
         reach("model-published")
-        return content
+        return models
 
     def _open(self, number: int, index: int, stage: Stage, drawn: int) -> OpenRound:
         """The round as the ledger has it, begun with those who are there where it is new."""
@@ -263,6 +273,7 @@ class Live:
             self.ledger.widen((*kept, *chosen))
 
     def _stand(self, **changes: object) -> None:
+        changes = {"resyncs": self.counting.resyncs, **changes}
         standing = replace(self.standing, **changes)  # type: ignore[arg-type]  # names are fields
         if standing != self.standing:
             self.standing = standing

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from fedloom.core.config import to_table
 from fedloom.core.types import Client, ClientId, ClientTask, ClientUpdate, Refusal
 from fedloom.server.board import Board, Event, GaveUp, Offer, Stopping
-from fedloom.server.contents import Content
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
 from fedloom.server.intake import Intake
 from fedloom.server.ledger import Ledger
+from fedloom.server.models import Models
 from fedloom.server.records import OpenRound, Ticket, Written
 from fedloom.server.segments import Segments
 
@@ -40,7 +40,7 @@ class LiveRound:
     Attributes:
         opened: the round, as the ledger has it.
         stage: index of its stage.
-        model: what clients download.
+        models: what clients download.
         deadline: on what terms it waits.
         gate: makes the gate for the tasks that the strategy gave.
         board: where offers hang out.
@@ -56,7 +56,7 @@ class LiveRound:
 
     opened: OpenRound
     stage: int
-    model: Content
+    models: Models
     deadline: Deadline
     gate: Callable[[Mapping[ClientId, ClientTask]], Gate]
     board: Board
@@ -168,7 +168,8 @@ class LiveRound:
 
     def _offer(self, ticket: Ticket, task: ClientTask, largest: int, ends: float) -> Offer:
         order = order_of(task, self.stage)
-        return Offer(ticket, order, self.model.sha256, self.model.size, ends, largest)
+        model = self.models.content
+        return Offer(ticket, order, model.sha256, model.size, ends, largest, self.models)
 
 
 def pause(board: Board, seconds: float) -> None:

@@ -12,6 +12,7 @@ from fedloom.core.types import Cost
 from fedloom.protos import federation_pb2 as pb
 from fedloom.server.board import Offer
 from fedloom.server.contents import Content
+from fedloom.server.models import Given, Holding
 from fedloom.server.records import Result
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "blob_of",
     "check_protocol",
     "device_of",
+    "holding_of",
     "patience_of",
     "plain",
     "read",
@@ -62,9 +64,9 @@ def blob_of(content: Content) -> pb.Blob:
     return pb.Blob(sha256=content.sha256, size=content.size)
 
 
-def task_of(offer: Offer) -> pb.Task:
-    """An offer as its client sees it."""
-    return pb.Task(
+def task_of(offer: Offer, given: Given | None = None) -> pb.Task:
+    """An offer as its client sees it, with what it is given to download for what it holds."""
+    task = pb.Task(
         ticket=offer.ticket.id,
         attempt=offer.ticket.attempt,
         kind=offer.ticket.kind,
@@ -73,12 +75,25 @@ def task_of(offer: Offer) -> pb.Task:
         deadline=max(0.0, offer.ends - time.monotonic()),
         max_bytes=offer.max_bytes,
     )
+    if given is not None:
+        task.model.CopyFrom(blob_of(given.content))
+        task.steps, task.base = given.base is not None, given.base or 0
+        task.keeps, task.digest = given.keeps, given.digest
+    return task
+
+
+def holding_of(request: pb.CheckInRequest) -> Holding | None:
+    """What a client says it holds; None where it says nothing."""
+    if not request.HasField("holds"):
+        return None
+    return Holding(request.holds.version, request.holds.digest)
 
 
 def device_of(device: pb.Device) -> str:
     """A device in a few words, whatever it says."""
     memory = f", {device.memory / 2**30:.1f} GiB" if device.memory else ""
     text = f"{device.machine[:_TEXT]} {device.system[:_TEXT]}, {device.cores} cores{memory}"
+    text += f", tier {device.tier[:_TEXT]}" if device.tier else ""
     return plain(text)
 
 

@@ -60,6 +60,8 @@ def readings(federation: "Federation") -> Iterator[tuple[str, str, str, dict[str
     yield "results", counter, "Results acknowledged", {"": counting.results}
     yield "received_bytes", counter, "Bytes of payloads", {"": counting.bytes_up}
     yield "sent_bytes", counter, "Bytes of contents", {"": counting.bytes_down}
+    text = "Clients whose model was not the server's"
+    yield "resyncs", counter, text, {"": counting.resyncs}
     refused = {code: float(n) for code, n in sorted(counting.refused.items())}
     yield "refused", counter, "Refusals by code", refused
     evaluation = {k: v for k, v in (standing.evaluation or {}).items()}

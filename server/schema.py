@@ -2,7 +2,7 @@
 
 __all__ = ["SCHEMA", "VERSION"]
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = (
     # One row. `revision` counts what changes who may do what: every process looks at it.
@@ -52,6 +52,7 @@ SCHEMA = (
         position INTEGER NOT NULL,
         client TEXT NOT NULL,
         num_examples INTEGER NOT NULL,
+        tier TEXT NOT NULL,
         ticket TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         PRIMARY KEY (round, position)

@@ -121,6 +121,7 @@ async def _listen(federation: Federation, servers: list[Any]) -> Open:
         federation.job,
         None if keys is None else federation.renew,
         federation.counting,
+        [tier.name for tier in federation.plan.job.tiers],
     )
     work = new_server()
     servers.append(work)

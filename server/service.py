@@ -1,7 +1,7 @@
 """The calls of enrolled clients. Every one of them asks first who is calling."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -10,7 +10,7 @@ import grpc
 from fedloom.core.errors import TransferError
 from fedloom.core.types import ClientId
 from fedloom.protos import federation_pb2 as pb
-from fedloom.server.board import Board
+from fedloom.server.board import Board, Offer
 from fedloom.server.contents import Content, Contents
 from fedloom.server.counting import Counting
 from fedloom.server.failpoints import reach
@@ -21,6 +21,7 @@ from fedloom.server.messages import (
     blob_of,
     check_protocol,
     device_of,
+    holding_of,
     patience_of,
     plain,
     read,
@@ -36,6 +37,9 @@ __all__ = ["Doorkeeper", "FederationCalls", "Renewing"]
 
 _PACED = 500.0
 """Clients a second that are told to come back."""
+
+_STRANGE = 10_000
+"""Unknown kinds of devices that are remarked upon."""
 
 Context: TypeAlias = Any
 """``grpc.aio.ServicerContext``, which has no types."""
@@ -63,6 +67,7 @@ class FederationCalls:
         job: address of the manifest.
         renewing: makes certificates; None without TLS.
         counting: what is counted for whoever watches.
+        tiers: kinds of devices that the job tells apart.
     """
 
     doorkeeper: Doorkeeper
@@ -73,6 +78,8 @@ class FederationCalls:
     job: Content
     renewing: Renewing | None = None
     counting: Counting = field(default_factory=Counting)
+    tiers: Collection[str] = ()
+    _strange: set[tuple[ClientId, str]] = field(default_factory=set)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The calls by name, for a server. Chunks are read and written without copies.
@@ -127,7 +134,8 @@ class FederationCalls:
     async def _work_for(self, client: ClientId, request: pb.CheckInRequest) -> pb.CheckInReply:
         self.counting.check_ins += 1
         examples, job = request.num_examples, blob_of(self.job)
-        self.board.seen(client, examples)
+        tier = self._tier(client, request.device.tier)
+        self.board.seen(client, examples, tier=tier)
         self.register.seen(client, num_examples=examples, device=device_of(request.device))
         known = self.register.client(client)
         if known is not None and known.quarantined is not None:
@@ -137,16 +145,37 @@ class FederationCalls:
             raise TransferError(text, code="quarantined", retry_after=LONGEST_POLL)
         if examples:
             offer = await self.board.wait(client, patience_of(request))
-            self.board.seen(client, examples)
+            self.board.seen(client, examples, tier=tier)
             if offer is not None:
                 reach("task-given")
-                return pb.CheckInReply(job=job, task=task_of(offer))
+                return pb.CheckInReply(job=job, task=self._given(client, offer, request))
         if over := self.board.finished(client):
             return pb.CheckInReply(job=job, done=pb.Done(reason=over))
         if not examples:
             wait = pb.Wait(seconds=0.0, reason="say how many examples you hold")
             return pb.CheckInReply(job=job, wait=wait)
         return pb.CheckInReply(job=job, wait=pb.Wait(seconds=self._pace(), reason="no work yet"))
+
+    def _given(self, client: ClientId, offer: Offer, request: pb.CheckInRequest) -> Message:
+        """The task of an offer, with the model in the smallest form for what the client holds."""
+        if offer.models is None:
+            return task_of(offer)
+        given = offer.models.given(client, holding_of(request), resync=request.resync)
+        if given.resync:
+            self.counting.resyncs += 1
+            text = "%s: its model is not ours; it is sent all of it"
+            log.warning(text, client, extra={"client": client})
+        return task_of(offer, given)
+
+    def _tier(self, client: ClientId, said: str) -> str:
+        """The kind of device that a client is, if it is one that the job tells apart."""
+        if not said or said in self.tiers:
+            return said
+        if (client, said) not in self._strange and len(self._strange) < _STRANGE:
+            self._strange.add((client, said))
+            text = "%s is of tier %r, which the job does not know: it does as the job says"
+            log.warning(text, client, plain(said[:100]), extra={"client": client})
+        return ""
 
     def _pace(self) -> float:
         """Seconds after which a client comes again, so that not all of many come at once."""

@@ -34,6 +34,7 @@ class Standing:
         bytes_down: bytes that clients received so far, in finished rounds.
         seconds_per_round: mean of the finished rounds of this process; 0 before the first.
         evaluation: the newest evaluation.
+        resyncs: clients of this process whose model was not the server's.
         address: name or address that clients dial.
         port: where enrolled clients work.
         enrol_port: where new ones enrol; 0 without TLS.
@@ -54,6 +55,7 @@ class Standing:
     bytes_down: int = 0
     seconds_per_round: float = 0.0
     evaluation: dict[str, float] | None = None
+    resyncs: int = 0
     address: str = ""
     port: int = 0
     enrol_port: int = 0

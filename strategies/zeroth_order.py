@@ -48,6 +48,7 @@ class ZerothOrder:
             round. Steps along random directions have none: it would add up their noise.
         weigh: ``examples`` or ``clients``: what an update weighs in the mean.
         vote: each direction moves by the sign that most of the weight is for.
+        anchor_every: rounds after which a pool of directions begins again; see `advanced`.
     """
 
     planner: Planner = Constant()
@@ -56,12 +57,14 @@ class ZerothOrder:
     momentum: float = 0.0
     weigh: str = "examples"
     vote: bool = False
+    anchor_every: int = 0
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
         require(0 <= self.shrink < math.inf, "shrink", self.shrink, "0 or more, and finite")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(self.weigh in WEIGHINGS, "weigh", self.weigh, f"one of {', '.join(WEIGHINGS)}")
+        require(self.anchor_every >= 0, "anchor_every", self.anchor_every, "0 (never) or more")
 
     @property
     def schemes(self) -> tuple[str, ...]:
@@ -88,7 +91,7 @@ class ZerothOrder:
         advance = advance_of(state.params, counted, lr=self.lr, shrink=self.shrink)
         if self.momentum:
             state, advance = self._with_velocity(state, advance)
-        return applied(state, advance, total)
+        return applied(state, advance, total, anchor_every=self.anchor_every)
 
     def _with_velocity(self, state: State, advance: Advance) -> tuple[State, Advance]:
         """``m <- momentum m + rest``, and the rest moves by m; where it has no say, m waits."""
@@ -135,6 +138,7 @@ def zeroth_order(
     momentum: float = 0.0,
     weigh: str = "examples",
     vote: bool = False,
+    anchor_every: int = 0,
 ) -> ZerothOrder:
     """Move along the mean of clients' steps along random directions, as far as they can be trusted.
 
@@ -146,8 +150,10 @@ def zeroth_order(
             head; steps along random directions have none.
         weigh: ``examples`` or ``clients``: what an update weighs in the mean.
         vote: each direction moves by the sign that most of the weight is for, as in FeedSign.
+        anchor_every: rounds after which the sums of a pool of directions begin again, from the
+            model that is reached then (0: when they outgrow 32 bits).
 
     Raises:
         ConfigError: an argument is out of range.
     """
-    return ZerothOrder(Constant(), lr, shrink, momentum, weigh, vote)
+    return ZerothOrder(Constant(), lr, shrink, momentum, weigh, vote, anchor_every)

@@ -8,6 +8,8 @@ from fedloom.core.errors import ConfigError, LayoutError
 from fedloom.core.job import Job, Stage
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
+from fedloom.core.types import LocalWork
+from fedloom.tuning.learners.walk import check_work
 
 __all__ = ["check_agreement", "check_moved"]
 
@@ -18,16 +20,20 @@ class Way:
 
     Attributes:
         where: what stands before a field of theirs: nothing, or their tier.
+        key: of the codec in the job.
         learner: how they train.
         codec: how they send.
         train: which tensors.
+        work: the numbers of local training.
         stage: of the job.
     """
 
     where: str
+    key: str
     learner: Component
     codec: Component
     train: Selector
+    work: LocalWork
     stage: Stage
 
 
@@ -41,6 +47,7 @@ def check_agreement(job: Job) -> None:
         search = getattr(create("learners", way.learner), "search", None)
         if search is None or search.send != "scalars":
             continue
+        _check_numbers(way)
         directions = search.agreed
         codec = create("codecs", way.codec)
         if getattr(codec, "sends_steps", False):
@@ -54,6 +61,9 @@ def check_agreement(job: Job) -> None:
             for field, (own, other) in told.items():
                 _same(way, field, own, other)
         strategy = create("strategies", way.stage.strategy)
+        if search.guided and getattr(strategy, "guided", False):
+            text = f"strategy {way.stage.strategy.name!r} has clients choose along its guide"
+            raise ConfigError(f"{way.where}learner.guided = True: False; {text}")
         known = getattr(strategy, "schemes", ())
         if known and directions.scheme not in known:
             name, allowed = way.stage.strategy.name, " or ".join(known)
@@ -62,19 +72,19 @@ def check_agreement(job: Job) -> None:
 
 
 def check_moved(job: Job, layout: Layout) -> None:
-    """Find a stage in which nothing is left to move along directions.
+    """Find a kind of device that trains what is not there, or has nothing to move along directions.
 
     Raises:
-        ConfigError: every tensor that trains has an exact gradient.
+        ConfigError: a pattern matches no tensor, or every tensor that trains has an exact gradient.
     """
     for way in _ways(job):
-        search = getattr(create("learners", way.learner), "search", None)
-        if search is None:
-            continue
         try:
             trained = layout.select(way.train)
         except LayoutError as error:
             raise ConfigError(f"{way.where}train: {error}") from None
+        search = getattr(create("learners", way.learner), "search", None)
+        if search is None:
+            continue
         try:
             exact = set(trained.select(search.exact).names)
         except LayoutError:
@@ -85,18 +95,26 @@ def check_moved(job: Job, layout: Layout) -> None:
             raise ConfigError(f"{text}: more than learner.exact = {list(search.exact)}; {more}")
 
 
+def _check_numbers(way: Way) -> None:
+    try:
+        check_work(way.work)
+    except ConfigError as error:
+        raise ConfigError(f"{way.where}{error}") from None
+
+
 def _same(way: Way, field: str, own: object, other: object) -> None:
     if own != other:
-        codec = f"{'codec' if way.where else 'codec_up'}.{field} = {other!r}"
-        raise ConfigError(f"{way.where}learner.{field} = {own!r}, {codec}: give both the same")
+        text = f"{way.where}learner.{field} = {own!r}, {way.key}.{field} = {other!r}"
+        raise ConfigError(f"{text}: give both the same")
 
 
 def _ways(job: Job) -> Iterator[Way]:
     """Every way of training and sending that the job has."""
     for stage in job.stages:
         if sum(tier.share for tier in job.tiers) < 1 or not job.tiers:
-            yield Way("", job.learner, job.codec_up, stage.train, stage)
+            yield Way("", "codec_up", job.learner, job.codec_up, stage.train, stage.local, stage)
         for tier in job.tiers:
             learner, codec = tier.learner or job.learner, tier.codec or job.codec_up
-            where = f"tiers.{tier.name}: "
-            yield Way(where, learner, codec, tier.train or stage.train, stage)
+            where, key = f"tiers.{tier.name}: ", "codec" if tier.codec else "codec_up"
+            work = tier.local or stage.local
+            yield Way(where, key, learner, codec, tier.train or stage.train, work, stage)

@@ -23,11 +23,6 @@ def test_how_many_run_at_once_changes_no_slope(
         assert one.metrics == other.metrics
 
 
-def test_a_chunk_counts_the_rows_that_run_at_once() -> None:
-    # One more where a client stands.
-    assert [FiniteDifference(16, at_once=n).copies for n in (1, 3, 8)] == [2, 4, 9]
-
-
 @pytest.mark.parametrize("at_once", [0, 9])
 def test_one_to_eight_run_at_once(at_once: int) -> None:
     with pytest.raises(ConfigError, match=rf"at_once = {at_once}: 1 to 8"):

@@ -1,5 +1,6 @@
 """Forward-mode slopes beside autograd's and beside finite differences; models that have none."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedloom.tuning.base import Losses, Rows, Session
 from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learners.finite_difference import FiniteDifference
 from fedloom.tuning.learners.forward_gradient import ForwardGradient, Tangents
+from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.store import Store
 
 
@@ -171,3 +173,21 @@ def test_a_model_of_the_peft_library(model_folder: Folders, ragged: Ragged) -> N
     near = FiniteDifference(3, "central", largest=4).train(session, params, ONE, cohort()[:1])
     assert np.abs(_scalars(exact[0]) - _scalars(near[0])).max() <= 40  # of 2^-13 each
     assert np.abs(_scalars(exact[0])).max() > 200
+
+
+@pytest.mark.parametrize("engine", ["fused", "transformers"])
+def test_threads_side_by_side_change_no_bit(
+    model_folder: Folders, ragged: Ragged, engine: str
+) -> None:
+    _, params, session = prepared(CASES["llama"], model_folder, ragged, engine)
+    learner = ForwardGradient(2)
+
+    def train(own: Assignment) -> LocalResult:
+        return learner.train(session, params, SEVERAL, [own])[0]
+
+    alone = [train(own) for own in cohort()]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(train, cohort()))
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(_scalars(one), _scalars(other))
+        assert np.array_equal(one.delta, other.delta)

@@ -39,9 +39,11 @@ def update(client: str, number: int, agreed: Directions) -> ClientUpdate:
     return ClientUpdate(client, number, weight, delta=Delta(EXACT, head, bound))
 
 
-def played(state: State, number: int, agreed: Directions, luck: random.Random) -> State:
+def played(
+    strategy: ZerothOrder, state: State, number: int, how: tuple[Directions, random.Random]
+) -> State:
     """A round to which some answer, in any order, one of them twice."""
-    strategy, total = ZerothOrder(lr=0.5), None
+    (agreed, luck), total = how, None
     there = [f"c{i}" for i in range(CLIENTS) if luck.random() < 0.6]
     luck.shuffle(there)
     for client in there:
@@ -70,9 +72,14 @@ class Follower:
         return found.params
 
 
-@given(scheme=st.sampled_from(["distinct", "shared", "pool"]), seed=st.integers(0, 2**32))
+@given(
+    scheme=st.sampled_from(["distinct", "shared", "pool"]),
+    every=st.sampled_from([0, 7]),
+    seed=st.integers(0, 2**32),
+)
 @settings(max_examples=9, deadline=None)
-def test_followers_have_the_servers_bits(scheme: str, seed: int) -> None:
+def test_followers_have_the_servers_bits(scheme: str, every: int, seed: int) -> None:
+    strategy = ZerothOrder(lr=0.5, anchor_every=every)
     agreed, luck = Directions(scheme, pool=256), random.Random(seed)
     state, followers = State(START), [Follower() for _ in range(CLIENTS)]
     whole = 0
@@ -87,7 +94,7 @@ def test_followers_have_the_servers_bits(scheme: str, seed: int) -> None:
                 for _ in range(luck.choice((1, 1, 2))):  # or it is sent twice
                     again = model.form(follower.version)
                     assert follower.follows(again).vector.tobytes() == state.params.vector.tobytes()
-        state = played(state, number + 1, agreed, luck)
+        state = played(strategy, state, number + 1, (agreed, luck))
     assert whole < ROUNDS
 
 

@@ -12,12 +12,15 @@ import numpy as np
 from loopback import loopback_job
 
 from fedloom.codecs.dense import Float32
+from fedloom.codecs.downlink import Downlink
 from fedloom.core.layout import Layout, TensorSpec
-from fedloom.core.types import Client, ClientTask, Delta, Params
+from fedloom.core.types import Client, ClientTask, Delta, Params, State
 from fedloom.results.observe import RoundLine, RunInfo, Summary
 from fedloom.server.board import Offer
+from fedloom.server.contents import Contents
 from fedloom.server.federation import Federation
 from fedloom.server.gate import Gate
+from fedloom.server.models import Models
 from fedloom.server.plan import Plan
 from fedloom.server.records import Result, Ticket
 from fedloom.server.wire import RawChunk
@@ -93,6 +96,12 @@ def gate_of(names: Sequence[str], **changes: Any) -> Gate:
 
 def offer_of(ticket: Ticket, *, ends: float = 1e12) -> Offer:
     return Offer(ticket, "{}", "ab" * 32, 5, ends, 1000)
+
+
+def models_of(contents: Contents | None = None, value: float = 0.0) -> Models:
+    """The model on offer, every number the same."""
+    state = State(Params(LAYOUT, np.full(4, value, dtype=np.float32)))
+    return Models(Downlink(state, Float32(), LAYOUT, number=0), contents or Contents())
 
 
 def begin_round(federation: Federation, names: Sequence[str], **gate: Any) -> dict[str, Ticket]:

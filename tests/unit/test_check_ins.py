@@ -5,12 +5,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from step_runs import LAYOUT, SEED, advance, start
 
+from fedloom.codecs.dense import Float32
+from fedloom.codecs.downlink import Downlink
+from fedloom.core.step_ledger import advanced
+from fedloom.core.types import Client, State
 from fedloom.protos import federation_pb2 as pb
-from fedloom.server.board import Board
+from fedloom.server.board import Board, Offer
 from fedloom.server.contents import Content, Contents
 from fedloom.server.database import Database
 from fedloom.server.intake import Intake
+from fedloom.server.models import Models
+from fedloom.server.records import Ticket
 from fedloom.server.register import Register
 from fedloom.server.service import FederationCalls
 
@@ -58,3 +65,35 @@ def test_the_operator_reads_why_a_device_cannot_take_part(
     monkeypatch.setattr(logging.getLogger("fedloom.server"), "propagate", True)
     check_in(calls, failure="notes.jsonl: no such file")
     assert "attic cannot take part: notes.jsonl: no such file" in caplog.text
+
+
+def test_a_task_names_the_model_in_the_smallest_form(calls: FederationCalls) -> None:
+    state = advanced(advanced(State(start()), advance(1), SEED), advance(2), SEED)
+    made = Downlink(state, Float32(), LAYOUT, number=2)
+    models = Models(made, calls.contents)
+    whole = models.content
+    offer = Offer(Ticket("t", 3, "attic"), "{}", whole.sha256, whole.size, 1e12, 9, models)
+    calls.board.offer([offer])
+    holds = {"version": 1, "digest": made.digest_of(1)}
+    task = check_in(calls, num_examples=3, holds=holds).task
+    assert (task.steps, task.base, task.keeps, task.digest) == (True, 1, 2, made.digest)
+    assert task.model.size < whole.size
+    assert calls.counting.resyncs == 0
+    for given in ({"holds": {"version": 1, "digest": b"other"}}, {"resync": True}):
+        task = check_in(calls, num_examples=3, **given).task
+        assert (task.steps, task.model.sha256) == (False, whole.sha256)
+    assert calls.counting.resyncs == 1  # once for each client and model
+
+
+def test_a_device_says_of_what_kind_it_is(
+    calls: FederationCalls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("fedloom.server"), "propagate", True)
+    calls.tiers = ["phone"]
+    check_in(calls, num_examples=3, device={"tier": "phone"})
+    assert calls.board.present(10.0) == (Client("attic", 3, "phone"),)
+    for _ in range(2):
+        check_in(calls, num_examples=3, device={"tier": "toaster"})
+    assert calls.board.present(10.0) == (Client("attic", 3, ""),)
+    text = "attic is of tier 'toaster', which the job does not know: it does as the job says"
+    assert caplog.text.count(text) == 1

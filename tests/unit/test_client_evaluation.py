@@ -3,11 +3,11 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytest
+from small_server import models_of
 
 from fedloom.core.types import Client, ClientTask, ClientUpdate
 from fedloom.server.board import Arrival, Board, Event, GaveUp, Offer, Stopping
 from fedloom.server.client_evaluation import evaluate_on_clients
-from fedloom.server.contents import Content
 from fedloom.server.live_round import Stopped
 from fedloom.server.records import Ticket
 
@@ -40,8 +40,7 @@ def evaluated(
     thread.start()
     try:
         task = ClientTask("", 2, 2), 1
-        model = Content("ab" * 32, 5)
-        found = evaluate_on_clients(board, CLIENTS, task, model, seconds=seconds)
+        found = evaluate_on_clients(board, CLIENTS, task, models_of(), seconds=seconds)
     finally:
         thread.join()
     assert not any(board.offered(client.id) for client in CLIENTS)
@@ -82,4 +81,4 @@ def test_it_stops_when_told() -> None:
 
 def test_nobody_is_asked() -> None:
     task = ClientTask("", 0, 0), 0
-    assert evaluate_on_clients(Board(), [], task, Content("", 0), seconds=60.0) == {}
+    assert evaluate_on_clients(Board(), [], task, models_of(), seconds=60.0) == {}

@@ -147,3 +147,21 @@ def test_sums_of_pieces() -> None:
     found = segments(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 0.0, 1.0]))
     assert found.tolist() == [3.0, 0.0, 4.0]
     assert found.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(0, 8), (100, 8), (512, 4), (1500, 1), (10**6, 1)])
+def test_small_batches_are_filled_up_with_directions(tokens: int, rows: int) -> None:
+    assert Differences(False, 0.0).at_once(tokens) == rows
+
+
+def test_a_guided_estimate_is_unbiased_and_exact_along_the_guide() -> None:
+    # N directions in d dimensions miss a gradient by sqrt(d / N) of its length: 0.05 here. Central
+    # differences of squares are exact.
+    params, work = point(), LocalWork(steps=1, batch_size=4, lr=1.0)
+    guide = np.arange(D, dtype=np.float32) - 3
+    unit, gradient = guide / np.linalg.norm(guide), 2.0 * params.vector
+    for count, error in ((4, 3.0), (9600, 0.1)):
+        learner = FiniteDifference(count, "central", h=1 / 16, guided=True, send="tensors")
+        (found,) = learner.train(Polynomial(), params, work, cohort(), {"guide": guide})
+        assert np.linalg.norm(found.delta + gradient) < error * np.linalg.norm(gradient)
+        assert -found.delta @ unit == pytest.approx(gradient @ unit, rel=1e-5)

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_server import begin_round, frame_of, gate_of, offer_of, opened, take
+from small_server import begin_round, frame_of, gate_of, models_of, offer_of, opened, take
 
 from fedloom.core.config import build
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Refusal
 from fedloom.server.board import GaveUp, Stopping
-from fedloom.server.contents import Content
 from fedloom.server.deadline import Deadline
 from fedloom.server.federation import Federation
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError, order_of, pause
@@ -34,7 +33,7 @@ def round_of(
     return LiveRound(
         found,
         0,
-        Content("ab" * 32, 5),
+        models_of(),
         Deadline(asked=3, goal=goal, minimum=minimum, patience=60.0, longest=longest),
         lambda tasks: gate_of(list(tasks)),
         federation.board,
@@ -101,7 +100,8 @@ def test_offers_are_out_while_it_lasts(federation: Federation) -> None:
     answered, gone, offer = seen[0]
     assert (answered, gone) == (1, 0)
     assert offer is not None
-    assert (offer.ticket, offer.model, offer.max_bytes) == (tickets["ann"], "ab" * 32, 1000)
+    assert (offer.ticket, offer.max_bytes) == (tickets["ann"], 1000)
+    assert offer.model == models_of().content.sha256
     assert offer.ends > time.monotonic()
     assert federation.board.offered("ann") is None
 

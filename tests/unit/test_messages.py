@@ -10,12 +10,14 @@ from fedloom.server.contents import Content
 from fedloom.server.messages import (
     blob_of,
     device_of,
+    holding_of,
     patience_of,
     plain,
     read,
     result_of,
     task_of,
 )
+from fedloom.server.models import Given, Holding
 from fedloom.server.records import Result, Ticket
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -39,10 +41,25 @@ def test_an_offer_as_its_client_sees_it() -> None:
     assert task_of(Offer(ticket, "{}", "", 0, 0.0, 0)).deadline == 0.0
 
 
+def test_what_a_client_holds_and_is_given() -> None:
+    request = pb.CheckInRequest()
+    assert holding_of(request) is None
+    request.holds.version, request.holds.digest = 7, b"d"
+    assert holding_of(request) == Holding(7, b"d")
+    offer = Offer(Ticket("a" * 32, 3, "ann"), "{}", "ab" * 32, 5, 0.0, 1000)
+    task = task_of(offer, Given(Content("cd" * 32, 2), 7, 9, b"e"))
+    assert (task.model.sha256, task.model.size) == ("cd" * 32, 2)
+    assert (task.steps, task.base, task.keeps, task.digest) == (True, 7, 9, b"e")
+    whole = task_of(offer, Given(Content("ab" * 32, 5), None, 9, b""))
+    assert (whole.steps, whole.base, whole.model) == (False, 0, task_of(offer).model)
+
+
 def test_a_device_in_a_few_words() -> None:
     device = pb.Device(machine="aarch64", system="Linux 6.6", cores=4, memory=2**31)
     assert device_of(device) == "aarch64 Linux 6.6, 4 cores, 2.0 GiB"
     assert device_of(pb.Device()) == ", 0 cores"
+    phone = pb.Device(machine="aarch64", system="Android", cores=8, tier="phone\n")
+    assert device_of(phone) == "aarch64 Android, 8 cores, tier phone"
     rude = pb.Device(machine="\x1b[2J" + "x" * 1000, memory=2**64 - 1)
     assert device_of(rude) == "[2J" + "x" * 76 + " , 0 cores, 17179869184.0 GiB"
 

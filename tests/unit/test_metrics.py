@@ -26,6 +26,7 @@ def test_everything_has_a_name_and_a_value(federation: Federation) -> None:
     assert found["rounds"] == {"": 5}
     assert (found["check_ins"], found["received_bytes"]) == ({"": 7}, {"": 9})
     assert (found["clients_present"], found["clients_waiting"]) == ({"": 1}, {"": 0})
+    assert found["resyncs"] == {"": 0}
     assert found["refused"] == {"norm": 2.0}
     assert found["evaluation"] == {}
     federation.live._stand(evaluation={"loss": 0.5})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_server import models_of
 
 from fedloom.codecs.dense import Float32
 from fedloom.core.errors import RunError
@@ -14,7 +15,6 @@ from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Delta, Refusal
 from fedloom.server.board import Arrival, Board
 from fedloom.server.committer import Committer
-from fedloom.server.contents import Content
 from fedloom.server.database import Database
 from fedloom.server.deadline import Deadline
 from fedloom.server.gate import Gate
@@ -51,7 +51,7 @@ class Scene:
         assert opened is not None
         terms = Deadline(asked=3, goal=3, minimum=1, patience=60.0, longest=600.0)
         self.dispatch = LiveRound(
-            *(opened, 0, Content("", 0), terms),
+            *(opened, 0, models_of(), terms),
             lambda tasks: Gate(tasks, LAYOUT, Float32().decode, 0, 0.0, 100, 1000),
             *(self.board, intake, self.ledger, self.segments),
         )

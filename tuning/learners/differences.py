@@ -13,11 +13,15 @@ from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.learners.spot import Spot, Trials, joined, segments
 from fedloom.tuning.store import Store
 
-__all__ = ["AT_ONCE", "Differences"]
+__all__ = ["MOST", "Differences"]
 
-AT_ONCE = 8
-"""Directions of a client that run in one forward pass at most: the rows that a group of keys
-has."""
+MOST = 8
+"""Directions of a client in one forward pass at most: those that a group of keys has."""
+TOKENS = 2048
+"""Tokens of a pass that are worth filling up with more directions: above, products are as fast
+alone, and a device that chose this learner for its memory would lose it again."""
+CHECKED = 4
+"""Examples that are run twice to see whether losses repeat."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,16 @@ class Differences:
         central: whether to look both ways.
         h: how far; 0 lets the dimension say. It never changes with what is measured, so that a
             client's result does not depend on who shares its chunk.
-        at_once: rows of a client in one pass.
+        most: directions of a client in one pass at most.
     """
 
     central: bool
     h: float
-    at_once: int = AT_ONCE
+    most: int = MOST
+
+    def at_once(self, tokens: int) -> int:
+        """Directions of a client in one pass: several where batches are small."""
+        return min(max(TOKENS // max(tokens, 1), 1), self.most)
 
     @property
     def passes(self) -> int:
@@ -50,8 +58,9 @@ class Differences:
             ConfigError: losses are random, or most weights are what they were after a step of h.
         """
         self._check_step(spot)
+        few = [rows[0][:CHECKED]]
         with torch.no_grad():
-            first, second = (spot.session.losses(spot.store, rows).loss for _ in range(2))
+            first, second = (spot.session.losses(spot.store, few).loss for _ in range(2))
         # A GPU may add up in another order; dropout changes the third digit at least.
         if not torch.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True):
             one, other = (float(loss[0]) for loss in (first, second))

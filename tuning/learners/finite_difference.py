@@ -6,7 +6,8 @@ For a direction z and a small h,
     s = (f(w + h z) - f(w - h z)) / (2 h)    central: a pair of antithetic directions
 
 estimate the slope of the loss along z. A client's directions are rows of the same store that holds
-clients: k clients times p directions run through one frozen forward.
+clients: k clients times p directions run through one frozen forward, as many directions at once
+as small batches leave room for.
 """
 
 import time
@@ -18,7 +19,7 @@ from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
-from fedloom.tuning.learners.differences import AT_ONCE, Differences
+from fedloom.tuning.learners.differences import MOST, Differences
 from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.walk import Walk
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
@@ -67,10 +68,13 @@ class FiniteDifference:
     per_example: bool = False
     guided: bool = False
     send: str = "scalars"
-    at_once: int = AT_ONCE
+    at_once: int = MOST
+
+    copies = 2
+    """Rows of a client at once: its own, and a direction's."""
 
     def __post_init__(self) -> None:
-        require(1 <= self.at_once <= AT_ONCE, "at_once", self.at_once, f"1 to {AT_ONCE}")
+        require(1 <= self.at_once <= MOST, "at_once", self.at_once, f"1 to {MOST}")
         known = ("one-sided", "central")
         require(self.difference in known, "difference", self.difference, f"one of {known}")
         require(0 <= self.h < float("inf"), "h", self.h, "0 (chosen by the dimension) or more")
@@ -89,11 +93,6 @@ class FiniteDifference:
             guided=self.guided,
             send=self.send,
         )
-
-    @property
-    def copies(self) -> int:
-        """Rows that run at once for each client."""
-        return 2 if self.per_example else min(self.directions, self.at_once) + 1
 
     def train(
         self,

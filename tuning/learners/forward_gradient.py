@@ -3,8 +3,8 @@
 Beside every number of the forward pass goes its derivative along a direction z (Baydin et al.,
 "Gradients without Backpropagation", 2022, section 3.2; SPRY: Panchal et al., NeurIPS 2024), so that
 the loss arrives with its slope ``g . z``. Nothing is kept for a way back: what is in memory is one
-block's numbers and derivatives, however deep the model. It takes the time of about two passes and
-has no h to choose.
+block's numbers and derivatives, however deep the model. There is no h to choose, and a pass takes
+the time of three or so.
 
 Directions, scalars and what is sent are those of `finite-difference`: clients of both can take part
 in one round.
@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Losses, Rows, Session
+from fedloom.tuning.learners.forward_mode import FORWARD_MODE, PlainAttention
 from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Spot, Trials, joined
 from fedloom.tuning.learners.walk import Walk
@@ -111,8 +111,11 @@ class ForwardGradient:
 class Tangents:
     """Slopes by dual numbers: ``(w, z)`` in, ``(f(w), g . z)`` out."""
 
-    at_once: int = 1
     passes: int = 2
+
+    def at_once(self, tokens: int) -> int:
+        """One direction: memory is what this learner is chosen for."""
+        return 1
 
     def check(self, spot: Spot, rows: Rows) -> None:
         """Nothing can be wrong that does not show in the first pass."""
@@ -131,8 +134,7 @@ class Tangents:
         tangent = torch.zeros_like(values)
         tangent[:, spot.columns] = trials.z
         owner = torch.from_numpy(trials.owner).to(values.device)
-        # Fused attention has no forward-mode derivative; its plain form has.
-        with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel([SDPBackend.MATH]):
+        with torch.no_grad(), FORWARD_MODE, PlainAttention():
             probe.values = forward_ad.make_dual(values, tangent)
             try:
                 losses = spot.session.losses(probe, trials.rows)

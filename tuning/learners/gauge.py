@@ -14,9 +14,12 @@ __all__ = ["Gauge"]
 class Gauge(Protocol):
     """Finds slopes."""
 
-    @property
-    def at_once(self) -> int:
-        """Directions of one client that run together; bounds the memory of a pass."""
+    def at_once(self, tokens: int) -> int:
+        """Directions of one client that run together; bounds the memory of a pass.
+
+        Args:
+            tokens: of the batches of all clients that take part.
+        """
         ...
 
     @property

@@ -19,7 +19,7 @@ from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Spot, Trials, segments
 from fedloom.tuning.learning import Assignment, LocalResult
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "check_work"]
 
 
 class Walk:
@@ -79,7 +79,7 @@ class Walk:
         kept = None if guide is None else torch.from_numpy(guide).to(store.values.device)
         if search.send == "tensors":
             return Optimized(search, work, store, moved=self._moved, guide=guide), kept
-        _check(work)
+        check_work(work)
         parts, slots = (self._moved, self._exact), [self._choice.slots(n) for n in self._places]
         keys = self._choice.keys
         made = Integers(search, work, store, parts=parts, keys=keys, slots=slots, guide=guide)
@@ -105,7 +105,8 @@ class Walk:
             self._gauge.check(spot, rows[:1])
         store.activate(len(rows))
         here = self._here(spot, rows)
-        for trials in self._choice.trials(step, rows, self._gauge.at_once):
+        at_once = self._gauge.at_once(sum(self._session.tokens(r) for r in rows))
+        for trials in self._choice.trials(step, rows, at_once):
             self._look(spot, replace(trials, z=trials.z.to(store.values.device)), here)
         if self._guide is not None:
             self._look_along(self._guide, spot, rows, here)
@@ -181,7 +182,12 @@ class Walk:
         return 1 + self._gauge.passes * looks
 
 
-def _check(work: LocalWork) -> None:
+def check_work(work: LocalWork) -> None:
+    """Refuse numbers of local training that scalars cannot say.
+
+    Raises:
+        ConfigError: the optimizer is not plain SGD.
+    """
     text = "sgd; or learner option send = 'tensors'"
     require(work.optimizer == "sgd", "local.optimizer", work.optimizer, text)
     for name in ("momentum", "weight_decay", "prox_mu", "clip_norm"):
