@@ -8,6 +8,7 @@ are sent, and never made again by those who are to evaluate them.
 """
 
 import math
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from fedloom.core.errors import ConfigError, require
 from fedloom.core.seeds import Stream
 
 __all__ = ["Evolution", "Search"]
+
+_MAKING = threading.Lock()
+"""The package parses its options as Python; CPython 3.11 cannot do that in two threads at once (it
+raises ``SystemError: AST constructor recursion depth mismatch``)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class Evolution:
             "verb_log": 0,
         }
         self._search = search
-        self._inner: Any = cma.CMAEvolutionStrategy(np.zeros(search.k), search.sigma, options)
+        with _MAKING:
+            self._inner: Any = cma.CMAEvolutionStrategy(np.zeros(search.k), search.sigma, options)
         self._asked: NDArray[np.float64] | None = None
 
     @staticmethod

@@ -14,6 +14,7 @@ from small_jobs import classify_table, labelled_rows
 import fedloom
 from fedloom.codecs.exchange import client_update
 from fedloom.codecs.scalars import Scalars
+from fedloom.core.component import Option
 from fedloom.core.errors import CodecError, ConfigError
 from fedloom.core.registry import Component
 from fedloom.core.steps import Directions
@@ -58,7 +59,7 @@ def scalars_of(results: Sequence[LocalResult]) -> list[NDArray[np.float64]]:
     found = []
     for result in results:
         assert result.steps is not None
-        found.append(result.steps.scalars * result.steps.coefficient)
+        found.append(result.steps.scalars.astype(np.float64) * result.steps.coefficient)
     return found
 
 
@@ -84,7 +85,7 @@ def without_gradients(session: Session) -> Session:
         assert not found.loss.requires_grad
         return found
 
-    session.store, session.losses = store, watched  # type: ignore[method-assign]
+    session.store, session.losses = store, watched  # type: ignore[method-assign,assignment]
     session.over = lambda rows: session  # type: ignore[method-assign]
     return session
 
@@ -239,7 +240,7 @@ def test_an_answer_out_of_range() -> None:
 
 
 def test_a_model_of_one_row_answers_the_same(model_folder: Folders, ragged: Ragged) -> None:
-    options = {"method": "PROMPT_TUNING", "num_virtual_tokens": 4}
+    options: dict[str, Option] = {"method": "PROMPT_TUNING", "num_virtual_tokens": 4}
     params, session = prepared(model_folder, ragged, Component("peft", options), "*")
     found = BlackBox().train(session, params, WORK, cohort(), briefing())
     assert np.abs(scalars_of(found)).max() > 0

@@ -1,4 +1,5 @@
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -104,3 +105,10 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "cma", None)
     with pytest.raises(ConfigError, match=r"cma package: pip install 'fedloom\[blackbox\]'"):
         Evolution(SMALL, 5)
+
+
+def test_threads_may_search_side_by_side() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda key: searched(2, key)[0].mean, [5, 6] * 8))
+    for i, mean in enumerate(found):
+        assert np.array_equal(mean, found[i % 2])
