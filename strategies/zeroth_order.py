@@ -17,6 +17,7 @@ from fedloom.core.advance import Advance
 from fedloom.core.errors import require
 from fedloom.core.step_ledger import advanced, unmoved
 from fedloom.core.types import (
+    Briefing,
     ClientId,
     ClientTask,
     ClientUpdate,
@@ -27,6 +28,7 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.strategies.base import Planner
+from fedloom.strategies.guided import along_guide, next_guide, without_guide
 from fedloom.strategies.plan import Constant
 from fedloom.strategies.step_total import StepTotal, add_update, advance_of, voted
 
@@ -49,6 +51,8 @@ class ZerothOrder:
         weigh: ``examples`` or ``clients``: what an update weighs in the mean.
         vote: each direction moves by the sign that most of the weight is for.
         anchor_every: rounds after which a pool of directions begins again; see `advanced`.
+        guide: share that a guide keeps from round to round of where the model has been going;
+            clients measure the slope along it as well (`strategies.guided`). 0 for no guide.
     """
 
     planner: Planner = Constant()
@@ -58,6 +62,7 @@ class ZerothOrder:
     weigh: str = "examples"
     vote: bool = False
     anchor_every: int = 0
+    guide: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, "lr", self.lr, "above 0 and finite")
@@ -65,11 +70,12 @@ class ZerothOrder:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(self.weigh in WEIGHINGS, "weigh", self.weigh, f"one of {', '.join(WEIGHINGS)}")
         require(self.anchor_every >= 0, "anchor_every", self.anchor_every, "0 (never) or more")
+        require(0 <= self.guide < 1, "guide", self.guide, "in [0, 1)")
 
     @property
     def schemes(self) -> tuple[str, ...]:
         """Whose directions it can go along; any where none is named."""
-        return ("shared",) if self.vote else ()
+        return ("shared",) if self.vote else ("distinct",) if self.guide else ()
 
     def init(self, params: Params) -> State:
         """The state before the first round."""
@@ -78,6 +84,10 @@ class ZerothOrder:
     def configure(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
         """The planner's tasks."""
         return self.planner.plan(state, cohort)
+
+    def briefing(self, state: State) -> Briefing:
+        """The guide, where there is one: float32 over the tensors that move."""
+        return {"guide": state.slots["guide"]} if "guide" in state.slots else {}
 
     def accumulate(self, total: StepTotal | None, update: ClientUpdate) -> StepTotal:
         """The total with one more update; `total` is written into."""
@@ -88,10 +98,19 @@ class ZerothOrder:
         if total is None:
             return unmoved(state), {}
         counted = voted(total) if self.vote else total
+        guide = np.asarray(state.slots.get("guide", ()), dtype=np.float32)
+        counted, along = without_guide(counted, guide) if guide.size else (counted, {})
         advance = advance_of(state.params, counted, lr=self.lr, shrink=self.shrink)
         if self.momentum:
             state, advance = self._with_velocity(state, advance)
-        return applied(state, advance, total, anchor_every=self.anchor_every)
+        if guide.size:
+            advance = along_guide(advance, counted, along, guide, lr=self.lr)
+        after, metrics = applied(state, advance, counted, anchor_every=self.anchor_every)
+        return self._with_guide(state, after, counted), metrics
+
+    def _with_guide(self, before: State, after: State, total: StepTotal) -> State:
+        found = next_guide(before, after, total, self.guide) if self.guide else None
+        return after if found is None else replace(after, slots={**after.slots, "guide": found})
 
     def _with_velocity(self, state: State, advance: Advance) -> tuple[State, Advance]:
         """``m <- momentum m + rest``, and the rest moves by m; where it has no say, m waits."""
@@ -139,6 +158,7 @@ def zeroth_order(
     weigh: str = "examples",
     vote: bool = False,
     anchor_every: int = 0,
+    guide: float = 0.0,
 ) -> ZerothOrder:
     """Move along the mean of clients' steps along random directions, as far as they can be trusted.
 
@@ -152,8 +172,10 @@ def zeroth_order(
         vote: each direction moves by the sign that most of the weight is for, as in FeedSign.
         anchor_every: rounds after which the sums of a pool of directions begin again, from the
             model that is reached then (0: when they outgrow 32 bits).
+        guide: share that a guide keeps from round to round of where the model has been going; for
+            the learner's ``guided = true`` (0: no guide).
 
     Raises:
         ConfigError: an argument is out of range.
     """
-    return ZerothOrder(Constant(), lr, shrink, momentum, weigh, vote, anchor_every)
+    return ZerothOrder(Constant(), lr, shrink, momentum, weigh, vote, anchor_every, guide)

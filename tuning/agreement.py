@@ -64,6 +64,10 @@ def check_agreement(job: Job) -> None:
         if search.guided and getattr(strategy, "guided", False):
             text = f"strategy {way.stage.strategy.name!r} has clients choose along its guide"
             raise ConfigError(f"{way.where}learner.guided = True: False; {text}")
+        guide = bool(getattr(strategy, "guide", 0.0))
+        if search.guided != guide and hasattr(strategy, "guide"):
+            text = "clients measure along a guide exactly where strategy.guide is above 0"
+            raise ConfigError(f"{way.where}learner.guided = {search.guided}: {guide}; {text}")
         known = getattr(strategy, "schemes", ())
         if known and directions.scheme not in known:
             name, allowed = way.stage.strategy.name, " or ".join(known)

@@ -94,7 +94,15 @@ def test_a_strategy_goes_along_some_directions_only(strategy: Component, message
 def test_a_guide_is_not_used_twice() -> None:
     with pytest.raises(ConfigError, match=r"learner.guided = True: False; strategy 'fwdllm' has"):
         check_agreement(job({"guided": True}, {}, strategy=Component("fwdllm")))
-    check_agreement(job({"guided": True}, {}, strategy=Component("zeroth-order")))
+    guide = Component("zeroth-order", {"guide": 0.9})
+    check_agreement(job({"guided": True}, {}, strategy=guide))
+
+
+@pytest.mark.parametrize(("guided", "decay"), [(True, 0.0), (False, 0.9)])
+def test_a_guide_is_measured_where_there_is_one(guided: bool, decay: float) -> None:
+    strategy = Component("zeroth-order", {"guide": decay})
+    with pytest.raises(ConfigError, match=rf"learner.guided = {guided}: {not guided}; clients"):
+        check_agreement(job({"guided": guided}, {}, strategy=strategy))
 
 
 def test_something_must_be_left_to_move() -> None:
