@@ -11,6 +11,7 @@ all files. See benchmarks/README.md.
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,10 +20,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from accuracy_jobs import DATA, METHODS
-from accuracy_run import Asked
+from accuracy_jobs import DATA, METHODS, Asked
 from accuracy_tables import accuracy_page, draw
-from quantized_folder import write_quantized
 from results import commit, fill_readme, machine
 from running import Program, run_all
 
@@ -85,7 +84,9 @@ def _models(source: Path, folder: Path, methods: list[str]) -> dict[int, Path]:
     """The backbone's folder by bits of its weights."""
     found = {32: source}
     for bits in {METHODS[name].bits for name in methods} - {32}:
-        found[bits] = write_quantized(source, folder / f"int{bits}", bits)
+        found[bits] = folder / f"int{bits}"
+        command = [sys.executable, str(HERE / "quantized_folder.py"), str(source)]
+        subprocess.run([*command, str(found[bits]), str(bits)], check=True)
     return found
 
 

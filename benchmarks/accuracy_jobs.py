@@ -1,14 +1,15 @@
 """The jobs of the accuracy benchmark: data sets, methods, and how long each runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["DATA", "METHODS", "Method", "settings_of"]
+__all__ = ["DATA", "METHODS", "Asked", "Method", "settings_of"]
 
 FILES = Path(__file__).resolve().parent.parent / "examples" / "data"
+LORA = {"name": "lora", "rank": 4, "layers": [-1]}
 BACKBONE = {
     "normalize": True,
     "pooling": "mean",
@@ -38,6 +39,31 @@ DATA: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is run.
+
+    Attributes:
+        data: name of the data set.
+        method: name of the method.
+        seed: of the run.
+        rounds: of this method.
+        points: evaluations on the way.
+        max_test: test examples at most; 0 for all.
+        model: folder of the backbone.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    data: str
+    method: str
+    seed: int
+    rounds: int
+    points: int
+    max_test: int
+    model: str
+    device: str
+
+
+@dataclass(frozen=True)
 class Method:
     """One way of training.
 
@@ -55,7 +81,7 @@ class Method:
     rounds: float
     bits: int = 32
     spare: float = 0.0
-    settings: Mapping[str, Any] = MappingProxyType({})
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _fwdllm(which: str, rate: float) -> Method:
@@ -69,7 +95,6 @@ def _fwdllm(which: str, rate: float) -> Method:
     return Method(f"`fwdllm`, {which}", "fwdllm", 12.75, spare=1.0, settings=own)
 
 
-LORA = {"name": "lora", "rank": 4, "layers": [-1]}
 BACKPROP = {
     "adapter": LORA,
     "clients_per_round": 50,

@@ -1,49 +1,23 @@
 """One run of the accuracy benchmark.
 
-Usage: ``accuracy_run.py JSON``, with the fields of `Asked`; prints one JSON line: the curve, with
-the forward passes and bytes so far, and the last model's accuracy.
+Usage: ``accuracy_run.py JSON``, with the fields of `accuracy_jobs.Asked`; prints one JSON line: the
+curve, with the forward passes and bytes so far, and the last model's accuracy.
 """
 
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
 from typing import Any
 
 import fedloom
-from accuracy_jobs import METHODS, settings_of
+from accuracy_jobs import METHODS, Asked, settings_of
 from fedloom.results.observe import Observers
 from fedloom.simulation.simulator import Run
 
-__all__ = ["Asked"]
+__all__ = ["curve", "simulated"]
 
 BACKWARD = 3.0
 """Forward passes that one pass forward and back is counted as."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is run.
-
-    Attributes:
-        data: name of the data set.
-        method: name of the method.
-        seed: of the run.
-        rounds: of this method.
-        points: evaluations on the way.
-        max_test: test examples at most; 0 for all.
-        model: folder of the backbone.
-        device: ``cpu`` or ``cuda``.
-    """
-
-    data: str
-    method: str
-    seed: int
-    rounds: int
-    points: int
-    max_test: int
-    model: str
-    device: str
 
 
 def simulated(asked: Asked, folder: str) -> Run:

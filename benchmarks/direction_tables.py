@@ -28,7 +28,7 @@ WAYS = {
     "backprop": "backpropagation",
 }
 LAYERS: dict[str, tuple[int, ...]] = {"last": (-1,), "all": ()}
-ESTIMATES = ((64, 24), (512, 6), (2048, 3))  # directions, and repeats: one cosine varies by 0.013
+ESTIMATES = ((64, 24), (512, 4), (2048, 2))  # directions, and repeats: one cosine varies by 0.013
 
 
 def memory_rows(folder: Path, device: str, quick: bool) -> list[Program]:

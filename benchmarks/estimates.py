@@ -28,7 +28,7 @@ from fedloom.tuning.tokens import read_tokenizer, tokenize
 
 __all__ = ["law"]
 
-BATCH = 16
+BATCH = 8
 WARM = LocalWork(steps=30, batch_size=64, lr=0.3)
 
 
