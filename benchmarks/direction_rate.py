@@ -65,9 +65,8 @@ class Unchecked:
 
     inner: Differences
 
-    @property
-    def at_once(self) -> int:
-        return self.inner.at_once
+    def at_once(self, tokens: int, device: torch.device) -> int:
+        return self.inner.most
 
     @property
     def passes(self) -> int:

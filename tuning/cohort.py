@@ -43,15 +43,16 @@ def chunks(sizes: Sequence[Size], *, most: int, budget: int, split: int = 1) -> 
         split: chunks at least, where that leaves two clients in each.
     """
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], -i), reverse=True)
-    share = max(-(-len(order) // split), 2)
+    parts = max(min(split, len(order) // 2), 1)
     out: list[list[int]] = []
-    widest = 0
-    for i in order:
+    widest = share = 0
+    for place, i in enumerate(order):
         grown = max(widest, sizes[i].tokens)
         full = bool(out) and (
             len(out[-1]) >= min(most, share) or grown * (len(out[-1]) + 1) > budget
         )
         if not out or full:
+            share = -(-(len(order) - place) // max(parts - len(out), 1))
             out.append([])
             grown = sizes[i].tokens
         out[-1].append(i)

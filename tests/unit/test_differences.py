@@ -151,7 +151,7 @@ def test_sums_of_pieces() -> None:
 
 @pytest.mark.parametrize(("tokens", "rows"), [(0, 8), (100, 8), (512, 4), (1500, 1), (10**6, 1)])
 def test_small_batches_are_filled_up_with_directions(tokens: int, rows: int) -> None:
-    assert Differences(False, 0.0).at_once(tokens) == rows
+    assert Differences(False, 0.0).at_once(tokens, torch.device("cpu")) == rows
 
 
 def test_a_guided_estimate_is_unbiased_and_exact_along_the_guide() -> None:
@@ -165,3 +165,7 @@ def test_a_guided_estimate_is_unbiased_and_exact_along_the_guide() -> None:
         (found,) = learner.train(Polynomial(), params, work, cohort(), {"guide": guide})
         assert np.linalg.norm(found.delta + gradient) < error * np.linalg.norm(gradient)
         assert -found.delta @ unit == pytest.approx(gradient @ unit, rel=1e-5)
+
+
+def test_a_gpu_takes_more() -> None:
+    assert Differences(False, 0.0).at_once(8192, torch.device("cuda")) == 8

@@ -20,6 +20,8 @@ MOST = 8
 TOKENS = 2048
 """Tokens of a pass that are worth filling up with more directions: above, products are as fast
 alone, and a device that chose this learner for its memory would lose it again."""
+GPU_TOKENS = 1 << 16
+"""The same of a GPU, which is not full with fewer."""
 CHECKED = 4
 """Examples that are run twice to see whether losses repeat."""
 
@@ -42,9 +44,10 @@ class Differences:
     h: float
     most: int = MOST
 
-    def at_once(self, tokens: int) -> int:
+    def at_once(self, tokens: int, device: torch.device) -> int:
         """Directions of a client in one pass: several where batches are small."""
-        return min(max(TOKENS // max(tokens, 1), 1), self.most)
+        room = GPU_TOKENS if device.type == "cuda" else TOKENS
+        return min(max(room // max(tokens, 1), 1), self.most)
 
     @property
     def passes(self) -> int:

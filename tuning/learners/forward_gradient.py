@@ -113,7 +113,7 @@ class Tangents:
 
     passes: int = 2
 
-    def at_once(self, tokens: int) -> int:
+    def at_once(self, tokens: int, device: torch.device) -> int:
         """One direction: memory is what this learner is chosen for."""
         return 1
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedloom.tuning.base import Losses, Rows
@@ -14,11 +15,12 @@ __all__ = ["Gauge"]
 class Gauge(Protocol):
     """Finds slopes."""
 
-    def at_once(self, tokens: int) -> int:
+    def at_once(self, tokens: int, device: torch.device) -> int:
         """Directions of one client that run together; bounds the memory of a pass.
 
         Args:
             tokens: of the batches of all clients that take part.
+            device: where they run.
         """
         ...
 

@@ -105,7 +105,8 @@ class Walk:
             self._gauge.check(spot, rows[:1])
         store.activate(len(rows))
         here = self._here(spot, rows)
-        at_once = self._gauge.at_once(sum(self._session.tokens(r) for r in rows))
+        tokens = sum(self._session.tokens(r) for r in rows)
+        at_once = self._gauge.at_once(tokens, store.values.device)
         for trials in self._choice.trials(step, rows, at_once):
             self._look(spot, replace(trials, z=trials.z.to(store.values.device)), here)
         if self._guide is not None:
