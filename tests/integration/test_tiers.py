@@ -13,7 +13,7 @@ from fedloom.progress import Quiet
 from fedloom.strategies.step_total import StepTotal
 from fedloom.strategies.zeroth_order import ZerothOrder
 
-DIRECTIONS = 8
+DIRECTIONS = 16
 SHRINK = 0.2
 
 
