@@ -107,7 +107,15 @@ def main() -> None:
     torch.set_num_threads(1)
     quantiles()  # made once a process
     scalars = np.random.default_rng(0).integers(-127, 128, options.seeds)
-    columns = ("way", "CPU s", "wall s", "ns/(seed·coord.)", "x torch", "MiB beyond the model", "digest")
+    columns = (
+        "way",
+        "CPU s",
+        "wall s",
+        "ns/(seed·coord.)",
+        "x torch",
+        "MiB beyond the model",
+        "digest",
+    )
     table = Table(*columns, title=f"{options.seeds:,} seeds, {options.size:,} coordinates")
     first = most = 0.0
     for name, way in ways(options.threads):
