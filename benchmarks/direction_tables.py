@@ -67,17 +67,21 @@ def batched_rows(folder: Path, device: str, quick: bool) -> list[Program]:
 
 
 def batched_table(results: Sequence[Result]) -> Table:
-    """Directions a second of both ways, and their ratio."""
-    out = [["LoRA in layers", "a client's batch", "one by one, directions/s", "at once", "x"]]
-    rates: dict[tuple[str, int], dict[bool, float]] = {}
+    """Directions a second and processor time of both ways, and their ratios."""
+    head = ["LoRA in layers", "a client's batch", "one by one, directions/s", "at once", "x"]
+    out = [[*head, "CPU ms a direction, one by one", "at once", "x"]]
+    cases: dict[tuple[str, int], dict[bool, Result]] = {}
     for result in results:
         layers, batch = result["case"]
-        rates.setdefault((layers, batch), {})
+        own = cases.setdefault((layers, batch), {})
         if "failed" not in result:
-            rates[layers, batch][result["together"]] = float(result["directions_per_second"])
-    for (layers, batch), found in rates.items():
-        alone, together = found.get(False), found.get(True)
-        cells = [_number(alone), _number(together), _ratio(together, alone)]
+            own[result["together"]] = result
+    for (layers, batch), found in cases.items():
+        cells = []
+        for key, turned in (("directions_per_second", False), ("cpu_ms_per_direction", True)):
+            alone, together = (float(found[t][key]) if t in found else None for t in (False, True))
+            best = _ratio(alone, together) if turned else _ratio(together, alone)
+            cells += [_number(alone), _number(together), best]
         out.append([layers, f"{batch} x 32 tokens", *cells])
     return out
 
@@ -112,4 +116,4 @@ def _ratio(value: float | None, other: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "failed" if value is None else f"{value:,.0f}"
+    return "failed" if value is None else f"{value:,.3g}"
