@@ -137,5 +137,5 @@ def settings_of(data: str, method: Method, **own: object) -> dict[str, object]:
     """
     found: dict[str, object] = {"partition": "natural", "data": dict(DATA[data])}
     found |= {f"backbone.{key}": value for key, value in BACKBONE.items()}
-    found |= {"run.checkpoint_every": 1000, "run.cache_gb": 4.0}
+    found |= {"run.checkpoint_every": 1000, "run.cache_gb": 4.0, "run.memory_gb": 6.0}
     return found | dict(method.settings) | own
