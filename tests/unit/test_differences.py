@@ -23,11 +23,12 @@ WORK = LocalWork(steps=1, batch_size=4, lr=0.1)
 
 @dataclass
 class Polynomial:
-    """The loss of every example is ``sum_j w_j^power``, in float64."""
+    """The loss of every example is ``sum_j w_j^power``, in float64; in float32 with 1 before it."""
 
     power: int = 2
     dtype: torch.dtype = torch.float32
     noise: float = 0.0
+    coarse: bool = False
     calls: int = 0
 
     def store(self, params: Params, clients: int) -> Store:
@@ -37,6 +38,8 @@ class Polynomial:
         self.calls += 1
         counts = torch.tensor([float(len(r)) for r in rows])
         values = (store.values[: len(rows)].double() ** self.power).sum(1) + self.noise * self.calls
+        if self.coarse:
+            values = (1 + values).float().double()
         each = values.repeat_interleave(counts.long())
         zeros = torch.zeros(len(each), dtype=torch.int64)
         return Losses(values.float(), counts, counts, each, zeros, zeros)
@@ -104,7 +107,8 @@ def test_a_step_below_the_weights_last_bit_is_refused(dtype: torch.dtype, least:
         FiniteDifference(2, h=1e-9).train(session, point(), WORK, cohort())
     said = float(str(error.value).split("at least ")[1].split(":")[0])
     assert least < said < 10 * least
-    FiniteDifference(2, h=said * 1.001, largest=4096.0).train(session, point(), WORK, cohort())
+    least_usual = FiniteDifference(2, h=max(said * 1.001, 0.001), largest=4096.0)
+    least_usual.train(session, point(), WORK, cohort())
 
 
 def test_too_large_slopes_are_clipped_and_counted() -> None:
@@ -169,3 +173,16 @@ def test_a_guided_estimate_is_unbiased_and_exact_along_the_guide() -> None:
 
 def test_a_gpu_takes_more() -> None:
     assert Differences(False, 0.0).at_once(8192, torch.device("cuda")) == 8
+
+
+def test_a_step_that_losses_cannot_show_is_refused() -> None:
+    # Weights of zero, such as LoRA's B, take any step; the losses, of the order of 1, do not.
+    start = Params(point().layout, np.zeros_like(point().vector))
+    linear = Polynomial(1, coarse=True)
+    with pytest.raises(
+        ConfigError, match=r"h = 1e-12: at least .*last bits of the losses"
+    ) as error:
+        FiniteDifference(2, h=1e-12).train(linear, start, WORK, cohort())
+    said = float(str(error.value).split("at least ")[1].split(":")[0])
+    assert 1e-8 < said < 1e-4
+    FiniteDifference(2, h=said * 1.001).train(linear, start, WORK, cohort())

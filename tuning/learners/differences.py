@@ -1,7 +1,7 @@
 """Slopes from losses alone, and whether they can be found so."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ TOKENS = 2048
 alone, and a device that chose this learner for its memory would lose it again."""
 GPU_TOKENS = 1 << 16
 """The same of a GPU, which is not full with fewer."""
+FAR = 100
+"""How many times shorter than usual a step must be for the losses to be looked at."""
 CHECKED = 4
 """Examples that are run twice to see whether losses repeat."""
 
@@ -58,7 +60,8 @@ class Differences:
         """The same batch must give the same loss twice, and h must move the weights.
 
         Raises:
-            ConfigError: losses are random, or most weights are what they were after a step of h.
+            ConfigError: losses are random, or h is too short: most weights are what they were, or
+                the losses are.
         """
         self._check_step(spot)
         few = [rows[0][:CHECKED]]
@@ -72,6 +75,7 @@ class Differences:
                 "dropout is active, or something else is random; put the model into evaluation "
                 "mode (dropout 0)"
             )
+        self._check_losses(spot, few)
 
     def _check_step(self, spot: Spot) -> None:
         weights, dtype = spot.store.start[spot.columns], spot.store.dtype
@@ -82,6 +86,27 @@ class Differences:
         kind = str(dtype).removeprefix("torch.")
         text = f"at least {least:g}: a smaller step leaves most weights as they are in {kind}"
         require(least == h, "h", h, text)
+
+    def _check_losses(self, spot: Spot, few: Rows) -> None:
+        """A step far below what the dimension says must change the losses by more than noise.
+
+        Where such a step changes nothing, but a longer one does, it is refused. A client whose
+        losses no step changes has learned its batch: that says nothing of h.
+        """
+        size = len(spot.columns)
+        usual = replace(self, h=0.0)._reach(spot.store, size)
+        least = self.h or usual
+        if least * FAR >= usual:
+            return
+        z = 1.0 - 2.0 * (torch.arange(size, device=spot.columns.device) % 3 == 0).float()
+        alone = np.zeros(1, dtype=np.int64)
+        trials = Trials(alone, alone, few, z[None], False)
+        (here,), _ = _sums(spot, trials, 0.0)
+        noise = 16 * torch.finfo(torch.float32).eps * float(here.abs())
+        while least < usual and abs(float(_sums(spot, trials, least)[0] - here)) <= noise:
+            least *= 4
+        text = f"at least {least:g}: a smaller step is lost in the last bits of the losses"
+        require(least == self.h or least >= usual, "h", self.h, text)
 
     def slopes(self, spot: Spot, trials: Trials, here: Losses) -> NDArray[np.float64]:
         """Slopes along directions, float64 ``[r]``; see `Gauge`."""
