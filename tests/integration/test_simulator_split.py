@@ -161,3 +161,18 @@ def test_other_engines_have_no_blocks_to_cut_between(
     backbone = classify_table(text_model["classify"])["backbone"] | {"engine": "transformers"}
     with pytest.raises(ConfigError, match="only models of the fused engine can be cut"):
         played(Path(), tmp_path, SPLIT | {"mode": "v1"}, backbone=backbone)
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2", "concat", "sequential"])
+def test_clients_that_diverge_are_refused_and_the_far_side_stays_sound(
+    text_model: dict[str, Path], tmp_path: Path, mode: str
+) -> None:
+    # A rate from which nothing recovers: every client's own numbers overflow in its first steps.
+    run = played(
+        text_model["classify"],
+        tmp_path,
+        SPLIT | {"mode": mode, "codec_up": "bf16"},
+        stage={"local": {"optimizer": "sgd", "lr": 1e30, "batch_size": 4}, "rounds": 1},
+    )
+    assert np.isfinite(run.params.vector).all()
+    assert run.history["refused"][-1] == 5
