@@ -11,6 +11,7 @@ FedloomError                a user can act on it; the command line prints one li
 ├── StrategyError           a strategy broke its contract
 ├── RunError                a run directory, state folder or checkpoint cannot be used
 ├── IdentityError           who someone is cannot be proved: a token, key or certificate
+├── SplitError              a leg of a split step that the other side cannot use
 └── TransferError           something did not arrive whole, or was not let in
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "LayoutError",
     "ModelError",
     "RunError",
+    "SplitError",
     "StrategyError",
     "TransferError",
     "UnknownNameError",
@@ -99,6 +101,20 @@ class IdentityError(FedloomError):
     """
 
     def __init__(self, text: str, *, code: str = "identity") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class SplitError(FedloomError):
+    """A leg of a split step that the other side cannot use, or no longer holds.
+
+    Attributes:
+        code: one word for programs and counters: ``cut``, ``shape``, ``dtype``, ``not-finite``,
+            ``order``, ``busy``, ``length``, ``credit``, ``memory``, ``labels``, ``weights``, or
+            ``evicted`` for a step whose input has to be sent again.
+    """
+
+    def __init__(self, text: str, *, code: str) -> None:
         super().__init__(text)
         self.code = code
 
