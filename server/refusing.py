@@ -6,7 +6,13 @@ import sqlite3
 import grpc
 
 from fedloom.core.contract import REASON, RETRY_AFTER
-from fedloom.core.errors import FedloomError, IdentityError, TransferError, UpdateRefusedError
+from fedloom.core.errors import (
+    FedloomError,
+    IdentityError,
+    SplitError,
+    TransferError,
+    UpdateRefusedError,
+)
 from fedloom.server.counting import Counting
 from fedloom.server.room import no_room
 
@@ -32,6 +38,12 @@ _STATUS = {
     "round-over": grpc.StatusCode.FAILED_PRECONDITION,
     "benched": grpc.StatusCode.FAILED_PRECONDITION,
     "duplicate": grpc.StatusCode.ALREADY_EXISTS,
+    "order": grpc.StatusCode.FAILED_PRECONDITION,
+    "credit": grpc.StatusCode.FAILED_PRECONDITION,
+    "resume": grpc.StatusCode.FAILED_PRECONDITION,
+    "superseded": grpc.StatusCode.ABORTED,
+    "stalled": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "memory": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "disk-full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "chunk-order": grpc.StatusCode.OUT_OF_RANGE,
@@ -53,7 +65,7 @@ def told(error: Exception) -> FedloomError:
 
 def code_of(error: FedloomError) -> str:
     """The one word that a refusal is counted by."""
-    if isinstance(error, IdentityError | TransferError | UpdateRefusedError):
+    if isinstance(error, IdentityError | SplitError | TransferError | UpdateRefusedError):
         return error.code
     return "refused"
 
