@@ -7,6 +7,7 @@ import grpc
 
 from fedloom.core.contract import REASON, RETRY_AFTER
 from fedloom.core.errors import (
+    CodecError,
     FedloomError,
     IdentityError,
     SplitError,
@@ -51,6 +52,7 @@ _STATUS = {
     "too-short": grpc.StatusCode.DATA_LOSS,
     "digest": grpc.StatusCode.DATA_LOSS,
 }
+_CODED = (CodecError, IdentityError, SplitError, TransferError, UpdateRefusedError)
 _LONGEST = 500
 
 log = logging.getLogger("fedloom.server")
@@ -65,7 +67,7 @@ def told(error: Exception) -> FedloomError:
 
 def code_of(error: FedloomError) -> str:
     """The one word that a refusal is counted by."""
-    if isinstance(error, IdentityError | SplitError | TransferError | UpdateRefusedError):
+    if isinstance(error, _CODED):
         return error.code
     return "refused"
 
