@@ -9,7 +9,7 @@ import torch
 from fedloom.backbones.base import Packing
 from fedloom.backbones.packing import Read, pack
 
-__all__ = ["Lengths", "lengths_of", "packing_of"]
+__all__ = ["Lengths", "as_one", "lengths_of", "packing_of"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ def packing_of(lengths: Lengths) -> Packing:
     """Pack examples of these lengths, without their ids."""
     blank = [[np.zeros(n, dtype=np.int32) for n in own] for own in lengths.tokens]
     return replace(pack(blank, read=lengths.read), ids=None)
+
+
+def as_one(packing: Packing) -> Packing:
+    """The same tokens as those of one client: hidden states ``[1, k * L, d]``, without copying."""
+    if packing.clients == 1:
+        return packing
+    return replace(
+        packing,
+        clients=1,
+        length=packing.clients * packing.length,
+        examples=packing.clients * packing.examples,
+        ids=None if packing.ids is None else packing.ids.view(1, -1),
+        positions=packing.positions.view(1, -1),
+        read=None if packing.read is None else packing.read.view(1, -1),
+    )
 
 
 def _read_of(packing: Packing, tokens: Sequence[Sequence[int]]) -> Read:

@@ -109,7 +109,8 @@ class Norm:
 
 @fused_on_gpu
 def _rms(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Saved]:
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
     scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     if dual(x):  # torch takes no derivative of what is written to `out`
         return (x * scale).to(x.dtype) * weight, (x, scale)
@@ -122,7 +123,7 @@ def _rms_gradient(dy: Tensor, kept: Saved, weight: Tensor) -> Tensor:
     """``dx = s (g - x s^2 mean(g x))`` with ``g = dy w`` and ``s`` the inverse RMS of x."""
     x, scale = kept
     dx = dy * weight
-    along = (dx * x).sum(-1, keepdim=True, dtype=torch.float32).mul_(scale.square())
+    along = (dx * x).sum(-1, keepdim=True, dtype=scale.dtype).mul_(scale.square())
     along.div_(-x.shape[-1])
     dx.add_(torch.mul(x, along, out=torch.empty_like(x)))
     return torch.mul(dx, scale, out=dx)

@@ -110,8 +110,8 @@ class SplitError(FedloomError):
 
     Attributes:
         code: one word for programs and counters: ``cut``, ``shape``, ``dtype``, ``not-finite``,
-            ``order``, ``length``, ``credit``, ``memory``, ``labels``, ``weights``, or ``evicted``
-            for a step whose input has to be sent again.
+            ``order``, ``busy``, ``length``, ``credit``, ``memory``, ``labels``, ``weights``, or
+            ``evicted`` for a step whose input has to be sent again.
     """
 
     def __init__(self, text: str, *, code: str = "split") -> None:

@@ -3,11 +3,13 @@
 Neither transformers nor peft is imported.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedloom.backbones.base import Linear
+from fedloom.backbones.base import Linear, Sites
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.backbones.packing import Read
 from fedloom.core.layout import Layout, Selector
@@ -36,6 +38,7 @@ class FusedModel:
         adapter: what is attached.
         task: what it is trained for.
         head: weight and bias of the checkpoint's own head, where it has one.
+        held: the blocks whose parts this side has; None for all. See `holding`.
     """
 
     batched = True
@@ -48,6 +51,7 @@ class FusedModel:
         task: Task,
         *,
         head: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None,
+        held: Collection[str] | None = None,
     ) -> None:
         self.backbone, self.adapter, self.task = backbone, adapter, task
         self.depth = backbone.shape.depth
@@ -56,7 +60,14 @@ class FusedModel:
         self.catalog = self._make_catalog()
         heads = [] if task.kind == "causal-lm" else [self._head(head)]
         self.head_name = heads[0].module if heads else ""
-        self.composition = Composition((*adapter.parts(self.catalog), *heads))
+        self._given, parts = head, (*adapter.parts(self.catalog), *heads)
+        self.composition = Composition(
+            tuple(p for p in parts if held is None or p.specs[0].block in held)
+        )
+
+    def holding(self, blocks: Collection[str]) -> "FusedModel":
+        """One side of this model where it is split: only the parts of some blocks are its own."""
+        return FusedModel(self.backbone, self.adapter, self.task, head=self._given, held=blocks)
 
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
@@ -138,6 +149,10 @@ class FusedModel:
             if spec.block.startswith("layer.")
         ]
         return min(layers, default=self.depth)
+
+    def relative(self, sites: Sites) -> Sites:
+        """Sites by module names as the backbone has them."""
+        return {name.removeprefix(self.base): site for name, site in sites.items()}
 
     def session(
         self, params: Params, train: Selector, examples: Examples, cache: Recall | None = None

@@ -5,6 +5,7 @@ operation on a ``[k, P]`` matrix; a name is a view of it. A deployed client is t
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -81,6 +82,14 @@ class Store:
         if clients != self._active:
             self._active = clients
             self._cast = None
+
+    def row(self, client: int) -> "Store":
+        """One client alone, over the same memory; its sites have to be made anew."""
+        one = copy(self)
+        one.values = self.values[client : client + 1]
+        one.grad = self.grad[client : client + 1]
+        one.sites, one._active, one._cast = {}, 1, None
+        return one
 
     def view(self, name: str, *, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor `name` of every active client, ``[k, *shape]``, for products.

@@ -9,6 +9,7 @@ import torch
 from fedloom.backbones.packing import pack
 from fedloom.core.registry import Component
 from fedloom.tuning.base import Task
+from fedloom.tuning.batches import Batches
 from fedloom.tuning.build import build_model
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.fused_model import FusedModel
@@ -30,12 +31,12 @@ def test_a_packing_is_what_pack_makes(model: FusedModel, counts: tuple[int, ...]
     tokens = np.random.default_rng(0).integers(1, 100, COUNT * LENGTH).astype(np.int32)
     labels = np.zeros(COUNT, np.int64)
     texts = TextExamples(tokens, np.arange(COUNT + 1) * LENGTH, labels)
-    session = model.session(model.initial(0), ("*",), texts)
+    batches = Batches(model, texts)
     order = np.random.default_rng(1).permutation(COUNT)
     ends = np.cumsum(counts)
     rows = [order[end - count : end] for end, count in zip(ends, counts, strict=True)]
     for _ in range(2):  # made, and made again
-        own = session._packing(rows)
+        own = batches.packing(rows)
         expected = pack([[texts.ids(int(i)) for i in row] for row in rows], read="first")
         for name in ("ids", "read"):
             assert getattr(own, name).tolist() == getattr(expected, name).tolist()

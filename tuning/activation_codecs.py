@@ -1,0 +1,215 @@
+"""How hidden states and their gradients travel between the sides of a split model.
+
+Each codec states the largest error of an element, and is used in both directions. Bodies are
+little-endian, in the order of the elements.
+"""
+
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedloom.core.errors import CodecError, SplitError, UnknownNameError, nearest
+from fedloom.core.seeds import Stream
+
+__all__ = ["ACTIVATION_CODECS", "ActivationCodec", "Bfloat16", "Blocks8", "Plain", "codec_named"]
+
+Floats = NDArray[np.float32]
+
+
+class ActivationCodec(Protocol):
+    """Packs hidden states, or a gradient to them."""
+
+    @property
+    def name(self) -> str:
+        """What both sides call it."""
+        ...
+
+    def nbytes(self, elements: int) -> int:
+        """Bytes that so many elements take."""
+        ...
+
+    def encode(self, values: Tensor, draw: Stream) -> bytes:
+        """Pack a tensor of any shape.
+
+        Args:
+            values: floats.
+            draw: where rounding takes its random numbers, if it takes any.
+
+        Raises:
+            SplitError: a value is not finite, or too large for the codec.
+        """
+        ...
+
+    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+        """Unpack into float32 (float64 where it was), of the given shape.
+
+        Raises:
+            CodecError: the body is of another size, or cannot have been written so.
+        """
+        ...
+
+    def error_bound(self, values: Tensor) -> float:
+        """The largest absolute error of an element of these values."""
+        ...
+
+
+class Plain:
+    """Numbers as they are: float32, or float64.
+
+    Args:
+        dtype: of the body.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self.name = str(dtype).removeprefix("torch.")
+        self._packed = np.dtype(f"<f{dtype.itemsize}")
+
+    def nbytes(self, elements: int) -> int:
+        """Four bytes (or eight) an element."""
+        return elements * self._dtype.itemsize
+
+    def encode(self, values: Tensor, draw: Stream) -> bytes:
+        """The numbers themselves."""
+        packed = _finite(self.name, values).to(self._dtype).numpy().astype(self._packed)
+        if not np.isfinite(packed).all():
+            raise _too_large(self.name)
+        return packed.tobytes()
+
+    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+        """The numbers themselves."""
+        _sized(self, body, shape)
+        numbers = np.frombuffer(body, self._packed).astype(self._packed.newbyteorder("="))
+        return torch.from_numpy(numbers).view(shape)
+
+    def error_bound(self, values: Tensor) -> float:
+        """Zero, unless float64 numbers are rounded to float32: then half of ``2^-23`` of them."""
+        exact = values.dtype.itemsize <= self._dtype.itemsize
+        return 0.0 if exact else _peak(values) * 2.0**-24 + 2.0**-150
+
+
+class Bfloat16:
+    """The upper half of a float32, rounded to nearest: two bytes an element."""
+
+    name: ClassVar[str] = "bf16"
+
+    def nbytes(self, elements: int) -> int:
+        """Two bytes an element."""
+        return 2 * elements
+
+    def encode(self, values: Tensor, draw: Stream) -> bytes:
+        """Rounded to nearest, ties to even."""
+        packed = _finite(self.name, values).bfloat16()
+        if not bool(torch.isfinite(packed).all()):
+            raise _too_large(self.name)
+        return bytes(packed.view(torch.int16).numpy().astype("<i2").tobytes())
+
+    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+        """As float32, exactly."""
+        _sized(self, body, shape)
+        numbers = np.frombuffer(body, "<i2").astype(np.int16)
+        return torch.from_numpy(numbers).view(torch.bfloat16).float().view(shape)
+
+    def error_bound(self, values: Tensor) -> float:
+        """Half of a last place, ``2^-9`` of the largest; half of the smallest number near zero."""
+        return _peak(values) * 2.0**-9 * (1 + 2.0**-20) + 2.0**-134
+
+
+class Blocks8:
+    """A byte an element and a float32 scale for each 64: ``x = q * absmax / 127``.
+
+    Blockwise absmax quantization (Dettmers et al., ICLR 2022, section 2.1), rounded up or down at
+    random in proportion, so that what comes out is unbiased (Alistarh et al., NIPS 2017, section
+    3.1). Zero stays zero.
+    """
+
+    name: ClassVar[str] = "int8"
+    block: ClassVar[int] = 64
+
+    def nbytes(self, elements: int) -> int:
+        """A byte an element and four a block."""
+        return elements + 4 * -(-elements // self.block)
+
+    def encode(self, values: Tensor, draw: Stream) -> bytes:
+        """Scales, then steps from -127 to 127."""
+        flat = _finite(self.name, values).float().flatten()
+        if not bool(torch.isfinite(flat).all()):
+            raise _too_large(self.name)
+        size = flat.numel()
+        padded = np.zeros(-(-size // self.block) * self.block, dtype=np.float32)
+        padded[:size] = flat.numpy()
+        blocks = padded.reshape(-1, self.block)
+        scales = np.abs(blocks).max(axis=1) / np.float32(127)
+        ratios = blocks / np.where(scales == 0, np.float32(1), scales)[:, None]
+        words = draw.words((padded.size + 1) // 2).astype("<u8").view("<u4")[: padded.size]
+        # 24 bits are what float32 holds exactly, so that the fraction stays below one.
+        part = (words >> 8).astype(np.float32) * np.float32(2.0**-24)
+        steps = np.clip(np.floor(ratios.reshape(-1) + part), -127, 127).astype(np.int8)
+        return bytes(scales.astype("<f4").tobytes() + steps[:size].tobytes())
+
+    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+        """Steps times scales, float32."""
+        _sized(self, body, shape)
+        size = int(np.prod(shape))
+        count = -(-size // self.block)
+        scales = np.frombuffer(body, "<f4", count).astype(np.float32)
+        if count and not (np.isfinite(scales * np.float32(127)).all() and (scales >= 0).all()):
+            raise CodecError("int8: a scale is negative or not finite")
+        steps = np.frombuffer(body, np.int8, size, 4 * count)
+        if size and steps.min() < -127:
+            raise CodecError("int8: a step of -128; expected -127 to 127")
+        found: Floats = np.repeat(scales, self.block)[:size] * steps
+        return torch.from_numpy(found).view(shape)
+
+    def error_bound(self, values: Tensor) -> float:
+        """A whole step of the widest block, and float32's rounding of the ratio (``2^-15`` of it).
+
+        ``2^-142`` covers scales so small that float32 no longer divides by 127.
+        """
+        return _peak(values) / 127 * (1 + 2.0**-15) + 2.0**-142
+
+
+ACTIVATION_CODECS: dict[str, ActivationCodec] = {
+    codec.name: codec
+    for codec in (Plain(torch.float64), Plain(torch.float32), Bfloat16(), Blocks8())
+}
+"""By name."""
+
+
+def codec_named(name: str) -> ActivationCodec:
+    """The codec of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    try:
+        return ACTIVATION_CODECS[name]
+    except KeyError:
+        known = nearest(name, ACTIVATION_CODECS)
+        raise UnknownNameError(f"activation codec {name!r}: {known}") from None
+
+
+def _finite(codec: str, values: Tensor) -> Tensor:
+    """The values in memory, checked."""
+    found = values.detach().cpu()
+    if not bool(torch.isfinite(found).all()):
+        raise SplitError(f"{codec}: a value is not finite", code="not-finite")
+    return found
+
+
+def _too_large(codec: str) -> SplitError:
+    return SplitError(f"{codec}: a value is too large for it", code="not-finite")
+
+
+def _sized(codec: ActivationCodec, body: bytes, shape: tuple[int, ...]) -> None:
+    expected = codec.nbytes(int(np.prod(shape)))
+    if len(body) != expected:
+        text = f"a body of {len(body)} bytes; {list(shape)} takes {expected}"
+        raise CodecError(f"{codec.name}: {text}")
+
+
+def _peak(values: Tensor) -> float:
+    return float(values.detach().abs().max()) if values.numel() else 0.0

@@ -1,0 +1,69 @@
+"""Where a model is cut: what stays at home, and what lies far away."""
+
+from dataclasses import dataclass
+
+from fedloom.core.errors import SplitError
+from fedloom.core.layout import Layout, Selector
+from fedloom.core.types import Params
+
+__all__ = ["Cut", "own_params", "own_train"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Blocks `first` up to `last` are far away; with the labels there, the head is too.
+
+    Attributes:
+        first: the first far block, counted from 0: so many blocks lie below it at home.
+        last: the block after the last far one; the model's depth where labels are far.
+        labels: ``home`` (four legs) or ``far`` (two).
+    """
+
+    first: int
+    last: int
+    labels: str = "home"
+
+    def check(self, depth: int) -> None:
+        """Refuse a cut that a model of `depth` blocks cannot have.
+
+        Raises:
+            SplitError: there is no far block, or the far side would lack what lies above it.
+        """
+        where = f"cut {self.first} to {self.last} of {depth} blocks"
+        if not 0 <= self.first < self.last <= depth:
+            text = f"expected 0 <= first < last <= {depth}"
+            raise SplitError(f"{where}: {text}", code="cut")
+        if self.labels not in ("home", "far"):
+            raise SplitError(f"labels = {self.labels!r}: one of home, far", code="labels")
+        if self.labels == "far" and self.last != depth:
+            text = f"with the labels far away so is all that lies above: last = {depth}"
+            raise SplitError(f"{where}: {text}", code="cut")
+
+    def far(self, depth: int) -> frozenset[str]:
+        """Names of the far blocks."""
+        self.check(depth)
+        blocks = {f"layer.{i}" for i in range(self.first, self.last)}
+        return frozenset(blocks | ({"final", "head"} if self.labels == "far" else set()))
+
+    def home(self, depth: int) -> frozenset[str]:
+        """Names of the blocks at home."""
+        every = {"embeddings", "final", "head", *(f"layer.{i}" for i in range(depth))}
+        return frozenset(every - self.far(depth))
+
+
+def own_params(params: Params, side: Layout) -> Params:
+    """One side's tensors of a model.
+
+    Raises:
+        LayoutError: the model lacks some of them.
+    """
+    return Params(side, params.layout.gather(params.vector, side))
+
+
+def own_train(whole: Layout, train: Selector, side: Layout) -> Selector:
+    """The names of what trains on one side, where `train` trains of the whole model.
+
+    Raises:
+        LayoutError: a pattern matches no tensor of the whole.
+    """
+    return tuple(spec.name for spec in whole.select(train) if spec.name in side)
