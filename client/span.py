@@ -7,9 +7,9 @@ with the code ``evicted``, which `fedloom.tuning.far` answers by sending its inp
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +21,13 @@ from fedloom.client.refusals import is_passing
 from fedloom.client.span_stream import Call, SpanStream
 from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import SplitError, TransferError
+from fedloom.core.seeds import stream
 from fedloom.protos import split_pb2 as pb
+from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["Coder", "RemoteFar", "SpanPlan"]
+__all__ = ["RemoteFar", "SpanPlan"]
 
 _NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _READS = {None: pb.ALL, "first": pb.FIRST, "last": pb.LAST}
@@ -37,22 +39,6 @@ _FAR_CODES = frozenset(
 )
 
 
-class Coder(Protocol):
-    """How bodies of one direction travel."""
-
-    def encode(self, tensor: Tensor, *, step: int) -> bytes:
-        """The body that stands for a tensor."""
-        ...
-
-    def decode(self, body: memoryview, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The tensor that a body stands for.
-
-        Raises:
-            CodecError: it is no body of this shape.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class SpanPlan:
     """What a session is opened with.
@@ -62,8 +48,11 @@ class SpanPlan:
         first: the first far block.
         last: the block after the last far one.
         dtype: of hidden states.
-        up: name of the coder of what goes up.
-        down: name of the coder of what comes down.
+        up: name of the codec of what goes up.
+        down: name of the codec of what comes down.
+        client: whose session it is; with `seed` and `round` it says how codecs round.
+        seed: of the job.
+        round: of the work.
         far_labels: labels may be sent; else they stay at home.
         version: of this software.
     """
@@ -74,6 +63,9 @@ class SpanPlan:
     dtype: torch.dtype = torch.float32
     up: str = "float32"
     down: str = "float32"
+    client: str = ""
+    seed: int = 0
+    round: int = 0
     far_labels: bool = False
     version: str = ""
 
@@ -84,7 +76,6 @@ class RemoteFar:
     Args:
         call: makes a call; asked again after a break.
         plan: what the session is opened with.
-        coders: of what goes up and of what comes down.
         patience: seconds that an answer may take.
         attempts: how often a leg is sent before a broken connection is given up.
         sleep: waits between attempts.
@@ -94,14 +85,13 @@ class RemoteFar:
         self,
         call: Call,
         plan: SpanPlan,
-        coders: tuple[Coder, Coder],
         *,
         patience: float = 60.0,
         attempts: int = 5,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._call, self._plan = call, plan
-        self._up, self._down = coders
+        self._up, self._down = codec_named(plan.up), codec_named(plan.down)
         self._patience, self._attempts, self._sleep = patience, attempts, sleep
         self._backoff = Backoff(first=0.2, most=10.0)
         self._session = secrets.token_bytes(16)
@@ -157,7 +147,10 @@ class RemoteFar:
             self._stream = None
 
     def _exchange(self, leg: Any, tensor: Tensor) -> tuple[Any, Tensor]:
-        body = self._up.encode(tensor.detach(), step=leg.step)
+        what = "backward" if leg.kind == pb.BACKWARD else "forward"
+        purpose, plan = f"split.{what} up.{leg.step}", self._plan
+        draw = stream(plan.seed, purpose, round=plan.round, client=plan.client)
+        body = self._up.encode(tensor, draw)
         leg.size = len(body)
         answer, found = self._answer(leg, body)
         self._backoff.reset()
@@ -168,8 +161,8 @@ class RemoteFar:
             raise SplitError(text, code="order")
         self.version = int(answer.version)
         self.bytes_down += len(found)
-        out = self._down.decode(found, tuple(answer.shape), self._plan.dtype)
-        return answer, out.to(tensor.device)
+        out = self._down.decode(bytes(found), tuple(answer.shape))
+        return answer, out.to(tensor.device, tensor.dtype)
 
     def _answer(self, leg: Any, body: bytes) -> tuple[Any, memoryview]:
         """Send a leg until it is answered."""
@@ -212,6 +205,8 @@ def _opening(plan: SpanPlan, session: bytes, done: Any) -> Any:
         dtype=_NAMES[plan.dtype],
         codec_up=plan.up,
         codec_down=plan.down,
+        seed=plan.seed,
+        round=plan.round,
         done=done,
     )
 

@@ -1,37 +1,17 @@
 """What the split service asks of the far blocks that it serves."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
+from fedloom.tuning.activation_codecs import ACTIVATION_CODECS
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["Coder", "Coders", "Host", "Terms"]
-
-
-class Coder(Protocol):
-    """How bodies of one direction travel."""
-
-    def encode(self, tensor: Tensor, *, step: int) -> bytes:
-        """The body that stands for a tensor."""
-        ...
-
-    def decode(self, body: memoryview, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The tensor that a body stands for.
-
-        Raises:
-            CodecError: it is no body of this shape.
-        """
-        ...
-
-
-Coders: TypeAlias = Callable[[str], Coder]
-"""Coders by name; raises `ConfigError` for a name that it does not know."""
+__all__ = ["Host", "Terms"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +24,8 @@ class Terms:
         last: the block after the last far one.
         width: of hidden states.
         labels: labels may come; else they stay at home.
-        dtypes: of hidden states.
+        dtype: that is computed in.
+        codecs: of bodies.
         credit: legs of a session that may be under way, and its steps that are held for their
             gradients.
         max_bytes: of a body.
@@ -61,7 +42,8 @@ class Terms:
     last: int
     width: int
     labels: bool = False
-    dtypes: Collection[str] = ("float32", "bfloat16")
+    dtype: str = "float32"
+    codecs: Collection[str] = tuple(ACTIVATION_CODECS)
     credit: int = 2
     max_bytes: int = 64 << 20
     max_length: int = 4096
@@ -73,11 +55,18 @@ class Terms:
 
 
 class Host(Protocol):
-    """Far blocks. One thread calls it; a key names a session."""
+    """Far blocks. A key names a session; one session is called by one thread at a time."""
 
-    @property
-    def version(self) -> int:
-        """How often the far tensors have stepped."""
+    def version(self, key: str) -> int:
+        """How often the tensors that a session works with have stepped."""
+        ...
+
+    def join(self, key: str) -> None:
+        """A session begins.
+
+        Raises:
+            SplitError: it cannot now (``busy``).
+        """
         ...
 
     def forward(

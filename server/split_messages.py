@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedloom.backbones.lengths import Lengths
 from fedloom.backbones.packing import Read
@@ -17,9 +16,8 @@ from fedloom.server.split_host import Terms
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["DTYPES", "Answered", "LegIn", "Mark", "check_open", "messages_of", "read_leg"]
+__all__ = ["Answered", "LegIn", "Mark", "check_open", "messages_of", "read_leg"]
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 _READS: dict[int, Read] = {pb.ALL: None, pb.FIRST: "first", pb.LAST: "last"}
 _SESSION = 16
 
@@ -95,9 +93,13 @@ def check_open(message: Any, terms: Terms) -> None:
         raise SplitError(f"{asked}; here are {terms.first} to {terms.last}", code="cut")
     if message.labels not in pb.Labels.values() or (message.labels == pb.FAR and not terms.labels):
         raise SplitError("labels = far; here they stay at home", code="labels")
-    if message.dtype not in terms.dtypes or message.dtype not in DTYPES:
-        known = ", ".join(terms.dtypes)
-        raise SplitError(f"dtype = {message.dtype[:100]!r}: one of {known}", code="dtype")
+    if message.dtype != terms.dtype:
+        text = f"dtype = {message.dtype[:100]!r}; here it is {terms.dtype!r}"
+        raise SplitError(text, code="dtype")
+    for name in (message.codec_up, message.codec_down):
+        if name not in terms.codecs:
+            known = ", ".join(terms.codecs)
+            raise SplitError(f"codec = {name[:100]!r}: one of {known}", code="codec")
 
 
 def read_leg(message: Any, terms: Terms, *, labels: int) -> LegIn:

@@ -78,7 +78,7 @@ class SplitCalls:
 def _ready(session: Session, terms: Terms) -> Any:
     done = session.done
     return pb.Ready(
-        version=session.host.version,
+        version=session.host.version(session.key),
         done=None if done is None else pb.Mark(step=done.step, version=done.version),
         credit=terms.credit,
         max_bytes=terms.max_bytes,

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from fedloom.backbones.lengths import packing_of
 from fedloom.core.errors import SplitError
+from fedloom.core.seeds import stream
 from fedloom.core.types import ClientId
 from fedloom.protos import split_pb2 as pb
-from fedloom.server.split_host import Coder, Host, Terms
-from fedloom.server.split_messages import DTYPES, Answered, LegIn, Mark
+from fedloom.server.split_host import Host, Terms
+from fedloom.server.split_messages import Answered, LegIn, Mark
+from fedloom.tuning.activation_codecs import codec_named
 
 __all__ = ["Session"]
 
@@ -30,8 +32,6 @@ class Session:
         opened: the message that it began with.
         host: of the far blocks.
         terms: what the host takes.
-        up: of bodies that come.
-        down: of bodies that go.
         done: the last step whose gradient was found; None before the first.
         last: the answer to it.
         held: steps whose gradient may be asked for, and the shape that it has.
@@ -43,8 +43,6 @@ class Session:
     opened: Any
     host: Host
     terms: Terms
-    up: Coder
-    down: Coder
     done: Mark | None = None
     last: Answered | None = None
     held: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -148,7 +146,7 @@ class Session:
         return answer
 
     def _tensor(self, leg: LegIn) -> Tensor:
-        found = self.up.decode(leg.body, leg.shape, DTYPES[self.opened.dtype])
+        found = codec_named(self.opened.codec_up).decode(bytes(leg.body), leg.shape)
         if not bool(torch.isfinite(found).all()):
             raise SplitError(f"step {leg.step}: what came is not finite", code="not-finite")
         return found
@@ -157,8 +155,12 @@ class Session:
         if not bool(torch.isfinite(tensor).all()):
             text = f"step {leg.step}: what came of it is not finite"
             raise SplitError(text, code="not-finite")
-        body = self.down.encode(tensor.detach(), step=leg.step)
-        return Answered(leg.kind, leg.step, self.host.version, tuple(tensor.shape), body)
+        what = "forward" if leg.kind == pb.FORWARD else "backward"
+        purpose, opened = f"split.{what} down.{leg.step}", self.opened
+        draw = stream(opened.seed, purpose, round=opened.round, client=self.client)
+        body = codec_named(opened.codec_down).encode(tensor, draw)
+        version = self.host.version(self.key)
+        return Answered(leg.kind, leg.step, version, tuple(tensor.shape), body)
 
 
 def _said(mark: Mark | None) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedloom.core.errors import ConfigError, SplitError, TransferError
+from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.types import ClientId
 from fedloom.server.split_course import Course
-from fedloom.server.split_host import Coders, Host, Terms
+from fedloom.server.split_host import Host, Terms
 from fedloom.server.split_messages import Mark, check_open
 from fedloom.server.split_session import Session
 
 __all__ = ["Sessions"]
 
-_AGREED = ("plan", "first", "last", "labels", "dtype", "codec_up", "codec_down")
+_AGREED = ("plan", "first", "last", "labels", "dtype", "codec_up", "codec_down", "seed", "round")
 
 
 @dataclass(eq=False)
@@ -34,14 +34,12 @@ class Sessions:
     Attributes:
         host: of the far blocks.
         terms: what it takes.
-        coders: of bodies, by name.
         course: where everything that touches the host is done.
         clock: seconds.
     """
 
     host: Host
     terms: Terms
-    coders: Coders
     course: Course
     clock: Callable[[], float] = time.monotonic
     _kept: dict[str, _Kept] = field(default_factory=dict)
@@ -97,11 +95,8 @@ class Sessions:
         if len(self._kept) >= self.terms.sessions:
             text = f"{len(self._kept)} sessions; no more are taken now"
             raise TransferError(text, code="busy", retry_after=10.0)
-        try:
-            up, down = self.coders(message.codec_up), self.coders(message.codec_down)
-        except ConfigError as error:
-            raise SplitError(str(error), code="codec") from None
-        session = Session(key, client, message, self.host, self.terms, up, down)
+        await self.course.do(self.host.join, key)
+        session = Session(key, client, message, self.host, self.terms)
         self._kept[key] = _Kept(session, left=self.clock())
         return self._kept[key]
 

@@ -92,7 +92,7 @@ class Stream:
         elif isinstance(item, pb.Sync):
             done = self.session.done
             mark = None if done is None else pb.Mark(step=done.step, version=done.version)
-            version = self.session.host.version
+            version = self.session.host.version(self.session.key)
             await self.send(pb.Down(synced=pb.Synced(version=version, done=mark)))
         else:
             self.closed = True

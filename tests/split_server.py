@@ -4,23 +4,21 @@ import asyncio
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
-from fedloom.core.errors import CodecError, ConfigError
 from fedloom.security.authority import Authority
 from fedloom.server.counting import Counting
 from fedloom.server.listen import Anyone, Certified, bind, new_server
 from fedloom.server.register import Register
 from fedloom.server.split_course import Course
-from fedloom.server.split_host import Coder, Terms
+from fedloom.server.split_host import Terms
 from fedloom.server.split_room import Room
 from fedloom.server.split_service import SplitCalls
 from fedloom.server.split_sessions import Sessions
@@ -28,26 +26,7 @@ from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
 WIDTH = 4
-TERMS = Terms("tiny", 2, 4, WIDTH, dtypes=("float32", "float64"), max_length=16, patience=5.0)
-
-
-class Plain:
-    """Numbers as they are; the step goes along, so that a test can see it."""
-
-    def encode(self, tensor: Tensor, *, step: int) -> bytes:
-        return tensor.contiguous().numpy().tobytes()
-
-    def decode(self, body: memoryview, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        kind = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
-        if len(body) != np.dtype(kind).itemsize * int(np.prod(shape)):
-            raise CodecError(f"{len(body)} bytes; expected {list(shape)} of {dtype}")
-        return torch.from_numpy(np.frombuffer(body, kind).reshape(shape).copy())
-
-
-def coders(name: str) -> Coder:
-    if name not in ("float32", "float64"):
-        raise ConfigError(f"codec = {name!r}: known: float32, float64")
-    return Plain()
+TERMS = Terms("tiny", 2, 4, WIDTH, dtype="float64", max_length=16, patience=5.0)
 
 
 @dataclass
@@ -64,10 +43,16 @@ class Scaling:
 
     weight: float = 2.0
     lr: float = 0.01
-    version: int = 0
+    steps: int = 0
     before: Callable[[str], object] = lambda _: None
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+
+    def version(self, key: str) -> int:
+        return self.steps
+
+    def join(self, key: str) -> None:
+        self.calls["join"] += 1
 
     def forward(
         self, key: str, step: int, hidden: Tensor, packing: Packing, *, train: bool
@@ -117,7 +102,7 @@ class Scaling:
 
     def _step(self, grad: Tensor, hidden: Tensor) -> None:
         self.weight -= self.lr * float((grad * hidden).sum())
-        self.version += 1
+        self.steps += 1
 
 
 @dataclass
@@ -140,7 +125,7 @@ class Serving:
 def split_calls(
     host: Scaling, terms: Terms, room: int, door: Callable[[object], str] | None = None
 ) -> SplitCalls:
-    sessions = Sessions(host, terms, coders, Course())
+    sessions = Sessions(host, terms, Course())
     return SplitCalls(door or Anyone(), sessions, Room(room))
 
 

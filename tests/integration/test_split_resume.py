@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from contract_server import BreakingLine
-from split_server import TERMS, WIDTH, Plain, Scaling, serving
+from split_server import TERMS, WIDTH, Scaling, serving
 from torch import Tensor
 
 from fedloom.backbones.lengths import Lengths, packing_of
@@ -45,9 +45,7 @@ def train(far: RemoteFar, steps: range = range(STEPS)) -> list[Tensor]:
 def over_line(port: int, budget: list[int]) -> Iterator[tuple[RemoteFar, BreakingLine]]:
     line = BreakingLine(port, budget)
     channel = Channel("127.0.0.1", line.port, name="device")
-    far = RemoteFar(
-        channel.split, PLAN, (Plain(), Plain()), patience=5.0, sleep=pause, attempts=100
-    )
+    far = RemoteFar(channel.split, PLAN, patience=5.0, sleep=pause, attempts=100)
     try:
         yield far, line
     finally:
@@ -76,7 +74,7 @@ def test_breaks_anywhere(unbroken: tuple[float, list[Tensor], int], first: int) 
         found = train(far)
         assert not line.budget
     assert all(torch.equal(a, b) for a, b in zip(found, gradients, strict=True))
-    assert (host.weight, host.version) == (weight, STEPS)
+    assert (host.weight, host.steps) == (weight, STEPS)
     assert host.kept == {}
 
 
@@ -87,20 +85,20 @@ def test_a_far_side_that_forgot_is_not_gone_on_with() -> None:
         with serving(Scaling()) as server:
             here = Channel("127.0.0.1", server.port, name="device")
             lines = [here]
-            far = RemoteFar(lambda *given: lines[0].split(*given), PLAN, (Plain(), Plain()))
+            far = RemoteFar(lambda *given: lines[0].split(*given), PLAN)
             train(far, range(2))
         lines[0] = there
-        with pytest.raises(SplitError, match="the client has done step 1 at .*; here nothing is"):
+        with pytest.raises(SplitError, match="the client has done step 1 at"):
             train(far, range(2, 3))
         for channel in (here, there):
             channel.close()
-    assert second.version == 0
+    assert second.steps == 0
 
 
 def test_a_second_stream_of_a_session_ends_the_first() -> None:
     with serving(Scaling()) as server:
         channel = Channel("127.0.0.1", server.port, name="device")
-        far, again = (RemoteFar(channel.split, PLAN, (Plain(), Plain())) for _ in range(2))
+        far, again = (RemoteFar(channel.split, PLAN) for _ in range(2))
         again._session = far._session
         x = far.forward(0, batch(0), PACKING, train=True)
         again.forward(0, batch(0), PACKING, train=True)
@@ -114,12 +112,12 @@ def test_the_same_session_of_two_clients_is_two() -> None:
     host = Scaling()
     with serving(host, TERMS) as server:
         channels = [Channel("127.0.0.1", server.port, name=name) for name in ("one", "other")]
-        fars = [RemoteFar(c.split, PLAN, (Plain(), Plain())) for c in channels]
+        fars = [RemoteFar(c.split, PLAN) for c in channels]
         fars[1]._session = fars[0]._session
         outs = [far.forward(0, batch(0), PACKING, train=True) for far in fars]
         for far, out in zip(fars, outs, strict=True):
             far.backward(0, out)
             far.close()
-        assert host.version == 2
+        assert host.steps == 2
         for channel in channels:
             channel.close()

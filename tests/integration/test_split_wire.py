@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from split_server import TERMS, WIDTH, Plain, Scaling, Serving, serving
+from split_server import TERMS, WIDTH, Scaling, Serving, serving
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
@@ -32,7 +32,7 @@ def hidden() -> Tensor:
 @contextmanager
 def far_of(server: Serving, plan: SpanPlan = PLAN, **options: Any) -> Iterator[RemoteFar]:
     channel = Channel("127.0.0.1", server.port, name="device")
-    far = RemoteFar(channel.split, plan, (Plain(), Plain()), **options)
+    far = RemoteFar(channel.split, plan, **options)
     try:
         yield far
     finally:
@@ -54,12 +54,12 @@ def test_a_gradient_through_the_stream() -> None:
             assert x.grad is not None
             assert torch.equal(x.grad, torch.full_like(x, 3 * weight))
             assert host.weight == pytest.approx(weight - 0.01 * 3 * 23.75, rel=1e-12)
-        assert far.version == host.version == far.sync() == 3
+        assert far.version == host.steps == far.sync() == 3
         with torch.no_grad():
             assert torch.equal(remote_span(far, 9, x, PACKING), x * host.weight)
         # four bodies in and out of 20 numbers of 8 bytes: 3 x 2 legs, and one without a gradient
         assert (far.bytes_up, far.bytes_down) == (7 * 160, 7 * 160)
-    assert host.calls == {"forward": 4, "backward": 3, "leave": 1, "evict": 2}
+    assert host.calls == {"join": 1, "forward": 4, "backward": 3, "leave": 1, "evict": 2}
     assert server.room.taken == 0
 
 
@@ -112,7 +112,7 @@ def test_no_message_holds_a_label_that_stays_at_home(where: str) -> None:
     with serving(Scaling(), terms) as server:
         channel = Channel("127.0.0.1", server.port, name="device")
         call = Recorded(channel)
-        far = RemoteFar(call, plan, (Plain(), Plain()))
+        far = RemoteFar(call, plan)
         places = Places(np.array([0, 2, 4]), np.array(TARGETS), np.zeros(3, dtype=np.int64))
         for step in range(3):
             x = hidden().requires_grad_()
