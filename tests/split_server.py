@@ -18,7 +18,7 @@ from fedloom.server.counting import Counting
 from fedloom.server.listen import Anyone, Certified, bind, new_server
 from fedloom.server.register import Register
 from fedloom.server.split_course import Course
-from fedloom.server.split_host import Terms
+from fedloom.server.split_host import Host, Terms
 from fedloom.server.split_room import Room
 from fedloom.server.split_service import SplitCalls
 from fedloom.server.split_sessions import Sessions
@@ -123,7 +123,7 @@ class Serving:
 
 
 def split_calls(
-    host: Scaling, terms: Terms, room: int, door: Callable[[object], str] | None = None
+    host: Host, terms: Terms, room: int, door: Callable[[object], str] | None = None
 ) -> SplitCalls:
     sessions = Sessions(host, terms, Course())
     return SplitCalls(door or Anyone(), sessions, Room(room))
@@ -131,7 +131,7 @@ def split_calls(
 
 @contextmanager
 def serving(
-    host: Scaling,
+    host: Host,
     terms: Terms = TERMS,
     *,
     room: int = 1 << 26,

@@ -110,6 +110,10 @@ class Stage:
         del self._sessions[session]
         return moved
 
+    def evict(self, session: str, step: int | None = None) -> None:
+        """Let go of a step whose gradient nobody will ask for, or of all of a session's."""
+        self._tapes.drop(session, step)
+
     def _session(self, session: str) -> Sitting:
         try:
             return self._sessions[session]
