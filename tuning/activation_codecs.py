@@ -18,6 +18,9 @@ __all__ = ["ACTIVATION_CODECS", "ActivationCodec", "Bfloat16", "Blocks8", "Plain
 
 Floats = NDArray[np.float32]
 
+LARGEST = float(np.finfo(np.float32).max) / 127
+"""A scale above it has steps beyond float32."""
+
 
 class ActivationCodec(Protocol):
     """Packs hidden states, or a gradient to them."""
@@ -86,7 +89,7 @@ class Plain:
         return torch.from_numpy(numbers).view(shape)
 
     def error_bound(self, values: Tensor) -> float:
-        """Zero, unless float64 numbers are rounded to float32: then half of ``2^-23`` of them."""
+        """Zero, unless float64 numbers are rounded to float32: then ``2^-24`` of the largest."""
         exact = values.dtype.itemsize <= self._dtype.itemsize
         return 0.0 if exact else _peak(values) * 2.0**-24 + 2.0**-150
 
@@ -114,8 +117,8 @@ class Bfloat16:
         return torch.from_numpy(numbers).view(torch.bfloat16).float().view(shape)
 
     def error_bound(self, values: Tensor) -> float:
-        """Half of a last place, ``2^-9`` of the largest; half of the smallest number near zero."""
-        return _peak(values) * 2.0**-9 * (1 + 2.0**-20) + 2.0**-134
+        """Half of a last place, ``2^-8`` of the largest; half of the smallest number near zero."""
+        return _peak(values) * 2.0**-8 + 2.0**-134
 
 
 class Blocks8:
@@ -143,6 +146,8 @@ class Blocks8:
         padded[:size] = flat.numpy()
         blocks = padded.reshape(-1, self.block)
         scales = np.abs(blocks).max(axis=1) / np.float32(127)
+        if (scales > LARGEST).any():
+            raise _too_large(self.name)
         ratios = blocks / np.where(scales == 0, np.float32(1), scales)[:, None]
         words = draw.words((padded.size + 1) // 2).astype("<u8").view("<u4")[: padded.size]
         # 24 bits are what float32 holds exactly, so that the fraction stays below one.
@@ -156,7 +161,7 @@ class Blocks8:
         size = int(np.prod(shape))
         count = -(-size // self.block)
         scales = np.frombuffer(body, "<f4", count).astype(np.float32)
-        if count and not (np.isfinite(scales * np.float32(127)).all() and (scales >= 0).all()):
+        if not ((scales >= 0) & (scales <= LARGEST)).all():
             raise CodecError("int8: a scale is negative or not finite")
         steps = np.frombuffer(body, np.int8, size, 4 * count)
         if size and steps.min() < -127:

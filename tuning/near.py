@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedloom.backbones.base import Packing
 from fedloom.backbones.lengths import lengths_of
+from fedloom.core.errors import SplitError
 from fedloom.core.seeds import stream
 from fedloom.tuning.activation_codecs import ActivationCodec
 from fedloom.tuning.far import FarLosses
@@ -88,12 +89,16 @@ class NearStage:
         self._count_lengths(packing)
         out = self._stage.forward(self.session, step, sent, packing, train=train)
         if train:
-            self._sent = {step: packing}
+            self._sent[step] = packing
+            for old in list(self._sent)[: -self._stage.options.credit]:
+                del self._sent[old]
         return _marked(self._down("forward", step, out, packing), sound)
 
     def backward(self, step: int, grad: Tensor) -> Tensor:
         """See `Far.backward`."""
-        packing = self._sent[step]
+        packing = self._sent.pop(step, None)
+        if packing is None:
+            raise SplitError(f"step {step}: not held; send it again", code="evicted")
         sent, sound = self._up("backward", step, grad, packing)
         found = self._stage.backward(self.session, step, sent)
         return _marked(self._down("backward", step, found, packing), sound)

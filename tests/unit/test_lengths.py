@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedloom.backbones.base import Packing
-from fedloom.backbones.lengths import Lengths, lengths_of, packing_of
+from fedloom.backbones.lengths import Lengths, as_one, lengths_of, packing_of
 from fedloom.backbones.packing import Read, pack, pack_images
 
 
@@ -47,3 +47,15 @@ def test_images_are_examples_of_one_length() -> None:
 def test_sizes_of_packed_hidden_states() -> None:
     lengths = Lengths(((5, 2), (3, 1, 1)), None)
     assert (lengths.longest, lengths.most) == (7, 3)
+
+
+def test_all_clients_as_one_lie_in_the_same_places() -> None:
+    # Clients of 7 and 5 tokens, the second padded with two: one of 14.
+    packing = packing_of(Lengths(((5, 2), (5,)), "last"))
+    one = as_one(packing)
+    assert (one.clients, one.length, one.examples) == (1, 14, 4)
+    assert one.read is not None
+    assert one.read.tolist() == [[4, 6, 11, 7]]
+    assert one.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3, 4, 0, 0]]
+    assert torch.equal(one.back, packing.back)
+    assert as_one(one) is one

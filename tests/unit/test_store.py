@@ -92,3 +92,15 @@ def test_casts_follow_the_values() -> None:
     assert store.view("b").shape == (1, 3)
     assert store.view("b", dtype=torch.float32).dtype == torch.float32
     assert store.view("head", dtype=torch.float32).tolist() == [[7, 8]]
+
+
+def test_a_row_is_one_client_over_the_same_memory() -> None:
+    store = Store(PARAMS, ("lora",), clients=2)
+    row = store.row(1)
+    row.view("b").add_(1)
+    grad = row.grad_view("a")
+    assert grad is not None
+    grad.add_(2)
+    assert row.clients == 1
+    assert store.view("b").tolist() == [[4, 5, 6], [5, 6, 7]]
+    assert store.grad[:, 0].tolist() == [0, 2]
