@@ -24,6 +24,10 @@ class Course:
         """Do a leg; see `Session.work`."""
         return await self.do(session.work, leg)
 
+    def begin(self, call: Callable[[*Given], object], *given: *Given) -> None:
+        """Call in the thread, some time, in its turn; nobody waits for it."""
+        self._thread.submit(call, *given)
+
     async def do(self, call: Callable[[*Given], Found], *given: *Given) -> Found:
         """Call in the thread."""
         running = asyncio.get_running_loop().run_in_executor(self._thread, call, *given)

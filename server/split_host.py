@@ -1,6 +1,6 @@
 """What the split service asks of the far blocks that it serves."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,10 @@ class Host(Protocol):
         """How often the tensors that a session works with have stepped."""
         ...
 
+    def lane(self, key: str) -> str:
+        """Name of the tensors that a session works with: its own, or those that all share."""
+        ...
+
     def join(self, key: str) -> None:
         """A session begins.
 
@@ -98,6 +102,23 @@ class Host(Protocol):
 
     def evict(self, key: str, step: int | None = None) -> None:
         """Let go of a step that no gradient will be asked for, or of all of a session's."""
+        ...
+
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """All that steps have changed of the tensors that a session works with; not copies."""
+        ...
+
+    def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
+        """Go on with a session of a process that ended; it has joined.
+
+        Args:
+            key: of the session; empty for the tensors that all share, before sessions join.
+            state: what `kept` gave after the latest step of these tensors.
+            done: the session's last step.
+
+        Raises:
+            LayoutError: this host is another than that of that process.
+        """
         ...
 
     def leave(self, key: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedloom.backbones.lengths import Lengths
 from fedloom.backbones.packing import Read
@@ -16,7 +17,16 @@ from fedloom.server.split_host import Terms
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["Answered", "LegIn", "Mark", "check_open", "messages_of", "read_leg"]
+__all__ = [
+    "Answered",
+    "LegIn",
+    "Mark",
+    "answered_of",
+    "bytes_of",
+    "check_open",
+    "messages_of",
+    "read_leg",
+]
 
 _READS: dict[int, Read] = {pb.ALL: None, pb.FIRST: "first", pb.LAST: "last"}
 _SESSION = 16
@@ -170,7 +180,34 @@ def _places(message: Any, shape: tuple[int, ...]) -> Places:
 
 def messages_of(answer: Answered) -> Iterator[bytes]:
     """An answer as it is sent: its header, then its body."""
-    head = pb.Answer(
+    yield bytes(pb.Down(answer=_head(answer)).SerializeToString())
+    for offset, crc, data in pieces(answer.body):
+        chunk = pb.Chunk(offset=offset, crc32=crc, data=data)
+        yield bytes(pb.Down(chunk=chunk).SerializeToString())
+
+
+def bytes_of(answer: Answered) -> bytes:
+    """An answer as it is kept: its body, its header, and four bytes of the header's length."""
+    head = bytes(_head(answer).SerializeToString())
+    return answer.body + head + len(head).to_bytes(4, "little")
+
+
+def answered_of(kept: bytes) -> Answered:
+    """An answer that was kept."""
+    end = len(kept) - 4
+    size = int.from_bytes(kept[end:], "little")
+    head = pb.Answer.FromString(kept[end - size : end])
+    said = head.losses
+    losses = None
+    if head.HasField("losses"):
+        numbers = (said.loss, said.correct, said.count, said.each, said.predicted)
+        losses = FarLosses(*(torch.tensor(list(each)) for each in numbers))
+    body = kept[: end - size]
+    return Answered(head.kind, head.step, head.version, tuple(head.shape), body, losses)
+
+
+def _head(answer: Answered) -> Any:
+    return pb.Answer(
         kind=answer.kind,
         step=answer.step,
         version=answer.version,
@@ -178,10 +215,6 @@ def messages_of(answer: Answered) -> Iterator[bytes]:
         losses=None if answer.losses is None else _losses(answer.losses),
         size=len(answer.body),
     )
-    yield bytes(pb.Down(answer=head).SerializeToString())
-    for offset, crc, data in pieces(answer.body):
-        chunk = pb.Chunk(offset=offset, crc32=crc, data=data)
-        yield bytes(pb.Down(chunk=chunk).SerializeToString())
 
 
 def _losses(found: FarLosses) -> Any:

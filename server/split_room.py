@@ -1,8 +1,6 @@
 """Bytes that bodies may take at once, of all sessions together."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fedloom.core.errors import TransferError
 
@@ -10,7 +8,7 @@ __all__ = ["Room"]
 
 
 class Room:
-    """A bound on the bytes of bodies that arrive, or wait to be worked on.
+    """A bound on the bytes of bodies that arrive, or wait to be worked on. For one event loop.
 
     Args:
         size: bytes.
@@ -19,7 +17,7 @@ class Room:
     def __init__(self, size: int) -> None:
         self.size = size
         self.taken = 0
-        self._freed = asyncio.Condition()
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def take(self, size: int, patience: float) -> None:
         """Wait until so many bytes are free, and take them.
@@ -32,24 +30,25 @@ class Room:
             text = f"a body of {size} bytes; all bodies together have {self.size}"
             raise TransferError(text, code="too-large")
         try:
-            async with asyncio.timeout(patience), self._freed:
-                await self._freed.wait_for(lambda: self.taken + size <= self.size)
-                self.taken += size
+            async with asyncio.timeout(patience):
+                while self.taken + size > self.size:
+                    await self._freed()
         except TimeoutError:
             text = f"no room for a body of {size} bytes: {self.taken} of {self.size} are taken"
             raise TransferError(text, code="busy", retry_after=1.0) from None
+        self.taken += size
 
-    async def give(self, size: int) -> None:
+    def give(self, size: int) -> None:
         """Give bytes back."""
-        async with self._freed:
-            self.taken -= size
-            self._freed.notify_all()
+        self.taken -= size
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
-    @asynccontextmanager
-    async def of(self, size: int, patience: float) -> AsyncIterator[None]:
-        """Bytes for as long as a body is worked on."""
-        await self.take(size, patience)
+    async def _freed(self) -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
         try:
-            yield
+            await waiting
         finally:
-            await self.give(size)
+            self._waiting.discard(waiting)

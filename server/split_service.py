@@ -1,6 +1,5 @@
 """The calls of split learning. Each begins by asking who is calling."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -70,7 +69,7 @@ class SplitCalls:
             await stream.send(pb.Down(ready=_ready(session, self.sessions.terms)))
             await stream.run()
 
-        await self.sessions.run(session, asyncio.create_task(talk()))
+        await self.sessions.run(session, talk)
         if stream.closed:
             await self.sessions.close(session)
 

@@ -15,8 +15,10 @@ from fedloom.core.errors import SplitError
 from fedloom.core.seeds import stream
 from fedloom.core.types import ClientId
 from fedloom.protos import split_pb2 as pb
+from fedloom.server.failpoints import reach
 from fedloom.server.split_host import Host, Terms
-from fedloom.server.split_messages import Answered, LegIn, Mark
+from fedloom.server.split_journal import Journal, SessionRow
+from fedloom.server.split_messages import Answered, LegIn, Mark, answered_of, bytes_of
 from fedloom.tuning.activation_codecs import codec_named
 
 __all__ = ["Session"]
@@ -36,6 +38,7 @@ class Session:
         last: the answer to it.
         held: steps whose gradient may be asked for, and the shape that it has.
         newest: the highest step that came; None where that is not known after a restart.
+        journal: where steps are written down; None for nowhere.
     """
 
     key: str
@@ -47,6 +50,16 @@ class Session:
     last: Answered | None = None
     held: dict[int, tuple[int, ...]] = field(default_factory=dict)
     newest: int | None = -1
+    journal: Journal | None = None
+
+    @staticmethod
+    def again(row: SessionRow, host: Host, terms: Terms, journal: Journal) -> "Session":
+        """A session of a process that ended."""
+        opened = pb.Open.FromString(row.opened)
+        session = Session(row.key, row.client, opened, host, terms, journal=journal)
+        session.done, session.newest = Mark(row.step, row.version), None
+        session.last = answered_of(row.answer)
+        return session
 
     def agree(self, theirs: Mark | None) -> None:
         """Whether the session can go on from what a client knows to be done.
@@ -79,6 +92,7 @@ class Session:
             SplitError: it does not come in its turn, or it holds what is no number; with code
                 ``evicted`` or ``memory`` the session goes on.
         """
+        reach("leg-arrived")
         if self._again(leg):
             assert self.last is not None
             return self.last
@@ -136,14 +150,25 @@ class Session:
 
     def _hold(self, step: int, shape: tuple[int, ...]) -> None:
         self.held[step] = shape
-        self.newest = max(step, self.newest or 0)
+        self.newest = None if self.newest is None else max(step, self.newest)
         while len(self.held) > self.terms.credit:
             self.evict(next(iter(self.held)))
 
     def _stepped(self, leg: LegIn, answer: Answered) -> Answered:
         if leg.kind == pb.BACKWARD or leg.train:
+            reach("step-done")
             self.done, self.last = Mark(leg.step, answer.version), answer
+            self._write()
+            reach("step-written")
         return answer
+
+    def _write(self) -> None:
+        if self.journal is None or self.done is None or self.last is None:
+            return
+        opened, lane = bytes(self.opened.SerializeToString()), self.host.lane(self.key)
+        step, version, answer = self.done.step, self.done.version, bytes_of(self.last)
+        row = SessionRow(self.key, self.client, lane, opened, step, version, answer)
+        self.journal.write(row, self.host.kept(self.key))
 
     def _tensor(self, leg: LegIn) -> Tensor:
         found = codec_named(self.opened.codec_up).decode(bytes(leg.body), leg.shape)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.types import ClientId
 from fedloom.server.split_course import Course
 from fedloom.server.split_host import Host, Terms
+from fedloom.server.split_journal import Journal
 from fedloom.server.split_messages import Mark, check_open
 from fedloom.server.split_session import Session
 
@@ -26,6 +27,11 @@ class _Kept:
     stream: "asyncio.Task[None] | None" = None
     left: float = 0.0
 
+    @property
+    def live(self) -> bool:
+        """Whether a stream is open."""
+        return self.stream is not None and not self.stream.done()
+
 
 @dataclass(eq=False)
 class Sessions:
@@ -35,14 +41,29 @@ class Sessions:
         host: of the far blocks.
         terms: what it takes.
         course: where everything that touches the host is done.
+        journal: where steps are written down; None for nowhere.
         clock: seconds.
     """
 
     host: Host
     terms: Terms
     course: Course
+    journal: Journal | None = None
     clock: Callable[[], float] = time.monotonic
     _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take up the sessions of a process that ended."""
+        if self.journal is None:
+            return
+        shared = self.journal.shared()
+        if shared is not None:
+            self.host.load("", shared, 0)
+        for row, state in self.journal.rows():
+            session = Session.again(row, self.host, self.terms, self.journal)
+            self.host.join(row.key)
+            self.host.load(row.key, state, row.step)
+            self._kept[row.key] = _Kept(session, left=self.clock())
 
     async def open(self, client: ClientId, message: Any) -> Session:
         """A new session, or one that goes on; an older stream of it is ended first.
@@ -55,10 +76,10 @@ class Sessions:
         key = f"{client}/{message.session.hex()}"
         await self._forget()
         kept = self._kept.get(key) or await self._made(key, client, message)
-        while kept.stream is not None:
+        if kept.live:
+            assert kept.stream is not None
             kept.stream.cancel()
             await asyncio.wait({kept.stream})
-            await asyncio.sleep(0)  # its own handler lets go of it first
         theirs = Mark(message.done.step, message.done.version) if message.HasField("done") else None
         different = [n for n in _AGREED if getattr(message, n) != getattr(kept.session.opened, n)]
         if different:
@@ -67,36 +88,51 @@ class Sessions:
         await self.course.do(kept.session.agree, theirs)
         return kept.session
 
-    async def run(self, session: Session, stream: "asyncio.Task[None]") -> None:
-        """Wait for a stream of a session to end; a later one may end it.
+    async def run(self, session: Session, talk: Callable[[], Awaitable[None]]) -> None:
+        """Talk with a client until its stream ends; a later one of the session may end it.
 
         Raises:
-            TransferError: the client came back on another stream (``superseded``).
+            FedloomError: what `talk` raises, or the client came back on another stream
+                (``superseded``).
         """
-        kept = self._kept[session.key]
-        kept.stream = stream
+        kept = self._kept.get(session.key)
+        if kept is None:
+            raise TransferError("the session is over", code="superseded")
+        if kept.live and kept.stream is not None:
+            kept.stream.cancel()
+
+        async def stream() -> None:
+            try:
+                await talk()
+            finally:
+                kept.left = self.clock()
+                self.course.begin(session.dropped)
+
+        kept.stream = own = asyncio.create_task(stream())
         try:
-            await asyncio.wait({stream})
+            await asyncio.wait({own})
         finally:
-            stream.cancel()
-            await asyncio.wait({stream})
-            kept.stream, kept.left = None, self.clock()
-            await self.course.do(session.dropped)
-        if stream.cancelled():
+            own.cancel()
+        if own.cancelled():
             raise TransferError("the client came back on another stream", code="superseded")
-        stream.result()
+        own.result()
 
     async def close(self, session: Session) -> None:
         """A session is over."""
         if self._kept.pop(session.key, None) is not None:
-            await self.course.do(self.host.leave, session.key)
+            await self.course.do(self._leave, session.key)
+
+    def _leave(self, key: str) -> None:
+        if self.journal is not None:
+            self.journal.forget(key, self.host.lane(key))
+        self.host.leave(key)
 
     async def _made(self, key: str, client: ClientId, message: Any) -> _Kept:
         if len(self._kept) >= self.terms.sessions:
             text = f"{len(self._kept)} sessions; no more are taken now"
             raise TransferError(text, code="busy", retry_after=10.0)
         await self.course.do(self.host.join, key)
-        session = Session(key, client, message, self.host, self.terms)
+        session = Session(key, client, message, self.host, self.terms, journal=self.journal)
         self._kept[key] = _Kept(session, left=self.clock())
         return self._kept[key]
 
@@ -104,5 +140,5 @@ class Sessions:
         """Let go of sessions whose client did not come back."""
         before = self.clock() - self.terms.keep
         for kept in list(self._kept.values()):
-            if kept.stream is None and kept.left < before:
+            if not kept.live and kept.left < before:
                 await self.close(kept.session)

@@ -63,9 +63,9 @@ class Stream:
                     raise item
                 await self._do(item)
         finally:
+            # Nothing is waited for here: whoever ends a stream may do so twice.
             reading.cancel()
-            await asyncio.wait({reading})
-            await self.room.give(self._taken)
+            self.room.give(self._taken)
 
     async def send(self, message: Any) -> None:
         """Send one message.
@@ -105,20 +105,20 @@ class Stream:
         except SplitError as error:
             if error.code not in _PASSING:
                 raise
-            await self._freed(size)
+            self._freed(size)
             said = pb.Error(kind=leg.kind, step=leg.step, code=error.code, text=str(error)[:500])
             await self.send(pb.Down(error=said))
         else:
             del leg
-            await self._freed(size)
+            self._freed(size)
             for message in messages_of(answer):
                 await self._send(message)
         self._legs -= 1
         await self.send(pb.Down(credit=pb.Credit(legs=1)))
 
-    async def _freed(self, size: int) -> None:
+    def _freed(self, size: int) -> None:
         self._taken -= size
-        await self.room.give(size)
+        self.room.give(size)
 
     async def _read(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """A stage of far blocks, as the split service asks for it: sessions in turn, each its own steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,6 +29,18 @@ class StageHost:
     def version(self, key: str) -> int:
         """See `Host.version`."""
         return self.stage.version(key)
+
+    def lane(self, key: str) -> str:
+        """See `Host.lane`."""
+        return key if self.stage.options.mode == "v1" else ""
+
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """See `Host.kept`."""
+        return self.stage.kept(key)
+
+    def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
+        """See `Host.load`."""
+        self.stage.load(state, key or None, done)
 
     def join(self, key: str) -> None:
         """See `Host.join`."""

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from fedloom.server.listen import Anyone, Certified, bind, new_server
 from fedloom.server.register import Register
 from fedloom.server.split_course import Course
 from fedloom.server.split_host import Host, Terms
+from fedloom.server.split_journal import Journal
 from fedloom.server.split_room import Room
 from fedloom.server.split_service import SplitCalls
 from fedloom.server.split_sessions import Sessions
@@ -45,11 +46,21 @@ class Scaling:
     lr: float = 0.01
     steps: int = 0
     before: Callable[[str], object] = lambda _: None
-    kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    held: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
 
     def version(self, key: str) -> int:
         return self.steps
+
+    def lane(self, key: str) -> str:
+        return ""
+
+    def kept(self, key: str) -> dict[str, Tensor]:
+        return {"weight": torch.tensor([self.weight, self.steps], dtype=torch.float64)}
+
+    def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
+        weight, steps = state["weight"].tolist()
+        self.weight, self.steps = weight, int(steps)
 
     def join(self, key: str) -> None:
         self.calls["join"] += 1
@@ -59,13 +70,13 @@ class Scaling:
     ) -> Tensor:
         self._called("forward")
         if train:
-            self.kept[key, step] = hidden
+            self.held[key, step] = hidden
         return hidden * self.weight
 
     def backward(self, key: str, step: int, grad: Tensor) -> Tensor:
         self._called("backward")
         out = grad * self.weight
-        self._step(grad, self.kept.pop((key, step)))
+        self._step(grad, self.held.pop((key, step)))
         return out
 
     def losses(
@@ -88,9 +99,9 @@ class Scaling:
 
     def evict(self, key: str, step: int | None = None) -> None:
         self.calls["evict"] += 1
-        for name in list(self.kept):
+        for name in list(self.held):
             if name[0] == key and step in (None, name[1]):
-                del self.kept[name]
+                del self.held[name]
 
     def leave(self, key: str) -> None:
         self.calls["leave"] += 1
@@ -123,9 +134,13 @@ class Serving:
 
 
 def split_calls(
-    host: Host, terms: Terms, room: int, door: Callable[[object], str] | None = None
+    host: Host,
+    terms: Terms,
+    room: int,
+    door: Callable[[object], str] | None = None,
+    journal: Journal | None = None,
 ) -> SplitCalls:
-    sessions = Sessions(host, terms, Course())
+    sessions = Sessions(host, terms, Course(), journal)
     return SplitCalls(door or Anyone(), sessions, Room(room))
 
 
@@ -170,7 +185,8 @@ def serving(
 
 
 async def _alone(folder: Path, port: int) -> None:
-    calls = split_calls(Scaling(), TERMS, 1 << 26)
+    host = Scaling()
+    calls = split_calls(host, TERMS, 1 << 26, journal=Journal(folder / "split.sqlite"))
     server = new_server()
     server.add_generic_rpc_handlers((calls.handler(),))
     print(bind(server, "127.0.0.1", port, None), flush=True)

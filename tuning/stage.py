@@ -3,6 +3,8 @@
 The frozen weights are there once; `tuning.ordering` says whose batches move what.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -109,6 +111,28 @@ class Stage:
         self._tapes.drop(session)
         del self._sessions[session]
         return moved
+
+    def kept(self, session: str) -> dict[str, Tensor]:
+        """All that steps have changed of the tensors that a session works with; not copies."""
+        return self._session(session).lane.state()
+
+    def load(self, state: Mapping[str, Tensor], session: str | None = None, done: int = 0) -> None:
+        """Go on where another stage stood.
+
+        Args:
+            state: what `kept` gave.
+            session: whose tensors these are, opened before; None for those that sessions share.
+            done: the session's last step that is done.
+
+        Raises:
+            LayoutError: the other stage was of another kind.
+        """
+        if session is None:
+            self._common.load(state)
+            return
+        own = self._session(session)
+        own.lane.load(state)
+        own.done = done
 
     def evict(self, session: str, step: int | None = None) -> None:
         """Let go of a step whose gradient nobody will ask for, or of all of a session's."""

@@ -75,7 +75,7 @@ def test_breaks_anywhere(unbroken: tuple[float, list[Tensor], int], first: int) 
         assert not line.budget
     assert all(torch.equal(a, b) for a, b in zip(found, gradients, strict=True))
     assert (host.weight, host.steps) == (weight, STEPS)
-    assert host.kept == {}
+    assert host.held == {}
 
 
 def test_a_far_side_that_forgot_is_not_gone_on_with() -> None:
