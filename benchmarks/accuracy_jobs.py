@@ -95,7 +95,7 @@ def _fwdllm(which: str, rate: float) -> Method:
     return Method(f"`fwdllm`, {which}", "fwdllm", 12.75, spare=1.0, settings=own)
 
 
-BACKPROP = {
+BACKPROP: dict[str, Any] = {
     "adapter": LORA,
     "clients_per_round": 50,
     "train": ["head", "lora"],
@@ -105,6 +105,12 @@ BACKPROP = {
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "backprop": Method("LoRA by backpropagation", "", 1, settings=BACKPROP),
+        "backprop-slow": Method(
+            "LoRA by backpropagation, a tenth of the rate",
+            "",
+            1,
+            settings={**BACKPROP, "local": {**BACKPROP["local"], "lr": 0.1}},
+        ),
         "head": Method(
             "the head alone",
             "",
@@ -131,5 +137,5 @@ def settings_of(data: str, method: Method, **own: object) -> dict[str, object]:
     """
     found: dict[str, object] = {"partition": "natural", "data": dict(DATA[data])}
     found |= {f"backbone.{key}": value for key, value in BACKBONE.items()}
-    found |= {"run.checkpoint_every": 1000, "run.cache_gb": 4.0}
+    found |= {"run.checkpoint_every": 1000, "run.cache_gb": 4.0, "run.memory_gb": 6.0}
     return found | dict(method.settings) | own

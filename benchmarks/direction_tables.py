@@ -55,7 +55,7 @@ def batched_rows(folder: Path, device: str, quick: bool) -> list[Program]:
     """At once and one by one, for clients of two sizes and adapters in the last or all layers."""
     script, rows = str(HERE / "direction_rate.py"), []
     for layers, which in LAYERS.items():
-        for batch in (4,) if quick else (4, 8, 32):
+        for batch in (4,) if quick else (4, 8, 16):
             for together in (True, False):
                 asked = {"together": together, "layers": which, "batch": batch, "device": device}
                 label = f"{layers}, {batch} x 32, " + ("at once" if together else "one by one")

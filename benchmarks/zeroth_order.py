@@ -81,7 +81,7 @@ SECTIONS = MappingProxyType(
             "16 clients x 8 directions, MiniLM-L6, LoRA of rank 4 (B trains), float32",
             batched_rows,
             batched_table,
-            repeats=3,
+            repeats=2,
         ),
         "laws": Section(
             "Estimates of a true gradient: MiniLM-L6, LoRA of rank 4 in the last layer, sentiment",

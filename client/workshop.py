@@ -64,6 +64,7 @@ class Workshop:
         self._corpus: Corpus | None = None
         self._worker: Worker | None = None
         self._held: HeldModel | None = None
+        self._gone = ""  # ticket of a task whose model was not offered any more
         self.failure = ("", "")
 
     @property
@@ -135,6 +136,11 @@ class Workshop:
         except TransferError as error:
             if is_passing(error) or error.code in _NOT_OF_THE_TASK:
                 raise
+            # A server that was started again offers a form of the model when it is asked for work.
+            if error.code == "no-such-content" and self._gone != task.ticket:
+                self._gone = task.ticket
+                log.warning("%s; asking for the task again", error)
+                return None
             self._give_up(task, str(error))
             return None
         times = self._journal.begin(task.ticket, task.attempt)

@@ -114,7 +114,7 @@ class SplitError(FedloomError):
             ``evicted`` for a step whose input has to be sent again.
     """
 
-    def __init__(self, text: str, *, code: str = "split") -> None:
+    def __init__(self, text: str, *, code: str) -> None:
         super().__init__(text)
         self.code = code
 

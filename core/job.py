@@ -13,6 +13,7 @@ from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
 from fedloom.core.serving import ServerConfig
+from fedloom.core.split import SplitConfig
 from fedloom.core.types import LocalWork, Tier
 
 __all__ = [
@@ -217,6 +218,7 @@ class Job:
     learner: Component = Component("backprop")
     codec_up: Component = Component("float32")
     codec_down: Component = Component("float32")
+    split: SplitConfig = SplitConfig()
     stages: tuple[Stage, ...] = (Stage(),)
     evaluate: EvaluateConfig = EvaluateConfig()
     tiers: tuple[Tier, ...] = ()

@@ -36,6 +36,8 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         FedloomError: something that the job names is not there or does not fit.
     """
     check_names(job)
+    if job.split.mode != "none":
+        raise ConfigError(f"split.mode = {job.split.mode!r}: simulations only")
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, note)

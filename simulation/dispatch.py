@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Semaphore
 from typing import cast
 
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import client_update
-from fedloom.core.layout import Selector
+from fedloom.core.errors import ConfigError
+from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
+from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
+from fedloom.tuning.split_training import SplitTraining
 
 __all__ = ["Federation", "dispatcher"]
 
@@ -40,6 +42,7 @@ class Federation:
         capacity: how much is trained at once.
         pool: threads that train chunks and encode updates: one more than chunks are trained at
             once lets the two go side by side.
+        split: how clients train over a split model; None where they hold all of it.
     """
 
     session_of: Callable[[Selector], Session]
@@ -48,6 +51,7 @@ class Federation:
     rows_of: Callable[[ClientId], NDArray[np.int64]]
     capacity: Capacity
     pool: ThreadPoolExecutor
+    split: SplitTraining | None = None
 
     def learner_of(self, task: ClientTask) -> Learner:
         """Who trains a task."""
@@ -81,13 +85,15 @@ def dispatcher(
     def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
         with room:
             trained = _train(federation, params, briefing, chunk)
-        codec = federation.codec_of(chunk[0])
-        return [_update(task, result, codec, bytes_down[task.client]) for task, result in trained]
+        return [
+            _update(federation, params, task, result, bytes_down[task.client])
+            for task, result in trained
+        ]
 
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
         waiting = deque(
             chunk
-            for group in _groups(list(tasks.values()))
+            for group in _alike(federation, list(tasks.values()))
             for chunk in _chunked(federation, group)
         )
         # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
@@ -116,7 +122,18 @@ def _groups(tasks: list[ClientTask]) -> list[list[ClientTask]]:
     return list(found.values())
 
 
+def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
+    found = _groups(tasks)
+    if len(found) > 1 and federation.split is not None and federation.split.shared:
+        mode = federation.split.config.mode
+        text = "its clients were asked for different work; v1 allows it"
+        raise ConfigError(f"split.mode = {mode!r}: {text}")
+    return found
+
+
 def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
+    if federation.split is not None and federation.split.shared:
+        return [tasks]
     sizes, session = [], federation.session_of(tasks[0].selectors.train)
     copies = getattr(federation.learner_of(tasks[0]), "copies", 1)
     for task in tasks:
@@ -137,21 +154,51 @@ def _train(
         )
         for task in tasks
     ]
-    learner = federation.learner_of(tasks[0])
-    session = federation.session_of(tasks[0].selectors.train)
-    results = learner.train(session, params, tasks[0].work, cohort, briefing)
+    learner, train = federation.learner_of(tasks[0]), tasks[0].selectors.train
+    if federation.split is not None:
+        split, work = federation.split, tasks[0].work
+        results = split.train(learner, params, train, work, cohort, briefing)
+    else:
+        session = federation.session_of(train)
+        results = learner.train(session, params, tasks[0].work, cohort, briefing)
     return list(zip(tasks, results, strict=True))
 
 
-def _update(task: ClientTask, result: LocalResult, codec: Codec, bytes_down: int) -> ClientUpdate:
+def _update(
+    federation: Federation,
+    params: Params,
+    task: ClientTask,
+    result: LocalResult,
+    bytes_down: int,
+) -> ClientUpdate:
     """What the client would send, and what it cost."""
-    return client_update(
+    codec = federation.codec_of(task)
+    received = bytes_down + result.bytes_down
+    update = client_update(
         task,
         result.layout,
         result.delta,
         codec,
         num_examples=result.num_examples,
         metrics=result.metrics,
-        cost=Cost(bytes_down=bytes_down, flops=result.flops, seconds=result.seconds),
+        cost=Cost(bytes_down=received, flops=result.flops, seconds=result.seconds),
         steps=result.steps,
     )
+    if federation.split is None:
+        return update
+    sent = replace(update.cost, bytes_up=update.cost.bytes_up + result.bytes_up)
+    update = replace(update, cost=sent)
+    if update.payload is None:
+        return update
+    home = federation.split.home(task.selectors.sent(params.layout))
+    return _with_far(update, codec.decode(update.payload, home), result.far)
+
+
+def _with_far(update: ClientUpdate, arrived: Delta, far: Delta | None) -> ClientUpdate:
+    """The update beside what its client moved on the far side, which does not travel."""
+    if far is None:
+        return replace(update, payload=None, delta=arrived)
+    own = arrived.dense()
+    layout = Layout.concat((own.layout, far.layout))
+    both = Delta(layout, np.concatenate((own.vector, far.vector)))
+    return replace(update, payload=None, delta=both)

@@ -24,6 +24,7 @@ from fedloom.tuning.data import Corpus, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
+from fedloom.tuning.split_training import SplitTraining, check_split, split_of
 
 __all__ = ["Choices", "Prepared", "prepare"]
 
@@ -59,6 +60,7 @@ class Prepared:
         capacity: how much is trained at once.
         activations: frozen activations that are kept.
         choices: what was chosen by looking at the machine.
+        split: how clients train over a split model; None where they hold all of it.
     """
 
     job: Job
@@ -70,6 +72,7 @@ class Prepared:
     capacity: Capacity
     activations: Activations
     choices: Choices
+    split: SplitTraining | None = None
 
     @property
     def curve(self) -> Examples:
@@ -108,6 +111,7 @@ def prepare(
         FedloomError: something that the job names is not there or does not fit.
     """
     create("partitions", job.partition)
+    check_split(job)
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
@@ -123,6 +127,7 @@ def prepare(
     if model.note:
         observer.note(model.note)
     check_selectors(job, model.layout)
+    split = split_of(job, model, corpus.train)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
@@ -131,7 +136,18 @@ def prepare(
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     activations = Activations(model, memory, disk, cache)
     choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
-    return Prepared(job, folder, device, model, corpus, population, capacity, activations, choices)
+    return Prepared(
+        job,
+        folder,
+        device,
+        model,
+        corpus,
+        population,
+        capacity,
+        activations,
+        choices,
+        split,
+    )
 
 
 def _corpus(job: Job, folder: Path, data: object) -> Corpus:

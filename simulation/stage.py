@@ -89,6 +89,8 @@ class Stages:
         up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
         selectors, following = Selectors(train=stage.train), follows(up, down)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
+        if prepared.split is not None:
+            sent = prepared.split.home(sent)  # the far side has its own tensors
         learner = cast(Learner, create("learners", job.learner))
         sessions = StageSession(
             lambda params, train: training_session(prepared, params, stage, train)
@@ -121,6 +123,7 @@ class Stages:
                     rows_of=prepared.population.rows_of,
                     capacity=prepared.capacity,
                     pool=pool,
+                    split=prepared.split,
                 )
                 sizes = held.sizes(model, cohort)
                 dispatch = held.noting(model, dispatcher(federation, params, sizes, briefing))

@@ -118,7 +118,7 @@ class Pausing:
         except FileNotFoundError:
             return ""
 
-    def train(self, session, params, work, cohort):
+    def train(self, session, params, work, cohort, briefing):
         while self._named() == str(cohort[0].round):
             time.sleep(0.01)
         return Backprop().train(session, params, work, cohort)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.steps import Steps
-from fedloom.core.types import Briefing, ClientId, LocalWork, Params
+from fedloom.core.types import Briefing, ClientId, Delta, LocalWork, Params
 from fedloom.tuning.base import Session
 
 __all__ = ["NOTHING", "Assignment", "Learner", "LocalResult"]
@@ -51,6 +51,9 @@ class LocalResult:
         flops: floating-point operations, from the shapes.
         seconds: its share of the chunk's wall time.
         steps: what moved along known directions, beside `delta`; None for none.
+        far: what moved on the far side of a split model, beside `delta`; None for nothing.
+        bytes_up: bytes sent while training, over a split model.
+        bytes_down: bytes received while training.
     """
 
     client: ClientId
@@ -61,6 +64,9 @@ class LocalResult:
     flops: float
     seconds: float
     steps: Steps | None = None
+    far: Delta | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 class Learner(Protocol):

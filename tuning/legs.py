@@ -14,7 +14,7 @@ __all__ = ["check_grad", "check_hidden", "check_places"]
 
 
 def check_hidden(
-    step: int, hidden: Tensor, packing: Packing, side: FusedModel, max_length: int
+    where: str, hidden: Tensor, packing: Packing, side: FusedModel, max_length: int
 ) -> None:
     """Refuse hidden states that the far blocks cannot run.
 
@@ -22,12 +22,12 @@ def check_hidden(
         SplitError: of another shape or type, not finite, or an example is longer than agreed.
     """
     expected = (packing.clients, packing.length, side.backbone.shape.width)
-    _check(f"step {step}: hidden states", hidden, expected)
+    _check(f"{where}: hidden states", hidden, expected)
     if max_length:
         longest = max(n for own in lengths_of(packing).tokens for n in own)
         if longest > max_length:
             text = f"an example of {longest} tokens; agreed were {max_length} at most"
-            raise SplitError(f"step {step}: {text}", code="length")
+            raise SplitError(f"{where}: {text}", code="length")
 
 
 def check_grad(step: int, grad: Tensor, hidden: Tensor, packing: Packing, *, trimmed: bool) -> None:

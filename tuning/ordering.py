@@ -15,10 +15,9 @@ The frozen weights are there once. A client's own gradient is that of its own lo
 from dataclasses import dataclass
 
 from fedloom.core.errors import require
+from fedloom.core.split import MODES
 
-__all__ = ["MODES", "StageOptions"]
-
-MODES = ("sequential", "v1", "v2", "concat")
+__all__ = ["StageOptions"]
 
 
 @dataclass(frozen=True)

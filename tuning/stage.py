@@ -71,6 +71,24 @@ class Stage:
         """Memory of the steps that wait for their gradient."""
         return self._tapes.nbytes
 
+    @property
+    def width(self) -> int:
+        """Of hidden states: d."""
+        return self._side.backbone.shape.width
+
+    @property
+    def language(self) -> bool:
+        """Whether tokens are predicted, and not one class for each example."""
+        return self._side.task.kind == "causal-lm"
+
+    def check(self, where: str, hidden: Tensor, packing: Packing) -> None:
+        """Refuse hidden states that the span cannot run; `where` begins the message.
+
+        Raises:
+            SplitError: of another shape or type, not finite, or an example is longer than agreed.
+        """
+        check_hidden(where, hidden, packing, self._side, self.options.max_length)
+
     def version(self, session: str) -> int:
         """How often the tensors that a session works with have stepped."""
         return self._session(session).lane.version
@@ -228,7 +246,7 @@ class Stage:
         self, session: str, step: int, hidden: Tensor, packing: Packing, *, train: bool
     ) -> Sitting:
         own = self._session(session)
-        check_hidden(step, hidden, packing, self._side, self.options.max_length)
+        self.check(f"step {step}", hidden, packing)
         if train:
             self._in_order(own, session, step)
             if packing.clients > own.clients:

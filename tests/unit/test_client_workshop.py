@@ -43,7 +43,9 @@ def test_a_new_device_has_no_examples(workshop: Workshop) -> None:
     assert workshop.failure == ("", "")
 
 
-def test_a_model_that_is_gone_is_told(workshop: Workshop) -> None:
+def test_a_model_that_is_gone_is_asked_for_again_and_then_told(workshop: Workshop) -> None:
+    assert workshop.work(TASK, nothing) is None
+    assert workshop.failure == ("", "")  # the task comes again, with another form of the model
     assert workshop.work(TASK, nothing) is None
     assert workshop.failure == ("t", "gone")
 

@@ -1,5 +1,6 @@
 """What a server makes of a job with a tiny model."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from small_jobs import WORDS, classify_table, labelled_rows, write_rows
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.job import Job, job_from
 from fedloom.core.layout import ALL
+from fedloom.core.split import SplitConfig
 from fedloom.server.setup import plan_of
 
 CLASSES = sorted(WORDS)
@@ -63,3 +65,10 @@ def test_what_cannot_be_served(text_model: dict[str, Path], tmp_path: Path) -> N
     rows = write_rows(tmp_path / "rows.jsonl", train)
     with pytest.raises(DataError, match="no test examples"):
         plan_of(job_of(text_model, tmp_path, str(rows)), silent)
+
+
+def test_split_models_are_simulated_only(text_model: dict[str, Path], tmp_path: Path) -> None:
+    job = job_of(text_model, tmp_path, classes=CLASSES)
+    split = dataclasses.replace(job, split=SplitConfig("v1"))
+    with pytest.raises(ConfigError, match=r"split.mode = 'v1': simulations only"):
+        plan_of(split, silent)

@@ -1,0 +1,62 @@
+"""Every method without backpropagation, live: to the simulator's bits. Half a minute each: nightly.
+
+``FEDLOOM_KILLS=1 pytest tests/e2e/test_live_recipes.py`` plays them all.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_processes import Fleet, era_rows, table_of
+from safetensors.numpy import load_file
+
+from fedloom import simulate
+from fedloom.api import recipes
+from fedloom.core.config import read_toml
+from fedloom.core.job import STAGE_KEYS
+from fedloom.progress import Quiet
+from fedloom.simulation.held import SLOT
+
+CLIENTS, ROUNDS = 2, 3
+NAMES = sorted(set(recipes()) - {"tiers"})  # devices say their kind, the simulator deals it out
+
+
+def job(name: str, backbone: Path) -> dict[str, Any]:
+    """A recipe's method, for a tiny model and two devices."""
+    recipe = read_toml(recipes()[name])
+    kept = {key: recipe[key] for key in ("learner", "codec_up") if key in recipe}
+    default = {key: recipe[key] for key in STAGE_KEYS if key in recipe}
+    stages = [{**default, **stage} for stage in recipe.get("stages", [{}])]
+    for stage in stages:
+        stage |= {"rounds": ROUNDS, "clients_per_round": CLIENTS}
+        stage["local"] = {**stage["local"], "steps": min(stage["local"].get("steps", 1), 4)}
+        if "patience" in stage["strategy"]:
+            stage["strategy"] = {**stage["strategy"], "patience": 2}
+    adapter = {key: v for key, v in recipe["adapter"].items() if key != "layers"}
+    return table_of(backbone, CLIENTS, stages=stages, adapter=adapter, **kept)
+
+
+def tensors(run: Path) -> dict[str, bytes]:
+    """The last state's, but for what only a simulator notes."""
+    path = sorted((run / "checkpoints").glob("round-*.safetensors"))[-1]
+    return {n: a.tobytes() for n, a in load_file(path).items() if n != f"slot/{SLOT}"}
+
+
+@pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="minutes: of a nightly run")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_live_has_the_simulators_bits(
+    name: str, text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    table = job(name, text_model["classify"])
+    with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
+        fleet.serve()
+        for client in fleet.clients:
+            fleet.join(client)
+        assert fleet.ended() == 0, fleet.logs()
+        assert set(fleet.gone()) == {0}
+    simulate(
+        tmp_path / "job.toml", settings={"run.directory": tmp_path / "simulated"}, observer=Quiet()
+    )
+    assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
+    assert fleet.lines() == fleet.lines("simulated")

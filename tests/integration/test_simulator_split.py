@@ -1,0 +1,178 @@
+"""Whole simulated runs over a split model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_jobs import classify_table, labelled_rows
+
+import fedloom
+from fedloom.core.errors import ConfigError, UnknownNameError
+from fedloom.progress import Quiet
+from fedloom.simulation.simulator import Run
+
+STAGE = {
+    "rounds": 3,
+    "clients_per_round": 5,
+    "local": {"optimizer": "adamw", "lr": 0.02, "batch_size": 4},
+}
+SPLIT = {"bottom": 1, "top": 1}
+
+
+def played(model: Path, folder: Path, split: dict[str, Any], **changes: Any) -> Run:
+    table = classify_table(model)
+    table["stages"] = [STAGE | changes.pop("stage", {})]
+    table["run"] |= {"directory": str(folder), "cache_gb": 0.0}
+    table["split"] = split
+    return fedloom.simulate(table | changes, data=labelled_rows(), observer=Quiet())
+
+
+@pytest.mark.parametrize(
+    "split", [SPLIT, {"bottom": 0, "top": 0}, {"labels": "far"}], ids=["four", "inner", "two"]
+)
+def test_own_copies_end_where_whole_models_do(
+    text_model: dict[str, Path], tmp_path: Path, split: dict[str, Any]
+) -> None:
+    # Each client steps its own copy of everything, and all of it is averaged: FedAvg.
+    backbone = text_model["classify"]
+    whole = played(backbone, tmp_path / "whole", {})
+    found = played(backbone, tmp_path / "split", split | {"mode": "v1"})
+    assert found.params.vector.tobytes() == whole.params.vector.tobytes()
+    np.testing.assert_array_equal(
+        found.history["evaluation.loss"], whole.history["evaluation.loss"]
+    )
+
+
+def test_one_client_a_round_is_the_same_in_every_mode(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    ends = {
+        played(
+            text_model["classify"],
+            tmp_path / mode,
+            SPLIT | {"mode": mode},
+            stage={"clients_per_round": 1},
+        ).params.vector.tobytes()
+        for mode in ("v1", "v2", "concat", "sequential")
+    }
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize("labels", ["home", "far"])
+@pytest.mark.parametrize("mode", ["v2", "concat", "sequential"])
+def test_shared_far_tensors_learn_and_repeat(
+    text_model: dict[str, Path], tmp_path: Path, mode: str, labels: str
+) -> None:
+    split = SPLIT | {"mode": mode, "labels": labels, "codec_up": "int8", "codec_down": "bf16"}
+    first = played(text_model["classify"], tmp_path / "a", split)
+    loss = first.history["evaluation.loss"]
+    assert loss[-1] < loss[0]
+    if mode == "sequential":
+        return
+    again = played(text_model["classify"], tmp_path / "b", split | {"recompute": True})
+    assert again.params.vector.tobytes() == first.params.vector.tobytes()
+
+
+def test_bytes_of_all_legs_are_counted(text_model: dict[str, Path], tmp_path: Path) -> None:
+    runs = {
+        codec: played(
+            text_model["classify"],
+            tmp_path / codec,
+            SPLIT | {"mode": "v1", "codec_up": codec},
+            stage={"rounds": 1},
+        )
+        for codec in ("float32", "bf16")
+    }
+    up, down = ({c: int(r.history[k][-1]) for c, r in runs.items()} for k in BYTES)
+    # Two legs up and two down: of as many numbers, and of half the bytes in bf16. What is left
+    # of the difference is the same in both: updates, and the examples' lengths.
+    assert down["float32"] == down["bf16"]
+    legs = 2 * (up["float32"] - up["bf16"])
+    assert 0 < legs < min(up["float32"], down["float32"])
+    rest = up["float32"] - legs
+    model = runs["bf16"].prepared.model
+    home = sum(s.size for s in model.layout if s.block != "layer.1")
+    assert 5 * 4 * home < rest < 5 * 4 * model.layout.size
+
+
+BYTES = ("bytes_up", "bytes_down")
+
+
+def test_finite_differences_move_what_clients_hold(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    run = played(
+        text_model["classify"],
+        tmp_path,
+        SPLIT | {"mode": "v2"},
+        stage={"local": {"lr": 0.01, "batch_size": 4, "steps": 2}, "rounds": 1},
+        learner={"name": "finite-difference", "directions": 4},
+        codec_up={"name": "scalars"},
+    )
+    layout, start = run.params.layout, run.prepared.model.initial(run.prepared.job.seed)
+    moved = {
+        spec.block
+        for spec in layout
+        if (run.params.vector != start.vector)[layout.span(spec.name)].any()
+    }
+    assert moved == {"layer.0", "layer.2", "head"}
+    assert int(run.history["bytes_down"][-1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"split": {"mode": "v3"}}, ConfigError, "split.mode = 'v3': one of none, sequential"),
+        ({"split": {"mode": "v1", "labels": "?"}}, ConfigError, "split.labels"),
+        ({"split": {"mode": "v1"}}, ConfigError, "2 blocks below and 1 above leave none of 3"),
+        (
+            {"split": {"mode": "v1", "codec_up": "int4"}},
+            UnknownNameError,
+            "activation codec 'int4'",
+        ),
+        (
+            {"split": SPLIT | {"mode": "v1"}, "learner": {"name": "forward-gradient"}},
+            ConfigError,
+            r"learner = 'forward-gradient': a split model .* goes with backprop, finite-diff",
+        ),
+        (
+            {"split": SPLIT | {"mode": "v1"}, "tiers": [{"name": "a", "share": 0.5}]},
+            ConfigError,
+            r"leave out \[\[tiers\]\]",
+        ),
+    ],
+)
+def test_what_a_split_model_cannot_do_is_refused(
+    text_model: dict[str, Path],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    text: str,
+) -> None:
+    split = changes.pop("split")
+    with pytest.raises(error, match=text):
+        played(text_model["classify"], tmp_path, split, **changes)
+
+
+def test_other_engines_have_no_blocks_to_cut_between(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    backbone = classify_table(text_model["classify"])["backbone"] | {"engine": "transformers"}
+    with pytest.raises(ConfigError, match="only models of the fused engine can be cut"):
+        played(Path(), tmp_path, SPLIT | {"mode": "v1"}, backbone=backbone)
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2", "concat", "sequential"])
+def test_clients_that_diverge_are_refused_and_the_far_side_stays_sound(
+    text_model: dict[str, Path], tmp_path: Path, mode: str
+) -> None:
+    # A rate from which nothing recovers: every client's own numbers overflow in its first steps.
+    run = played(
+        text_model["classify"],
+        tmp_path,
+        SPLIT | {"mode": mode, "codec_up": "bf16"},
+        stage={"local": {"optimizer": "sgd", "lr": 1e30, "batch_size": 4}, "rounds": 1},
+    )
+    assert np.isfinite(run.params.vector).all()
+    assert run.history["refused"][-1] == 5

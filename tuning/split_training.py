@@ -1,0 +1,227 @@
+"""Cohorts trained over a split model in one process: any learner, over a far side of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from fedloom.core.errors import ConfigError
+from fedloom.core.job import Job
+from fedloom.core.layout import Layout, Selector, Vector
+from fedloom.core.seeds import stream
+from fedloom.core.split import SplitConfig
+from fedloom.core.types import Briefing, Delta, LocalWork, Params
+from fedloom.tuning.activation_codecs import codec_named
+from fedloom.tuning.base import CohortModel
+from fedloom.tuning.cut import Cut
+from fedloom.tuning.examples import Examples
+from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learning import Assignment, Learner, LocalResult
+from fedloom.tuning.near import Codecs, NearStage
+from fedloom.tuning.ordering import StageOptions
+from fedloom.tuning.split_session import SplitSession
+from fedloom.tuning.stage import Stage
+
+__all__ = ["SplitTraining", "check_split", "split_of"]
+
+LEARNERS = ("backprop", "finite-difference")
+"""Those that ask a far side for nothing but hidden states and gradients."""
+
+
+def check_split(job: Job) -> None:
+    """Refuse a job whose split and other parts do not go together.
+
+    Raises:
+        ConfigError: a codec that is unknown, or a learner or tiers that a split model has not.
+    """
+    split = job.split
+    if split.mode == "none":
+        return
+    for name in (split.codec_up, split.codec_down):
+        codec_named(name)
+    if job.learner.name not in LEARNERS:
+        text = f"a split model (split.mode = {split.mode!r}) goes with {', '.join(LEARNERS)}"
+        raise ConfigError(f"learner = {job.learner.name!r}: {text}")
+    if job.tiers:
+        text = "a split model is cut alike for all clients; leave out [[tiers]]"
+        raise ConfigError(f"split.mode = {split.mode!r}: {text}")
+
+
+def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining | None":
+    """How a job trains over a split model; None where it does not.
+
+    Raises:
+        ConfigError: the model has no blocks to cut between, or too few of them.
+    """
+    split = job.split
+    if split.mode == "none":
+        return None
+    where = f"split.mode = {split.mode!r}"
+    if not isinstance(model, FusedModel):
+        raise ConfigError(f"{where}: only models of the fused engine can be cut")
+    top = split.top if split.labels == "home" else 0
+    if split.bottom + top >= model.depth:
+        text = f"{split.bottom} blocks below and {top} above leave none of {model.depth} far away"
+        raise ConfigError(f"split.bottom, split.top: {text}")
+    cut = Cut(split.bottom, model.depth - top, split.labels)
+    return SplitTraining(model, examples, cut, split)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitTraining:
+    """How a cohort trains over a split model.
+
+    Attributes:
+        model: the whole model.
+        examples: the training examples.
+        cut: what is far away.
+        config: how the sides work together.
+    """
+
+    model: FusedModel
+    examples: Examples
+    cut: Cut
+    config: SplitConfig
+
+    @property
+    def shared(self) -> bool:
+        """Whether all clients of a round move the same far tensors, and so train in one go."""
+        return self.config.mode != "v1"
+
+    def home(self, layout: Layout) -> Layout:
+        """Those tensors that clients hold."""
+        return Layout(tuple(spec for spec in layout if spec.name in self._home))
+
+    @cached_property
+    def _home(self) -> Layout:
+        return self.model.holding(self.cut.home(self.model.depth)).layout
+
+    def train(
+        self,
+        learner: Learner,
+        params: Params,
+        train: Selector,
+        work: LocalWork,
+        cohort: Sequence[Assignment],
+        briefing: Briefing,
+    ) -> list[LocalResult]:
+        """Train clients; results are in the order of `cohort`.
+
+        Those that take most steps stand first, so that the others drop out behind them; in that
+        order ``v2`` takes their batches. In ``sequential`` they take turns at random.
+
+        Args:
+            learner: how they train at home.
+            params: where every client starts.
+            train: what trains of the whole model.
+            work: the numbers of local training, on both sides.
+            cohort: the clients; all of the round's where they share the far tensors.
+            briefing: what the strategy sent beside the model.
+        """
+        options = StageOptions(self.config.mode, recompute=self.config.recompute)
+        stage = Stage(self.model, params, train, work, cut=self.cut, options=options)
+        run = _Round(self, learner, params, train, work, briefing, stage)
+        order = self._order(cohort, work)
+        found = run.play([cohort[i] for i in order], alone=getattr(learner, "copies", 1) > 1)
+        results: dict[int, LocalResult] = dict(zip(order, found, strict=True))
+        return [results[i] for i in range(len(cohort))]
+
+    def _order(self, cohort: Sequence[Assignment], work: LocalWork) -> list[int]:
+        if self.config.mode == "sequential":
+            first = cohort[0]
+            draw = stream(first.seed, "split.turns", round=first.round)
+            return [int(i) for i in draw.permutation(len(cohort))]
+        steps = [sum(1 for _ in local_batches(a, work)) for a in cohort]
+        return sorted(range(len(cohort)), key=lambda i: (-steps[i], i))
+
+
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """One round's clients over one far side."""
+
+    split: SplitTraining
+    learner: Learner
+    params: Params
+    train: Selector
+    work: LocalWork
+    briefing: Briefing
+    stage: Stage
+
+    def play(self, cohort: Sequence[Assignment], *, alone: bool) -> list[LocalResult]:
+        mode = self.split.config.mode
+        if mode == "sequential":
+            return self._turns(cohort)
+        if mode == "v2" and not alone:
+            fars = [self._far([own]) for own in cohort]
+            found = self._trained(cohort, fars)
+            return self._with_far(found, fars)
+        groups = [[own] for own in cohort] if alone else [list(cohort)]
+        together = []
+        for group in groups:
+            far = self._far(group)
+            together += self._with_far(self._trained(group, [far]), [far])
+        return together
+
+    def _far(self, group: Sequence[Assignment]) -> NearStage:
+        config, first = self.split.config, group[0]
+        up, down = codec_named(config.codec_up), codec_named(config.codec_down)
+        codecs = Codecs(up, down, seed=first.seed, round=first.round)
+        return NearStage(self.stage, tuple(own.client for own in group), codecs)
+
+    def _trained(
+        self, cohort: Sequence[Assignment], fars: list[NearStage], params: Params | None = None
+    ) -> list[LocalResult]:
+        split, start = self.split, params or self.params
+        session = SplitSession(
+            split.model, start, self.train, split.examples, cut=split.cut, fars=fars
+        )
+        return self.learner.train(session, start, self.work, cohort, self.briefing)
+
+    def _with_far(
+        self, found: Sequence[LocalResult], fars: Sequence[NearStage]
+    ) -> list[LocalResult]:
+        """What moved far away beside what moved at home, and what the legs took."""
+        stepped = any(self.stage.version(far.session) for far in fars)
+        moved = np.concatenate([far.close().cpu().numpy() for far in fars])
+        if len(moved) < len(found):
+            moved = moved.repeat(len(found), 0)
+        if len(fars) == 1 == len(found):
+            up, down = [sum(fars[0].bytes.up)], [sum(fars[0].bytes.down)]
+        else:
+            up = [n for far in fars for n in far.bytes.up]
+            down = [n for far in fars for n in far.bytes.down]
+        layout = self.stage.trained
+        return [
+            replace(
+                result,
+                far=Delta(layout, own) if stepped and layout.size else None,
+                bytes_up=sent,
+                bytes_down=got,
+            )
+            for result, own, sent, got in zip(found, moved, up, down, strict=True)
+        ]
+
+    def _turns(self, cohort: Sequence[Assignment]) -> list[LocalResult]:
+        """Each begins where the one before has ended; all report where the last one did.
+
+        A client that diverged hands nothing on, and its own report says so.
+        """
+        layout, now, found = self.params.layout, self.params, list[LocalResult]()
+        for own in cohort:
+            far = self._far([own])
+            (result,) = self._with_far(self._trained([own], [far], now), [far])
+            found.append(result)
+            if np.isfinite(result.delta).all():
+                home = layout.gather(now.vector, result.layout) + result.delta
+                now = Params(layout, layout.scatter(now.vector, result.layout, home))
+        return [self._last(result, now, found[-1].far) for result in found]
+
+    def _last(self, result: LocalResult, now: Params, far: Delta | None) -> LocalResult:
+        if not np.isfinite(result.delta).all():
+            return result
+        layout = result.layout
+        before, after = (self.params.layout.gather(p.vector, layout) for p in (self.params, now))
+        delta: Vector = after - before
+        return replace(result, delta=delta, far=far)
