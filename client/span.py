@@ -131,6 +131,14 @@ class RemoteFar:
             self._done = pb.Mark(step=step, version=answer.version)
         return _losses(answer.losses, hidden.device), grad
 
+    def open(self) -> None:
+        """Begin the session now: a far side that waits for sessions waits for this one from now on.
+
+        Raises:
+            FedloomError: the far side refuses, or cannot be reached.
+        """
+        self._open()
+
     def sync(self) -> int:
         """How often the far tensors have stepped, once all that was sent is done.
 

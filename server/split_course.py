@@ -1,4 +1,4 @@
-"""Where the legs of all sessions are done: one after the other, in a thread of their own."""
+"""Where the legs of all sessions are done: in threads that are not those of the calls."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,10 +15,14 @@ Given = TypeVarTuple("Given")
 
 
 class Course:
-    """First come, first served. What has begun ends, whatever becomes of who asked for it."""
+    """First come, first served. What has begun ends, whatever becomes of who asked for it.
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fedloom-split")
+    Args:
+        threads: more than one for a host whose sessions wait for each other: one for each.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._thread = ThreadPoolExecutor(threads, thread_name_prefix="fedloom-split")
 
     async def work(self, session: Session, leg: LegIn) -> Answered:
         """Do a leg; see `Session.work`."""

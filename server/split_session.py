@@ -4,6 +4,7 @@ A session outlives its stream. A client that comes back says what it knows to be
 the last step is kept, so that a step whose answer was lost is not done twice.
 """
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +52,7 @@ class Session:
     held: dict[int, tuple[int, ...]] = field(default_factory=dict)
     newest: int | None = -1
     journal: Journal | None = None
+    _one: threading.RLock = field(default_factory=threading.RLock)
 
     @staticmethod
     def again(row: SessionRow, host: Host, terms: Terms, journal: Journal) -> "Session":
@@ -67,7 +69,8 @@ class Session:
         Raises:
             SplitError: one of both has lost more than the step that was under way (``resume``).
         """
-        ours = self.done
+        with self._one:
+            ours = self.done
         if theirs == ours:
             return
         ahead = ours is not None and (theirs is None or theirs.step < ours.step)
@@ -77,13 +80,15 @@ class Session:
 
     def dropped(self) -> None:
         """The stream broke: nothing that was under way is kept."""
-        self.held.clear()
-        self.host.evict(self.key)
+        with self._one:
+            self.held.clear()
+            self.host.evict(self.key)
 
     def evict(self, step: int) -> None:
         """No gradient will be asked for a step."""
-        self.held.pop(step, None)
-        self.host.evict(self.key, step)
+        with self._one:
+            self.held.pop(step, None)
+            self.host.evict(self.key, step)
 
     def work(self, leg: LegIn) -> Answered:
         """Do what a leg asks.
@@ -92,11 +97,15 @@ class Session:
             SplitError: it does not come in its turn, or it holds what is no number; with code
                 ``evicted`` or ``memory`` the session goes on.
         """
-        reach("leg-arrived")
-        if self._again(leg):
-            assert self.last is not None
-            return self.last
-        self._check_turn(leg)
+        with self._one:
+            reach("leg-arrived")
+            if self._again(leg):
+                assert self.last is not None
+                return self.last
+            self._check_turn(leg)
+            return self._worked(leg)
+
+    def _worked(self, leg: LegIn) -> Answered:
         try:
             return self._backward(leg) if leg.lengths is None else self._forward(leg)
         except (MemoryError, RuntimeError) as error:

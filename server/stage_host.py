@@ -36,11 +36,13 @@ class StageHost:
 
     def kept(self, key: str) -> dict[str, Tensor]:
         """See `Host.kept`."""
-        return self.stage.kept(key)
+        return self.stage.lane(key).state()
 
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
         """See `Host.load`."""
-        self.stage.load(state, key or None, done)
+        self.stage.lane(key).load(state)
+        if key:
+            self.stage.skip(key, done)
 
     def join(self, key: str) -> None:
         """See `Host.join`."""

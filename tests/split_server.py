@@ -139,8 +139,9 @@ def split_calls(
     room: int,
     door: Callable[[object], str] | None = None,
     journal: Journal | None = None,
+    threads: int = 1,
 ) -> SplitCalls:
-    sessions = Sessions(host, terms, Course(), journal)
+    sessions = Sessions(host, terms, Course(threads), journal)
     return SplitCalls(door or Anyone(), sessions, Room(room))
 
 
@@ -152,6 +153,7 @@ def serving(
     room: int = 1 << 26,
     authority: Authority | None = None,
     register: Register | None = None,
+    threads: int = 1,
 ) -> Iterator[Serving]:
     """Serve in a thread, with mutual TLS where there is an authority."""
     loop, found = asyncio.new_event_loop(), []
@@ -161,7 +163,7 @@ def serving(
         door = None
         if authority is not None and register is not None:
             door = Certified(authority.federation, register)
-        calls = split_calls(host, terms, room, door)
+        calls = split_calls(host, terms, room, door, threads=threads)
         keys = authority.server_identity() if authority else None
         server = new_server()
         server.add_generic_rpc_handlers((calls.handler(),))

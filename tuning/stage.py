@@ -3,8 +3,6 @@
 The frozen weights are there once; `tuning.ordering` says whose batches move what.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -81,13 +79,18 @@ class Stage:
         """Whether tokens are predicted, and not one class for each example."""
         return self._side.task.kind == "causal-lm"
 
-    def check(self, where: str, hidden: Tensor, packing: Packing) -> None:
-        """Refuse hidden states that the span cannot run; `where` begins the message.
+    def check(
+        self, where: str, hidden: Tensor, packing: Packing, places: Places | None = None
+    ) -> None:
+        """Refuse a batch that the span, or the head, cannot run; `where` begins the message.
 
         Raises:
-            SplitError: of another shape or type, not finite, or an example is longer than agreed.
+            SplitError: of another shape or type, not finite, an example is longer than agreed, or
+                a label is none.
         """
         check_hidden(where, hidden, packing, self._side, self.options.max_length)
+        if places is not None:
+            check_places(places, packing, self._side)
 
     def version(self, session: str) -> int:
         """How often the tensors that a session works with have stepped."""
@@ -130,27 +133,13 @@ class Stage:
         del self._sessions[session]
         return moved
 
-    def kept(self, session: str) -> dict[str, Tensor]:
-        """All that steps have changed of the tensors that a session works with; not copies."""
-        return self._session(session).lane.state()
+    def lane(self, session: str = "") -> Lane:
+        """The tensors that a session works with; without a name those that sessions share."""
+        return self._session(session).lane if session else self._common
 
-    def load(self, state: Mapping[str, Tensor], session: str | None = None, done: int = 0) -> None:
-        """Go on where another stage stood.
-
-        Args:
-            state: what `kept` gave.
-            session: whose tensors these are, opened before; None for those that sessions share.
-            done: the session's last step that is done.
-
-        Raises:
-            LayoutError: the other stage was of another kind.
-        """
-        if session is None:
-            self._common.load(state)
-            return
-        own = self._session(session)
-        own.lane.load(state)
-        own.done = done
+    def skip(self, session: str, done: int) -> None:
+        """Go on after step `done` of a session that began in another process."""
+        self._session(session).done = done
 
     def evict(self, session: str, step: int | None = None) -> None:
         """Let go of a step whose gradient nobody will ask for, or of all of a session's."""
