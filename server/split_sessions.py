@@ -17,6 +17,8 @@ from fedloom.server.split_session import Session
 __all__ = ["Sessions"]
 
 _AGREED = ("plan", "first", "last", "labels", "dtype", "codec_up", "codec_down", "seed", "round")
+_LOOK = 0.05
+"""Seconds between looks at whether a turn has come."""
 
 
 @dataclass(eq=False)
@@ -131,10 +133,24 @@ class Sessions:
         if len(self._kept) >= self.terms.sessions:
             text = f"{len(self._kept)} sessions; no more are taken now"
             raise TransferError(text, code="busy", retry_after=10.0)
-        await self.course.do(self.host.join, key)
+        await self._joined(key)
         session = Session(key, client, message, self.host, self.terms, journal=self.journal)
         self._kept[key] = _Kept(session, left=self.clock())
         return self._kept[key]
+
+    async def _joined(self, key: str) -> None:
+        """Let the host know; where sessions take turns, this one waits for its own."""
+        until = self.clock() + self.terms.patience
+        while True:
+            try:
+                return await self.course.do(self.host.join, key)
+            except SplitError as error:
+                if error.code != "busy":
+                    raise
+                if self.clock() >= until:
+                    raise TransferError(str(error), code="busy", retry_after=1.0) from None
+            await asyncio.sleep(_LOOK)
+            await self._forget()
 
     async def _forget(self) -> None:
         """Let go of sessions whose client did not come back."""

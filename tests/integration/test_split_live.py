@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,3 +148,16 @@ def test_who_is_late_is_not_waited_for(model_folder: Folders, ragged: Ragged) ->
         late.forward(1, x, packing, train=True)
         late.backward(1, outs[1])
         assert (prompt.sync(), late.sync()) == (2, 2)
+
+
+def test_sessions_take_turns_and_nobody_keeps_one(model_folder: Folders, ragged: Ragged) -> None:
+    case = CASES["bert"]
+    model, examples = fused(case, model_folder, torch.float64), case.examples(ragged)
+    split = Split(model, start(model), examples, Cut(1, model.depth), "float64")
+    host = StageHost(split.stage(WORK, StageOptions("sequential")), {})
+    terms = replace(terms_of(split), idle=0.3, keep=0.0)
+    with serving(host, terms) as server, fars(split, server.port, ["silent"]):
+        # It has its turn and says nothing; after 0.3 s the next one has it.
+        with fars(split, server.port, ["next"]) as found:
+            assert found["next"].sync() == 0
+        assert server.counting.refused == {"stalled": 1}
