@@ -17,7 +17,9 @@ from fedloom.client.refusals import failure
 from fedloom.core.contract import CLIENT_HEADER, MESSAGE, REASON
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import federation_pb2 as wire
+from fedloom.protos import split_pb2 as split
 from fedloom.protos.federation_pb2_grpc import EnrolmentStub, FederationStub
+from fedloom.protos.split_pb2_grpc import SplitStub
 
 __all__ = ["Channel", "Credentials", "enrol"]
 
@@ -88,6 +90,7 @@ class Channel:
         self._metadata = ((CLIENT_HEADER, quote(name)),) if credentials is None else ()
         self._channel = _open(self.server, credentials)
         self._stub = cast(Any, FederationStub)(self._channel)
+        self._split = cast(Any, SplitStub)(self._channel)
         self._lock = threading.Lock()
         self._running: set[grpc.Future] = set()
         self._abandoned = False
@@ -124,6 +127,22 @@ class Channel:
             watch.cancel = future.cancel
             with self._failing(), self._tracked(future):
                 return int(future.result().seq)
+
+    def split(
+        self, parts: Iterator[split.Up], begun: Callable[[Callable[[], object]], object]
+    ) -> Generator[split.Down, None, None]:
+        """What comes down a stream of split learning while `parts` go up.
+
+        Args:
+            parts: what goes up.
+            begun: given what ends the call, from any thread. Silence is no failure here: how long
+                to wait is for the caller to say.
+        """
+        with self._failing():
+            call = self._split.Session(parts, metadata=self._metadata)
+            begun(call.cancel)
+            with self._tracked(call):
+                yield from call
 
     def abandon(self) -> None:
         """End every call, now and from now on. May be called from any thread."""

@@ -65,7 +65,7 @@ class Down(_message.Message):
     def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., synced: _Optional[_Union[Synced, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol", "version", "session", "plan", "first", "last", "labels", "dtype", "codec_up", "codec_down", "done")
+    __slots__ = ("protocol", "version", "session", "plan", "first", "last", "labels", "dtype", "codec_up", "codec_down", "seed", "round", "done")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,8 @@ class Open(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     CODEC_UP_FIELD_NUMBER: _ClassVar[int]
     CODEC_DOWN_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
@@ -87,8 +89,10 @@ class Open(_message.Message):
     dtype: str
     codec_up: str
     codec_down: str
+    seed: int
+    round: int
     done: Mark
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., session: _Optional[bytes] = ..., plan: _Optional[str] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., labels: _Optional[_Union[Labels, str]] = ..., dtype: _Optional[str] = ..., codec_up: _Optional[str] = ..., codec_down: _Optional[str] = ..., done: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., session: _Optional[bytes] = ..., plan: _Optional[str] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., labels: _Optional[_Union[Labels, str]] = ..., dtype: _Optional[str] = ..., codec_up: _Optional[str] = ..., codec_down: _Optional[str] = ..., seed: _Optional[int] = ..., round: _Optional[int] = ..., done: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
 
 class Mark(_message.Message):
     __slots__ = ("step", "version")

@@ -62,6 +62,12 @@ COURSE = (
     "summary-written",
 )
 
+SPLIT = (
+    "leg-arrived",
+    "step-done",
+    "step-written",
+)
+
 FAILPOINTS = STORE + COURSE
 
 
@@ -69,7 +75,7 @@ def reach(name: str) -> None:
     """End the process by SIGKILL if the environment asks for it here.
 
     Args:
-        name: one of `FAILPOINTS`.
+        name: one of `FAILPOINTS` or `SPLIT`.
     """
     target = _target()
     if target is not None and target[0] == name and next(target[1]) == 1:
@@ -82,6 +88,7 @@ def _target() -> tuple[str, Iterator[int]] | None:
     name, _, times = os.environ.get(VARIABLE, "").partition(":")
     if not name:
         return None
-    if name not in FAILPOINTS:
-        raise ValueError(f"{VARIABLE} = {name!r}: one of {', '.join(FAILPOINTS)}")
+    known = FAILPOINTS + SPLIT
+    if name not in known:
+        raise ValueError(f"{VARIABLE} = {name!r}: one of {', '.join(known)}")
     return name, count(int(times or 1), -1)

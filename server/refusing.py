@@ -6,7 +6,14 @@ import sqlite3
 import grpc
 
 from fedloom.core.contract import REASON, RETRY_AFTER
-from fedloom.core.errors import FedloomError, IdentityError, TransferError, UpdateRefusedError
+from fedloom.core.errors import (
+    CodecError,
+    FedloomError,
+    IdentityError,
+    SplitError,
+    TransferError,
+    UpdateRefusedError,
+)
 from fedloom.server.counting import Counting
 from fedloom.server.room import no_room
 
@@ -32,6 +39,12 @@ _STATUS = {
     "round-over": grpc.StatusCode.FAILED_PRECONDITION,
     "benched": grpc.StatusCode.FAILED_PRECONDITION,
     "duplicate": grpc.StatusCode.ALREADY_EXISTS,
+    "order": grpc.StatusCode.FAILED_PRECONDITION,
+    "credit": grpc.StatusCode.FAILED_PRECONDITION,
+    "resume": grpc.StatusCode.FAILED_PRECONDITION,
+    "superseded": grpc.StatusCode.ABORTED,
+    "stalled": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "memory": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "disk-full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "chunk-order": grpc.StatusCode.OUT_OF_RANGE,
@@ -39,6 +52,7 @@ _STATUS = {
     "too-short": grpc.StatusCode.DATA_LOSS,
     "digest": grpc.StatusCode.DATA_LOSS,
 }
+_CODED = (CodecError, IdentityError, SplitError, TransferError, UpdateRefusedError)
 _LONGEST = 500
 
 log = logging.getLogger("fedloom.server")
@@ -53,7 +67,7 @@ def told(error: Exception) -> FedloomError:
 
 def code_of(error: FedloomError) -> str:
     """The one word that a refusal is counted by."""
-    if isinstance(error, IdentityError | TransferError | UpdateRefusedError):
+    if isinstance(error, _CODED):
         return error.code
     return "refused"
 

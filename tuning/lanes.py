@@ -1,6 +1,10 @@
 """Tensors of a far side that move together, and the sessions that move them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from fedloom.backbones.base import Packing
 from fedloom.backbones.lengths import as_one
@@ -9,7 +13,7 @@ from fedloom.core.types import LocalWork, Params
 from fedloom.tuning.base import Part
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.fused_model import FusedModel
-from fedloom.tuning.optimizers import optimizer_for
+from fedloom.tuning.optimizers import copy_state, optimizer_for
 from fedloom.tuning.store import Store
 
 __all__ = ["Lane", "Lanes", "Sitting"]
@@ -27,6 +31,28 @@ class Lane:
     def __init__(self, store: Store, work: LocalWork) -> None:
         self.store, self.optimizer = store, optimizer_for(work, store)
         self.version = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """All that steps have changed, by name; not copies."""
+        state = {f"optimizer.{name}": t for name, t in self.optimizer.state().items()}
+        version = torch.tensor([self.version])
+        return {"values": self.store.values, "version": version, **state}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where another lane of the same kind stood.
+
+        Raises:
+            LayoutError: it was of another kind or size.
+        """
+        start = "optimizer."
+        rest = {n: t for n, t in state.items() if not n.startswith(start)}
+        version = torch.tensor([self.version])
+        copy_state({"values": self.store.values, "version": version}, rest)
+        self.optimizer.load(
+            {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+        )
+        self.version = int(version)
+        self.store.stepped()
 
     def seen(self, packing: Packing) -> Packing:
         """A packing as the rows see it: where all share a row, all are one client."""

@@ -4,15 +4,17 @@ SGD and AdamW follow `torch.optim` to the letter, so that a cohort trained at on
 clients trained one by one with torch's optimizers.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fedloom.core.errors import LayoutError
 from fedloom.core.types import LocalWork
 from fedloom.tuning.store import Store
 
-__all__ = ["AdamW", "Optimizer", "Sgd", "optimizer_for"]
+__all__ = ["AdamW", "Optimizer", "Sgd", "copy_state", "optimizer_for"]
 
 
 class Optimizer(Protocol):
@@ -20,6 +22,18 @@ class Optimizer(Protocol):
 
     def step(self) -> None:
         """One step along ``store.grad``, which is then zeroed."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers between steps, by name; not copies."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what another one of the same kind and size did.
+
+        Raises:
+            LayoutError: it was of another kind or size.
+        """
         ...
 
 
@@ -79,6 +93,14 @@ class Sgd:
             values.add_(update, alpha=-self._rates)
         store.stepped()
 
+    def state(self) -> dict[str, Tensor]:
+        """The momentum, if there is any."""
+        return {} if self._momentum is None else {"momentum": self._momentum}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See `Optimizer.load`."""
+        copy_state(self.state(), state)
+
 
 class AdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019, Algorithm 2; `torch.optim.AdamW`).
@@ -113,3 +135,26 @@ class AdamW:
         else:
             values.addcdiv_(m, scale, value=-self._rates / first)
         store.stepped()
+
+    def state(self) -> dict[str, Tensor]:
+        """Both moments, and the steps taken."""
+        return {"m": self._m, "v": self._v, "steps": torch.tensor([self._steps])}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See `Optimizer.load`."""
+        own = self.state()
+        copy_state(own, state)
+        self._steps = int(own["steps"])
+
+
+def copy_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy tensors into those of the same name.
+
+    Raises:
+        LayoutError: names or shapes differ.
+    """
+    shapes, found = ({n: list(t.shape) for n, t in each.items()} for each in (own, state))
+    if shapes != found:
+        raise LayoutError(f"state of {found}; expected {shapes}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])

@@ -79,13 +79,18 @@ class Stage:
         """Whether tokens are predicted, and not one class for each example."""
         return self._side.task.kind == "causal-lm"
 
-    def check(self, where: str, hidden: Tensor, packing: Packing) -> None:
-        """Refuse hidden states that the span cannot run; `where` begins the message.
+    def check(
+        self, where: str, hidden: Tensor, packing: Packing, places: Places | None = None
+    ) -> None:
+        """Refuse a batch that the span, or the head, cannot run; `where` begins the message.
 
         Raises:
-            SplitError: of another shape or type, not finite, or an example is longer than agreed.
+            SplitError: of another shape or type, not finite, an example is longer than agreed, or
+                a label is none.
         """
         check_hidden(where, hidden, packing, self._side, self.options.max_length)
+        if places is not None:
+            check_places(places, packing, self._side)
 
     def version(self, session: str) -> int:
         """How often the tensors that a session works with have stepped."""
@@ -127,6 +132,18 @@ class Stage:
         self._tapes.drop(session)
         del self._sessions[session]
         return moved
+
+    def lane(self, session: str = "") -> Lane:
+        """The tensors that a session works with; without a name those that sessions share."""
+        return self._session(session).lane if session else self._common
+
+    def skip(self, session: str, done: int) -> None:
+        """Go on after step `done` of a session that began in another process."""
+        self._session(session).done = done
+
+    def evict(self, session: str, step: int | None = None) -> None:
+        """Let go of a step whose gradient nobody will ask for, or of all of a session's."""
+        self._tapes.drop(session, step)
 
     def _session(self, session: str) -> Sitting:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.server.failpoints import FAILPOINTS, VARIABLE
+from fedloom.server.failpoints import FAILPOINTS, SPLIT, VARIABLE
 
 SERVER = Path(__file__).parents[2] / "server"
 
@@ -35,7 +35,7 @@ def run(code: str, failpoint: str | None) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_failpoint_stands_once_in_the_code_and_nothing_else_does() -> None:
-    assert reached() == Counter(FAILPOINTS)
+    assert reached() == Counter(FAILPOINTS + SPLIT)
 
 
 def test_nothing_happens_unless_it_is_asked_for() -> None:

@@ -1,0 +1,160 @@
+"""The sessions of all clients with the far blocks that are hosted here."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedloom.core.errors import SplitError, TransferError
+from fedloom.core.types import ClientId
+from fedloom.server.split_course import Course
+from fedloom.server.split_host import Host, Terms
+from fedloom.server.split_journal import Journal
+from fedloom.server.split_messages import Mark, check_open
+from fedloom.server.split_session import Session
+
+__all__ = ["Sessions"]
+
+_AGREED = ("plan", "first", "last", "labels", "dtype", "codec_up", "codec_down", "seed", "round")
+_LOOK = 0.05
+"""Seconds between looks at whether a turn has come."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A session, and the stream that it is on."""
+
+    session: Session
+    stream: "asyncio.Task[None] | None" = None
+    left: float = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether a stream is open."""
+        return self.stream is not None and not self.stream.done()
+
+
+@dataclass(eq=False)
+class Sessions:
+    """Opens sessions, and keeps those whose stream broke.
+
+    Attributes:
+        host: of the far blocks.
+        terms: what it takes.
+        course: where everything that touches the host is done.
+        journal: where steps are written down; None for nowhere.
+        clock: seconds.
+    """
+
+    host: Host
+    terms: Terms
+    course: Course
+    journal: Journal | None = None
+    clock: Callable[[], float] = time.monotonic
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take up the sessions of a process that ended."""
+        if self.journal is None:
+            return
+        shared = self.journal.shared()
+        if shared is not None:
+            self.host.load("", shared, 0)
+        for row, state in self.journal.rows():
+            session = Session.again(row, self.host, self.terms, self.journal)
+            self.host.join(row.key)
+            self.host.load(row.key, state, row.step)
+            self._kept[row.key] = _Kept(session, left=self.clock())
+
+    async def open(self, client: ClientId, message: Any) -> Session:
+        """A new session, or one that goes on; an older stream of it is ended first.
+
+        Raises:
+            SplitError: it cannot be had so, or client and host do not agree where it stands.
+            TransferError: there are too many (``busy``).
+        """
+        check_open(message, self.terms)
+        key = f"{client}/{message.session.hex()}"
+        await self._forget()
+        kept = self._kept.get(key) or await self._made(key, client, message)
+        if kept.live:
+            assert kept.stream is not None
+            kept.stream.cancel()
+            await asyncio.wait({kept.stream})
+        theirs = Mark(message.done.step, message.done.version) if message.HasField("done") else None
+        different = [n for n in _AGREED if getattr(message, n) != getattr(kept.session.opened, n)]
+        if different:
+            text = f"{different[0]} is not what this session began with"
+            raise SplitError(text, code="resume")
+        await self.course.do(kept.session.agree, theirs)
+        return kept.session
+
+    async def run(self, session: Session, talk: Callable[[], Awaitable[None]]) -> None:
+        """Talk with a client until its stream ends; a later one of the session may end it.
+
+        Raises:
+            FedloomError: what `talk` raises, or the client came back on another stream
+                (``superseded``).
+        """
+        kept = self._kept.get(session.key)
+        if kept is None:
+            raise TransferError("the session is over", code="superseded")
+        if kept.live and kept.stream is not None:
+            kept.stream.cancel()
+
+        async def stream() -> None:
+            try:
+                await talk()
+            finally:
+                kept.left = self.clock()
+                self.course.begin(session.dropped)
+
+        kept.stream = own = asyncio.create_task(stream())
+        try:
+            await asyncio.wait({own})
+        finally:
+            own.cancel()
+        if own.cancelled():
+            raise TransferError("the client came back on another stream", code="superseded")
+        own.result()
+
+    async def close(self, session: Session) -> None:
+        """A session is over."""
+        if self._kept.pop(session.key, None) is not None:
+            await self.course.do(self._leave, session.key)
+
+    def _leave(self, key: str) -> None:
+        if self.journal is not None:
+            self.journal.forget(key, self.host.lane(key))
+        self.host.leave(key)
+
+    async def _made(self, key: str, client: ClientId, message: Any) -> _Kept:
+        if len(self._kept) >= self.terms.sessions:
+            text = f"{len(self._kept)} sessions; no more are taken now"
+            raise TransferError(text, code="busy", retry_after=10.0)
+        await self._joined(key)
+        session = Session(key, client, message, self.host, self.terms, journal=self.journal)
+        self._kept[key] = _Kept(session, left=self.clock())
+        return self._kept[key]
+
+    async def _joined(self, key: str) -> None:
+        """Let the host know; where sessions take turns, this one waits for its own."""
+        until = self.clock() + self.terms.patience
+        while True:
+            try:
+                return await self.course.do(self.host.join, key)
+            except SplitError as error:
+                if error.code != "busy":
+                    raise
+                if self.clock() >= until:
+                    raise TransferError(str(error), code="busy", retry_after=1.0) from None
+            await asyncio.sleep(_LOOK)
+            await self._forget()
+
+    async def _forget(self) -> None:
+        """Let go of sessions whose client did not come back."""
+        before = self.clock() - self.terms.keep
+        for kept in list(self._kept.values()):
+            if not kept.live and kept.left < before:
+                await self.close(kept.session)
