@@ -154,6 +154,10 @@ class RemoteFar:
             self._stream.close(over=True)
             self._stream = None
 
+    def drop(self) -> None:
+        """End the stream at once, whatever is under way; the far side keeps the session a while."""
+        self._broken()
+
     def _exchange(self, leg: Any, tensor: Tensor) -> tuple[Any, Tensor]:
         what = "backward" if leg.kind == pb.BACKWARD else "forward"
         purpose, plan = f"split.{what} up.{leg.step}", self._plan

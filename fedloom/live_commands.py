@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fedloom.stage_command import add_stage
+
 __all__ = ["add_live_commands"]
 
 _FOLDER = "federation"
 
 
 def add_live_commands(commands: Any) -> None:
-    """Add ``client``, ``token``, ``clients``, ``status``, ``stop``, ``resume`` and ``load``.
+    """Add the commands of a live federation: ``client``, ``token``, ``status`` and the others.
 
     Args:
         commands: what ``ArgumentParser.add_subparsers`` gave.
@@ -23,6 +25,7 @@ def add_live_commands(commands: Any) -> None:
     _add_status(commands.add_parser("status", help="where a federation stands"))
     _add_pause(commands.add_parser("stop", help="let no further round begin"), paused=True)
     _add_pause(commands.add_parser("resume", help="let rounds go on"), paused=False)
+    add_stage(commands.add_parser("stage", help="serve blocks of a backbone to devices"))
     _add_load(commands.add_parser("load", help="put light clients by the thousand on a server"))
 
 

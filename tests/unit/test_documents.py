@@ -73,7 +73,7 @@ def test_every_refusal_stands_in_the_contract_with_its_status() -> None:
     assert {
         code: _STATUS[code].name if code in _STATUS else "INVALID_ARGUMENT" for code, _ in rows
     } == dict(rows)
-    local = {"unreachable", "abandoned", "resync", "refused", "identity", "transfer"}
+    local = {"no-path", "unreachable", "abandoned", "resync", "refused", "identity", "transfer"}
     assert codes - {code for code, _ in rows} == local
 
 

@@ -87,7 +87,7 @@ def test_every_command_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     add_live_commands(commands)
-    names = ("client", "token", "clients", "status", "stop", "resume", "load")
+    names = ("client", "token", "clients", "status", "stop", "resume", "stage", "load")
     assert tuple(commands.choices) == names
     for name in names:
         assert commands.choices[name].description

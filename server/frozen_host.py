@@ -1,0 +1,118 @@
+"""Frozen blocks that anyone of a federation may train through: nothing here moves.
+
+What is kept of a step is what went in; the gradient runs the blocks again, so that a step costs no
+graph while its gradient is waited for (Petals: Borzunov et al., ACL 2023 demo, section 2.2, whose
+servers keep nothing at all and are sent the input again).
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fedloom.backbones.base import Packing
+from fedloom.backbones.fused import FusedBackbone
+from fedloom.core.errors import ConfigError, SplitError
+from fedloom.tuning.far import FarLosses
+from fedloom.tuning.targets import Places
+
+__all__ = ["FrozenHost"]
+
+
+@dataclass(eq=False)
+class FrozenHost:
+    """A `Host` of a span of blocks. For one thread.
+
+    Attributes:
+        backbone: the span alone, its first block counted 0.
+        ends: nothing comes after its last block but the final norm.
+    """
+
+    backbone: FusedBackbone
+    ends: bool
+    _held: OrderedDict[tuple[str, int], tuple[Tensor, Packing]] = field(default_factory=OrderedDict)
+
+    @staticmethod
+    def of(backbone: FusedBackbone, first: int, last: int) -> "FrozenHost":
+        """Host blocks `first` up to `last`, and let go of the others.
+
+        Raises:
+            ConfigError: the backbone has no such blocks.
+        """
+        depth = backbone.shape.depth
+        if not 0 <= first < last <= depth:
+            raise ConfigError(f"blocks = {first}-{last}: expected 0 <= first < last <= {depth}")
+        span = replace(backbone, layers=backbone.layers[first:last], head=None, pooler=None)
+        return FrozenHost(span, ends=last == depth)
+
+    def version(self, key: str) -> int:
+        """Nothing steps."""
+        return 0
+
+    def lane(self, key: str) -> str:
+        """Nothing is anybody's own."""
+        return ""
+
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """Nothing changes."""
+        return {}
+
+    def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
+        """There is nothing to go on with."""
+
+    def join(self, key: str) -> None:
+        """Everyone may."""
+
+    def forward(
+        self, key: str, step: int, hidden: Tensor, packing: Packing, *, train: bool
+    ) -> Tensor:
+        """See `Host.forward`."""
+        own = hidden.detach().to(self.backbone.device, self.backbone.dtype)
+        with torch.no_grad():
+            out = self._run(own, packing)
+        if train:
+            self._held[key, step] = own, packing
+        return out
+
+    def backward(self, key: str, step: int, grad: Tensor) -> Tensor:
+        """See `Host.backward`."""
+        held = self._held.pop((key, step), None)
+        if held is None:
+            raise SplitError(f"step {step}: not held; send it again", code="evicted")
+        leaf = held[0].requires_grad_()
+        out = self._run(leaf, held[1])
+        (found,) = torch.autograd.grad(out, leaf, grad.to(out.device, out.dtype))
+        return found
+
+    def losses(
+        self,
+        key: str,
+        step: int,
+        hidden: Tensor,
+        packing: Packing,
+        places: Places,
+        *,
+        train: bool,
+    ) -> tuple[FarLosses, Tensor]:
+        """Labels stay at home.
+
+        Raises:
+            SplitError: always.
+        """
+        raise SplitError("labels stay at home: only blocks are hosted here", code="labels")
+
+    def evict(self, key: str, step: int | None = None) -> None:
+        """See `Host.evict`."""
+        for name in [n for n in self._held if n[0] == key and step in (None, n[1])]:
+            del self._held[name]
+
+    def leave(self, key: str) -> None:
+        """See `Host.leave`."""
+        self.evict(key)
+
+    def _run(self, hidden: Tensor, packing: Packing) -> Tensor:
+        trim = self.ends and packing.read is not None
+        own = packing.to(self.backbone.device)
+        return self.backbone.run(hidden, own, last=len(self.backbone.layers), trim=trim)
