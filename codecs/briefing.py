@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.errors import CodecError
-from fedloom.core.types import Briefing
+from fedloom.core.types import BRIEFING_TYPES, Briefing
 
 __all__ = ["with_briefing", "without_briefing"]
 
 _MAGIC = b"FLB1"
-_TYPES = ("float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "int64")
 _AXES = 4
 
 
@@ -37,10 +36,12 @@ def with_briefing(frame: bytes, briefing: Briefing) -> bytes:
         return frame
     parts = [_MAGIC, struct.pack("<H", len(briefing))]
     for name, array in sorted(briefing.items()):
-        if array.dtype.name not in _TYPES or array.ndim > _AXES:
+        if array.dtype.name not in BRIEFING_TYPES or array.ndim > _AXES:
             text = f"{array.dtype.name} {list(array.shape)}"
-            raise CodecError(f"briefing {name!r}: {text}; {', '.join(_TYPES)} of 0 to {_AXES} axes")
-        label, kind = name.encode(), _TYPES.index(array.dtype.name)
+            raise CodecError(
+                f"briefing {name!r}: {text}; {', '.join(BRIEFING_TYPES)} of 0 to {_AXES} axes"
+            )
+        label, kind = name.encode(), BRIEFING_TYPES.index(array.dtype.name)
         head = struct.pack(f"<BB{array.ndim}I", kind, array.ndim, *array.shape)
         raw = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         parts += [bytes([len(label)]), label, head, raw.tobytes()]
@@ -74,7 +75,7 @@ def _array(frame: bytes, place: int) -> tuple[str, NDArray[np.generic], int]:
     kind, axes = struct.unpack_from("<BB", frame, start)
     shape = struct.unpack_from(f"<{min(axes, _AXES)}I", frame, start + 2)
     begin = start + 2 + 4 * len(shape)
-    dtype = np.dtype(_TYPES[kind]).newbyteorder("<")
+    dtype = np.dtype(BRIEFING_TYPES[kind]).newbyteorder("<")
     values = np.frombuffer(frame, dtype, count=prod(shape), offset=begin)
-    native = values.astype(_TYPES[kind], copy=False).reshape(shape)
+    native = values.astype(BRIEFING_TYPES[kind], copy=False).reshape(shape)
     return name, native, begin + values.nbytes

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedloom.codecs.dense import BFloat16, Float32
 from fedloom.codecs.frame import read_frame, write_frame
-from fedloom.core.errors import CodecError, LayoutError, require
+from fedloom.core.errors import CodecError, require
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Delta, Payload
@@ -85,7 +85,7 @@ class Scalars:
         Raises:
             CodecError: the frame is truncated, corrupt or of another layout.
         """
-        exact = _chosen(layout, self.exact)
+        exact = layout.present(self.exact)
         moved = Layout(tuple(spec for spec in layout if spec.name not in exact))
         body = read_frame(payload, self.name, Layout.concat((exact, moved)))
         if len(body) < _HEAD.size:
@@ -159,15 +159,7 @@ def _rest_of(delta: Delta) -> Delta:
 
 def _in_order(delta: Delta, exact: Selector) -> Delta:
     """A delta without steps, its tensors as they stand where there are some: the exact first."""
-    first = _chosen(delta.layout, exact)
+    first = delta.layout.present(exact)
     rest = Layout(tuple(spec for spec in delta.layout if spec.name not in first))
     layout = Layout.concat((first, rest))
     return Delta(layout, delta.layout.gather(delta.vector, layout))
-
-
-def _chosen(layout: Layout, selector: Selector) -> Layout:
-    """What a selector chooses; nothing where the model has no such tensors."""
-    try:
-        return layout.select(selector)
-    except LayoutError:
-        return Layout(())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.errors import LayoutError
 from fedloom.core.layout import Layout, Vector
-from fedloom.core.replay import Entry, apply, entries_of, replay
+from fedloom.core.replay import Entry, apply, replay
 from fedloom.core.steps import FAMILIES, Directions
 from fedloom.core.types import Delta, Params
 
@@ -61,9 +61,9 @@ class Move:
         """The integers by key, in the run with `seed`."""
         found: list[Entry] = []
         for part in self.contributions:
-            count = len(part.scalars)
-            keys = self.directions.keys(seed, round=self.round, owner=part.owner, count=count)
-            found += entries_of(keys, part.scalars * part.weight)
+            found += self.directions.entries(
+                part.scalars * part.weight, seed=seed, round=self.round, owner=part.owner
+            )
         return found
 
     def vector(self, seed: int) -> Vector:

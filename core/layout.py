@@ -138,6 +138,13 @@ class Layout:
             chosen = chosen - hits if pattern.startswith("!") else chosen | hits
         return Layout(tuple(spec for spec in self.specs if spec.name in chosen))
 
+    def present(self, selector: Selector) -> "Layout":
+        """As `select`; nothing where a pattern matches no tensor."""
+        try:
+            return self.select(selector)
+        except LayoutError:
+            return Layout(())
+
     def _vocabulary(self) -> str:
         blocks = sorted({spec.block for spec in self.specs})
         tags = sorted({tag for spec in self.specs for tag in spec.tags})

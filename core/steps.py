@@ -69,6 +69,13 @@ class Directions:
             return pool_keys(run, count)
         return keys(run, count, round=round, client=owner)
 
+    def entries(
+        self, scalars: NDArray[np.integer], *, seed: int, round: int, owner: int
+    ) -> list[Entry]:
+        """Integer steps along an owner's directions in a round, group by group."""
+        keys = self.keys(seed, round=round, owner=owner, count=len(scalars))
+        return entries_of(keys, scalars)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -125,10 +132,10 @@ class Steps:
         """
         if self.origin is None:
             raise LayoutError("steps: nobody has said whose directions these are")
-        seed, round, owner = self.origin.seed, self.origin.round, self.origin.owner
-        count = len(self.scalars)
-        keys = self.directions.keys(seed, round=round, owner=owner, count=count)
-        return entries_of(keys, self.scalars)
+        own = self.origin
+        return self.directions.entries(
+            self.scalars, seed=own.seed, round=own.round, owner=own.owner
+        )
 
     def vector(self) -> Vector:
         """The change itself, float32 ``[layout.size]``, the same bits everywhere."""

@@ -17,6 +17,7 @@ from fedloom.core.steps import Steps
 from fedloom.core.work import LocalWork, Selectors, Tier
 
 __all__ = [
+    "BRIEFING_TYPES",
     "Briefing",
     "Client",
     "ClientId",
@@ -40,6 +41,8 @@ ClientId: TypeAlias = str
 Metrics: TypeAlias = Mapping[str, float]
 Briefing: TypeAlias = Mapping[str, NDArray[np.generic]]
 """Small arrays that a strategy sends every client of a round beside the model, by name."""
+BRIEFING_TYPES = ("float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "int64")
+"""What a briefing may hold; a type travels as its place here."""
 
 
 @dataclass(frozen=True)

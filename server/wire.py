@@ -19,6 +19,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 from fedloom.core.errors import TransferError
+from fedloom.core.octets import varint
 from fedloom.protos import federation_pb2
 
 __all__ = ["MAX_CHUNK", "Buffer", "RawChunk", "read_part", "write_chunk"]
@@ -75,13 +76,13 @@ def write_chunk(offset: int, crc32: int, data: Buffer) -> bytes:
     head = bytearray()
     if offset:
         head.append(_OFFSET)
-        head += _varint(offset)
+        head += varint(offset)
     if crc32:
         head.append(_CRC)
         head += _FIXED.pack(crc32)
     if len(data):
         head.append(_DATA)
-        head += _varint(len(data))
+        head += varint(len(data))
     return b"".join((head, data))
 
 
@@ -118,12 +119,3 @@ def _read_varint(message: bytes, at: int, most: int) -> tuple[int, int]:
             return value, place + 1
         shift += 7
     raise IndexError(at)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

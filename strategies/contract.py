@@ -7,13 +7,17 @@ import numpy as np
 
 from fedloom.core.errors import LayoutError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout
-from fedloom.core.types import Briefing, ClientId, ClientTask, Cohort, Metrics, State
+from fedloom.core.types import (
+    BRIEFING_TYPES,
+    Briefing,
+    ClientId,
+    ClientTask,
+    Cohort,
+    Metrics,
+    State,
+)
 
 __all__ = ["briefing_of", "check_applied", "check_state", "check_tasks", "hook"]
-
-
-BRIEFING_TYPES = ("float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "int64")
-"""What a briefing may hold."""
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import numpy as np
 
 from fedloom.core.advance import Advance
 from fedloom.core.layout import Layout, Vector
-from fedloom.core.types import Delta, State
+from fedloom.core.types import Delta, Params, State
 from fedloom.strategies.step_total import Gathered, Kind, StepTotal
 
-__all__ = ["along_guide", "next_guide", "without_guide"]
+__all__ = ["along_guide", "change_of", "next_guide", "without_guide"]
 
 
 def without_guide(total: StepTotal, guide: Vector) -> tuple[StepTotal, dict[Kind, int]]:
@@ -63,6 +63,11 @@ def along_guide(
     return replace(advance, rest=rest)
 
 
+def change_of(before: Params, after: Params, part: Layout) -> Vector:
+    """Where some tensors of a model went, float32 ``[part.size]``."""
+    return before.layout.gather(after.vector - before.vector, part)
+
+
 def next_guide(before: State, after: State, total: StepTotal, decay: float) -> Vector | None:
     """The guide after a round: the decaying sum of what moved along directions.
 
@@ -72,8 +77,7 @@ def next_guide(before: State, after: State, total: StepTotal, decay: float) -> V
     if len(layouts) != 1:
         return None
     (moved,) = layouts
-    layout = before.params.layout
-    change = layout.gather(after.params.vector - before.params.vector, moved)
+    change = change_of(before.params, after.params, moved)
     old = np.asarray(before.slots.get("guide", np.zeros(0, dtype=np.float32)), dtype=np.float32)
     return change if old.size != change.size else np.float32(decay) * old + change
 

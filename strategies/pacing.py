@@ -11,9 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fedloom.core.advance import Advance
 from fedloom.core.errors import require
-from fedloom.core.layout import Selector, Vector
+from fedloom.core.layout import Selector
 from fedloom.core.step_ledger import unmoved
 from fedloom.core.types import (
     Briefing,
@@ -27,6 +26,7 @@ from fedloom.core.types import (
 )
 from fedloom.strategies.base import Planner
 from fedloom.strategies.gates import cosine, halves, variance
+from fedloom.strategies.guided import change_of
 from fedloom.strategies.holding import held, joined, keeping, released
 from fedloom.strategies.plan import Constant
 from fedloom.strategies.step_total import StepTotal, add_update, advance_of
@@ -149,16 +149,9 @@ class Paced:
         advance = advance_of(state.params, whole, lr=self.lr, shrink=self.shrink)
         after, told = applied(free, advance, whole)
         if self.guided and advance.moves:
-            slots = {**after.slots, "guide": _direction(state.params, after.params, advance)}
-            after = replace(after, slots=slots)
+            guide = change_of(state.params, after.params, advance.moves[0].layout)
+            after = replace(after, slots={**after.slots, "guide": guide})
         return after, {**told, **metrics}
-
-
-def _direction(before: Params, after: Params, advance: Advance) -> Vector:
-    """Where the tensors went that moved along directions, float32 ``[d]``."""
-    layout = advance.moves[0].layout
-    change = after.vector - before.vector
-    return before.layout.gather(change, layout)
 
 
 def paced(

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file
 from small_jobs import COMMAND, command_environment, write_rows, write_toml
 
 from fedloom.operating import new_token
 from fedloom.server.database import Database
 from fedloom.server.failpoints import VARIABLE
 from fedloom.server.ledger import Ledger
+from fedloom.simulation.held import SLOT
 
-__all__ = ["Fleet", "era_rows", "table_of", "until"]
+__all__ = ["Fleet", "era_rows", "table_of", "tensors", "until"]
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "text_era.jsonl.gz"
 LONGEST = 90.0
@@ -62,6 +64,13 @@ def table_of(backbone: Path | str, clients: int, **changes: Any) -> dict[str, An
         },
         **changes,
     }
+
+
+def tensors(run: Path) -> dict[str, bytes]:
+    """The last state's, but for what only a simulator notes."""
+    path = sorted((run / "checkpoints").glob("round-*.safetensors"))[-1]
+    found = load_file(path)
+    return {name: a.tobytes() for name, a in found.items() if name != f"slot/{SLOT}"}
 
 
 def _free_ports() -> list[int]:

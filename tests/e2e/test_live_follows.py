@@ -8,14 +8,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from live_processes import Fleet, era_rows, table_of
+from live_processes import Fleet, era_rows, table_of, tensors
 from safetensors.numpy import load_file
 
 from fedloom import simulate
 from fedloom.operating import standing_lines
 from fedloom.progress import Quiet
 from fedloom.server.standing import read_standing
-from fedloom.simulation.held import SLOT
 
 CLIENTS, ROUNDS = 2, 8
 STAGE: dict[str, Any] = {
@@ -49,13 +48,6 @@ def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[8 + int.from_bytes(data[:8], "little")] ^= 1  # behind the header of a safetensors file
     path.write_bytes(data)
-
-
-def tensors(run: Path) -> dict[str, bytes]:
-    """The last state's, but for what only a simulator notes."""
-    path = sorted((run / "checkpoints").glob("round-*.safetensors"))[-1]
-    found = load_file(path)
-    return {name: a.tobytes() for name, a in found.items() if name != f"slot/{SLOT}"}
 
 
 def size_of(run: Path) -> int:

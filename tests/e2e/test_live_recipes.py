@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_processes import Fleet, era_rows, table_of
-from safetensors.numpy import load_file
+from live_processes import Fleet, era_rows, table_of, tensors
 
 from fedloom import simulate
 from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.job import STAGE_KEYS
 from fedloom.progress import Quiet
-from fedloom.simulation.held import SLOT
 
 CLIENTS, ROUNDS = 2, 3
 NAMES = sorted(set(recipes()) - {"tiers"})  # devices say their kind, the simulator deals it out
@@ -35,12 +33,6 @@ def job(name: str, backbone: Path) -> dict[str, Any]:
             stage["strategy"] = {**stage["strategy"], "patience": 2}
     adapter = {key: v for key, v in recipe["adapter"].items() if key != "layers"}
     return table_of(backbone, CLIENTS, stages=stages, adapter=adapter, **kept)
-
-
-def tensors(run: Path) -> dict[str, bytes]:
-    """The last state's, but for what only a simulator notes."""
-    path = sorted((run / "checkpoints").glob("round-*.safetensors"))[-1]
-    return {n: a.tobytes() for n, a in load_file(path).items() if n != f"slot/{SLOT}"}
 
 
 @pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="minutes: of a nightly run")

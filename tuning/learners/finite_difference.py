@@ -10,7 +10,6 @@ clients: k clients times p directions run through one frozen forward, as many di
 as small batches leave room for.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,9 +102,5 @@ class FiniteDifference:
         briefing: Briefing = NOTHING,
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`."""
-        began = time.perf_counter()
         gauge = Differences(self.difference == "central", self.h, self.at_once)
-        walk = Walk(self.search, gauge, session, params, work, cohort, briefing)
-        for step in range(walk.steps):
-            walk.take(step)
-        return walk.results((time.perf_counter() - began) / len(cohort))
+        return Walk(self.search, gauge, session, params, work, cohort, briefing).run()

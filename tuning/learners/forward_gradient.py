@@ -10,7 +10,6 @@ Directions, scalars and what is sent are those of `finite-difference`: clients o
 in one round.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -100,11 +99,7 @@ class ForwardGradient:
         Raises:
             ConfigError: the model has an operation without forward-mode derivative.
         """
-        began = time.perf_counter()
-        walk = Walk(self.search, Tangents(), session, params, work, cohort, briefing)
-        for step in range(walk.steps):
-            walk.take(step)
-        return walk.results((time.perf_counter() - began) / len(cohort))
+        return Walk(self.search, Tangents(), session, params, work, cohort, briefing).run()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The local steps of a chunk of clients along random directions."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedloom.core.errors import ConfigError, LayoutError, require
-from fedloom.core.layout import Layout, Selector
+from fedloom.core.errors import ConfigError, require
+from fedloom.core.layout import Layout
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Losses, Rows, Session
 from fedloom.tuning.learners.backprop import local_batches
@@ -52,6 +53,7 @@ class Walk:
         cohort: Sequence[Assignment],
         briefing: Briefing,
     ) -> None:
+        self._began = time.perf_counter()
         self._search, self._gauge = search, gauge
         self._session, self._params = session, params
         self._work, self._cohort = work, cohort
@@ -59,7 +61,7 @@ class Walk:
         self._order = sorted(range(len(cohort)), key=lambda i: (-len(plans[i]), i))
         self._plans = [plans[i] for i in self._order]
         store = self._store = session.store(params, len(cohort))
-        self._exact = _chosen(store.trained, search.exact)
+        self._exact = store.trained.present(search.exact)
         store.trunk = any("head" not in spec.tags for spec in self._exact)
         names = set(self._exact.names)
         self._moved = Layout(tuple(spec for spec in store.trained if spec.name not in names))
@@ -88,6 +90,12 @@ class Walk:
     @property
     def _places(self) -> range:
         return range(len(self._plans))
+
+    def run(self) -> list[LocalResult]:
+        """All local steps; what came of them, in the order of the cohort."""
+        for step in range(self.steps):
+            self.take(step)
+        return self.results((time.perf_counter() - self._began) / len(self._cohort))
 
     @property
     def steps(self) -> int:
@@ -195,10 +203,3 @@ def check_work(work: LocalWork) -> None:
         value = getattr(work, name)
         text = "0: scalars cannot say it; or learner option send = 'tensors'"
         require(value == 0, f"local.{name}", value, text)
-
-
-def _chosen(layout: Layout, selector: Selector) -> Layout:
-    try:
-        return layout.select(selector)
-    except LayoutError:
-        return Layout(())
