@@ -27,11 +27,13 @@ class Source:
         checkpoint: where they lie.
         shape: of the backbone.
         dtype: of the products.
+        hollow: nothing is read: tensors have their shapes and no numbers (the ``meta`` device).
     """
 
     checkpoint: Checkpoint
     shape: Shape
     dtype: torch.dtype
+    hollow: bool = False
 
     @property
     def family(self) -> Family:
@@ -48,7 +50,7 @@ class Source:
     def outer(self, part: str, field: str, expected: tuple[int, ...]) -> Tensor:
         """A tensor outside of blocks."""
         names = self.family.stored(self.family.outer[part], field)
-        return _checked(self.checkpoint.get(names), expected, names[0]).to(self.dtype)
+        return self._read(names, expected).to(self.dtype)
 
     def outer_norm(self, part: str) -> Norm | None:
         """A norm outside of blocks; None where the family has none there."""
@@ -61,7 +63,7 @@ class Source:
     def _norm(self, name: str, fields: Sequence[tuple[str, ...]]) -> Norm:
         wide = (self.shape.width,)
         count = 1 if self.shape.rms else 2
-        tensors = [_checked(self.checkpoint.get(names), wide, names[0]) for names in fields[:count]]
+        tensors = [self._read(names, wide) for names in fields[:count]]
         weight, *bias = (tensor.to(self.norm_dtype) for tensor in tensors)
         return Norm(name, weight, bias[0] if bias else None, self.shape.eps)
 
@@ -109,7 +111,7 @@ class Source:
             weights.append(self._weight(layer, part, (width, d_in)))
             if biased:
                 names = self.family.stored_part(part, layer, "bias")
-                biases.append(_checked(self.checkpoint.get(names), (width,), names[0]))
+                biases.append(self._read(names, (width,)))
             members.append(Member(self.family.module(part, layer), start, start + width))
             start += width
         weight = torch.cat(weights).to(self.dtype)
@@ -118,10 +120,15 @@ class Source:
 
     def _weight(self, layer: int, part: str, expected: tuple[int, int]) -> Tensor:
         names = self.family.stored_part(part, layer, "weight")
-        weight = self.checkpoint.get(names)
-        if self.family.transposed:
-            weight = weight.t()
-        return _checked(weight, expected, names[0])
+        return self._read(names, expected, transposed=self.family.transposed)
+
+    def _read(
+        self, names: Sequence[str], expected: tuple[int, ...], *, transposed: bool = False
+    ) -> Tensor:
+        if self.hollow:
+            return torch.empty(expected, device="meta")
+        tensor = self.checkpoint.get(names)
+        return _checked(tensor.t() if transposed else tensor, expected, names[0])
 
 
 def _checked(tensor: Tensor, expected: tuple[int, ...], name: str) -> Tensor:

@@ -113,7 +113,7 @@ def _positions(source: Source) -> Tensor | None:
     if "positions" not in outer:
         return None
     positions = source.outer("positions", "weight", (shape.max_positions, shape.width))
-    if "types" not in outer:
+    if "types" not in outer or source.hollow:
         return positions
     types = source.checkpoint.get(source.family.stored(outer["types"], "weight"))
     if types.ndim != 2 or types.shape[1] != shape.width:

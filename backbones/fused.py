@@ -3,7 +3,8 @@
 Neither transformers nor peft is needed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +30,8 @@ __all__ = ["FusedBackbone", "load_fused"]
 class FusedBackbone:
     """A frozen transformer that runs packed examples of k clients.
 
+    Of blocks that were not asked for, tensors have a shape and no numbers (the ``meta`` device).
+
     Attributes:
         shape: of the model.
         prefix: transformers' ``base_model_prefix``; module names are relative to that model.
@@ -38,8 +41,9 @@ class FusedBackbone:
         embedding: what makes the first hidden states.
         layers: the blocks.
         final: the norm after the last block; None where the family has none.
-        pooler: BERT's pooler; None where the family or the checkpoint has none.
-        head: the language-model head; None where the family or the checkpoint has none.
+        pooler: BERT's pooler; None where the family or the checkpoint has none, or no head was
+            asked for.
+        head: the language-model head; None as `pooler` is.
     """
 
     shape: Shape
@@ -214,13 +218,21 @@ class FusedBackbone:
         return kept * self.dtype.itemsize
 
 
-def load_fused(folder: Path, *, dtype: torch.dtype, device: torch.device) -> FusedBackbone:
+def load_fused(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    held: Collection[str] | None = None,
+) -> FusedBackbone:
     """Read a backbone from a folder with ``config.json`` and safetensors.
 
     Args:
         folder: as ``save_pretrained`` of transformers writes it, whole or in shards.
         dtype: float32 or bfloat16, of weights and hidden states.
         device: where it shall run.
+        held: which blocks are read: ``embeddings``, ``layer.0`` ..., ``final`` and ``head`` (the
+            pooler too); None for all. The files may lack the others.
 
     Raises:
         ModelError: the family or one of its options has no fused blocks, or the files are missing
@@ -228,9 +240,16 @@ def load_fused(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Fus
     """
     shape = read_shape(read_config(folder))
     source = Source(open_checkpoint(folder, device), shape, dtype)
+    hollow = replace(source, hollow=True)
+
+    def of(block: str) -> Source:
+        return source if held is None or block in held else hollow
+
+    topped = of("head") is source
+    tied = topped and shape.causal and shape.tied
     with torch.no_grad():
-        embedding = load_embedding(source)
-        tokens = embedding.tokens if isinstance(embedding, Embedding) else None
+        embedding = load_embedding(source if tied else of("embeddings"))
+        tokens = embedding.tokens if topped and isinstance(embedding, Embedding) else None
         return FusedBackbone(
             shape=shape,
             prefix=source.family.prefix,
@@ -238,8 +257,8 @@ def load_fused(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Fus
             device=device,
             checkpoint=source.checkpoint,
             embedding=embedding,
-            layers=tuple(source.block(i) for i in range(shape.depth)),
-            final=source.outer_norm("final"),
-            pooler=load_pooler(source),
+            layers=tuple(of(f"layer.{i}").block(i) for i in range(shape.depth)),
+            final=of("final").outer_norm("final"),
+            pooler=load_pooler(source) if topped else None,
             head=None if tokens is None else load_head(source, tokens),
         )

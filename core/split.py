@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from fedloom.core.errors import require
 
-__all__ = ["MODES", "SplitConfig"]
+__all__ = ["MODES", "SplitConfig", "session_plan"]
 
-MODES = ("sequential", "v1", "v2", "concat")
+MODES = ("sequential", "v1", "v2", "concat", "frozen")
 """Whose batches move which far tensors."""
 
 
@@ -21,7 +21,10 @@ class SplitConfig:
             tensors, which are averaged with the rest. ``v2``: one copy, stepped by each client's
             batch in turn. ``concat``: one copy, stepped by a batch of every client at once.
             ``sequential``: one copy, and clients take turns and hand their own blocks on.
+            ``frozen``: nothing trains far away.
         bottom: blocks below the far ones, at home.
+        most_bottom: with more than `bottom`, each client takes as many blocks as its memory holds,
+            from `bottom` up to these (0: all take `bottom`).
         top: blocks above them, at home; none where the labels are far.
         labels: ``home``: they stay there, with the head (four legs a step). ``far``: they travel,
             and the head is far (two legs).
@@ -29,6 +32,11 @@ class SplitConfig:
             ``int8``.
         codec_down: how they come down.
         recompute: the far side keeps only what went in, and finds the rest again.
+        clip: hidden states, and gradients, that go up are scaled to at most this L2 norm for each
+            token (0: as they are).
+        noise: standard deviation of Gaussian noise on what goes up, as a multiple of `clip`.
+        patience: seconds for which a live far side keeps the others waiting for a late client.
+        stages: with ``frozen``, live: ``HOST:PORT`` of every ``fedloom stage`` that serves blocks.
     """
 
     mode: str = "none"
@@ -38,6 +46,11 @@ class SplitConfig:
     codec_up: str = "float32"
     codec_down: str = "float32"
     recompute: bool = False
+    most_bottom: int = 0
+    clip: float = 0.0
+    noise: float = 0.0
+    patience: float = 10.0
+    stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = ("none", *MODES)
@@ -45,3 +58,20 @@ class SplitConfig:
         require(self.labels in ("home", "far"), "split.labels", self.labels, "one of home, far")
         require(self.bottom >= 0, "split.bottom", self.bottom, "0 or more")
         require(self.top >= 0, "split.top", self.top, "0 or more")
+        require(self.most_bottom >= 0, "split.most_bottom", self.most_bottom, "0 or more")
+        for name in ("clip", "noise"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"split.{name}", value, "0 or more, and finite")
+        text = "0 without split.clip, of which it is a multiple"
+        require(self.noise == 0 or self.clip > 0, "split.noise", self.noise, text)
+        require(self.patience > 0, "split.patience", self.patience, "above 0")
+
+
+def session_plan(job: str, round: int) -> str:
+    """What both sides of a live round call what they work on.
+
+    Args:
+        job: SHA-256 (hex) of the job's manifest.
+        round: its number.
+    """
+    return f"{job}/{round}"

@@ -147,6 +147,7 @@ class ClientTask:
         seed: the run's seed, from which the client derives its own streams.
         deadline: seconds the client has, or 0 for no limit.
         batches: number of the round whose batches are used once more; 0 for new ones.
+        bottom: blocks below the far ones of a split model; None for the job's.
     """
 
     client: ClientId
@@ -159,6 +160,7 @@ class ClientTask:
     seed: int = 0
     deadline: float = 0.0
     batches: int = 0
+    bottom: int | None = None
 
 
 @dataclass(frozen=True)

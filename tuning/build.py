@@ -1,5 +1,6 @@
 """From a model folder and a choice of adapter to a `CohortModel`, on the best engine there is."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,9 +20,15 @@ __all__ = ["build_model", "model_of"]
 
 
 def model_of(
-    job: Job, folder: Path, classes: int, *, dtype: torch.dtype, device: torch.device
+    job: Job,
+    folder: Path,
+    classes: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    held: Collection[str] | None = None,
 ) -> CohortModel:
-    """The model that a job asks for, from the folder of its backbone.
+    """The model that a job asks for, from the folder of its backbone; `held` as in `build_model`.
 
     Raises:
         ModelError: the folder holds no model that an engine can read.
@@ -34,8 +41,11 @@ def model_of(
         normalize=job.backbone.normalize,
         head_init=job.backbone.head_init,
     )
+    engine = "auto" if held is None else "fused"
+    if job.backbone.engine != "auto":
+        engine = job.backbone.engine
     return build_model(
-        folder, job.adapter, task, dtype=dtype, device=device, engine=job.backbone.engine
+        folder, job.adapter, task, dtype=dtype, device=device, engine=engine, held=held
     )
 
 
@@ -47,6 +57,7 @@ def build_model(
     dtype: torch.dtype,
     device: torch.device,
     engine: str = "auto",
+    held: Collection[str] | None = None,
 ) -> CohortModel:
     """Load a backbone and attach an adapter to it.
 
@@ -58,6 +69,8 @@ def build_model(
         device: where it runs.
         engine: ``fused`` (own blocks, no transformers), ``transformers`` (any model), or ``auto``:
             fused where the family has it.
+        held: the blocks whose frozen weights are read, as `fedloom.backbones.fused.load_fused`
+            takes them; None for all. Only the fused engine can do without some.
 
     Raises:
         ModelError: the folder holds no model that an engine can read.
@@ -70,7 +83,7 @@ def build_model(
     method = cast(Adapter, chosen)
     if engine != "transformers":
         try:
-            return _fused(folder, method, task, dtype, device)
+            return _fused(folder, method, task, dtype, device, held)
         except ModelError:
             if engine == "fused" or getattr(method, "fused_only", False):
                 raise
@@ -83,14 +96,19 @@ def build_model(
 
 
 def _fused(
-    folder: Path, adapter: Adapter, task: Task, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    adapter: Adapter,
+    task: Task,
+    dtype: torch.dtype,
+    device: torch.device,
+    held: Collection[str] | None,
 ) -> "FusedModel":
     from fedloom.backbones.fused import load_fused
     from fedloom.tuning.fused_model import FusedModel
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a model in transformers' format")
-    backbone = load_fused(folder, dtype=dtype, device=device)
+    backbone = load_fused(folder, dtype=dtype, device=device, held=held)
     head = None
     if task.kind != "causal-lm" and task.pooling == "model":
         head = _saved_head(folder, backbone.shape.width, task.classes)

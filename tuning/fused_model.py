@@ -8,6 +8,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedloom.backbones.base import Linear, Sites
 from fedloom.backbones.fused import FusedBackbone
@@ -72,14 +73,14 @@ class FusedModel:
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
         biases = {
-            member.name: product.bias[member.start : member.stop]
+            member.name: _known(product.bias)[member.start : member.stop]
             for block in backbone.layers
             for product in block.products
             for member in product.members
             if product.bias is not None
         }
         norms = (norm for block in backbone.layers for norm in (block.norm1, block.norm2))
-        biases |= {norm.name: norm.bias for norm in norms if norm.bias is not None}
+        biases |= {norm.name: _known(norm.bias) for norm in norms if norm.bias is not None}
 
         def named(linear: Linear) -> Linear:
             return Linear(base + linear.name, linear.block, linear.d_in, linear.d_out)
@@ -190,3 +191,8 @@ class FusedModel:
             order=np.arange(len(examples)) if order is None else order,
             limits=limits,
         )
+
+
+def _known(bias: Tensor) -> Tensor:
+    """A bias; zeros where it is of a block that is not held, and so of no consequence."""
+    return torch.zeros(bias.shape) if bias.is_meta else bias
