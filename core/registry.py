@@ -41,6 +41,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "bf16": "fedloom.codecs.dense:BFloat16",
         "fp16": "fedloom.codecs.dense:Float16",
         "int8": "fedloom.codecs.quantized:Int8",
+        "blockwise": "fedloom.codecs.blockwise:Blockwise",
+        "nnadq": "fedloom.codecs.nnadq:Nnadq",
         "scalars": "fedloom.codecs.scalars:Scalars",
     },
     "adapters": {
