@@ -112,7 +112,7 @@ class Worker:
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
         assignment = Assignment(task.client, rows, task.round, task.seed, task.batches)
         (result,) = learner.train(session, params, task.work, [assignment], briefing)
-        codec = cast(Codec, create("codecs", task.codec or self.manifest.job.codec_up))
+        codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
         update = client_update(
             task,
             result.layout,
