@@ -14,7 +14,7 @@ from torch import nn
 from fedloom.backbones.base import Linear
 from fedloom.core.errors import ModelError
 
-__all__ = ["block_of", "is_linear", "linears_of", "load", "norms_of"]
+__all__ = ["block_of", "is_linear", "linears_of", "load", "norm_kind", "norms_of"]
 
 _AUTO = {
     ("classify", "mean"): "AutoModel",
@@ -113,10 +113,28 @@ def linears_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
 
 
 def norms_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
-    """Every normalisation with a bias."""
-    found = []
-    for name, module in model.named_modules():
-        bias = getattr(module, "bias", None)
-        if "norm" in type(module).__name__.lower() and isinstance(bias, torch.Tensor):
-            found.append(Linear(name, block_of(name, base), len(bias), len(bias)))
-    return tuple(found)
+    """Every normalisation with a weight for each feature, in order."""
+    return tuple(
+        Linear(name, block_of(name, base), len(module.weight), len(module.weight))
+        for name, module in model.named_modules()
+        if _is_norm(module)
+    )
+
+
+def _is_norm(module: Any) -> bool:
+    named = "norm" in type(module).__name__.lower()
+    weight = getattr(module, "weight", None)
+    return named and isinstance(weight, torch.Tensor) and weight.ndim == 1
+
+
+def norm_kind(module: Any) -> tuple[float, bool] | None:
+    """What a norm adds to the variance, and whether it subtracts the mean (layer norm).
+
+    None where it is neither a layer norm nor an RMS norm.
+    """
+    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    kind = type(module).__name__
+    centred = isinstance(module, nn.LayerNorm)
+    if not isinstance(eps, float) or not (centred or "RMSNorm" in kind or kind == "T5LayerNorm"):
+        return None
+    return eps, centred

@@ -48,6 +48,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",
+        "full": "fedloom.tuning.full:Full",
         "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",

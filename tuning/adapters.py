@@ -185,7 +185,7 @@ class BitFit:
         """Every bias in the chosen layers."""
         blocks = {linear.block for linear in chosen(catalog, ("all-linear",), self._layers)}
         modules = (*catalog.linears, *(catalog.norms if self._norms else ()))
-        found = [(m, catalog.bias(m.name)) for m in modules if m.block in blocks]
+        found = [(m, catalog.frozen(m.name).bias) for m in modules if m.block in blocks]
         parts = [BiasPart(module, bias) for module, bias in found if bias is not None]
         if not parts:
             raise ConfigError(f"adapter bitfit: {catalog.family!r} models have no biases to train")
