@@ -200,6 +200,7 @@ class Exported:
         left_out: tensors that PEFT's format has no place for.
         convert: makes the contents of PEFT's file of all tensors by name, where they are not
             simply the tensors under PEFT's names.
+        plain: all tensors but a head of ours are those of transformers' own state dict.
     """
 
     config: Mapping[str, object]
@@ -207,6 +208,7 @@ class Exported:
     arguments: str = ""
     left_out: frozenset[str] = frozenset()
     convert: Callable[[Mapping[str, Vector]], dict[str, Vector]] | None = None
+    plain: bool = False
 
     def contents(self, tensors: Mapping[str, Vector]) -> dict[str, Vector]:
         """What ``adapter_model.safetensors`` holds, of all tensors by name."""

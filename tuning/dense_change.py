@@ -148,22 +148,25 @@ class NormChange:
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Saved]:
         """Add the change to `y` in place."""
-        normal, scale = self._normal(x)
+        _shift(y, self._bias)
         change = self._weight.get()
+        if change is None and self._weight.grad is None:
+            return y, ()
+        normal, scale = self._normal(x)
         if change is not None:
             y.add_((normal * change.unsqueeze(1)).to(y.dtype))
-        _shift(y, self._bias)
         return y, (normal, scale)
 
-    def backward(self, saved: Saved, dy: Tensor) -> tuple[Tensor, AddToInput]:
+    def backward(self, saved: Saved, dy: Tensor) -> tuple[Tensor, AddToInput | None]:
         """``dw = sum_L dy n(x)``, ``db = sum_L dy``, and the gradient through ``n``.
 
         With ``g = dy (w - w_0)`` and s what x was multiplied by, RMS norm has
         ``dx = s (g - n mean(g n))``; layer norm takes ``mean(g)`` away, too.
         """
-        normal, scale = saved
-        wide = dy.float()
-        _shift_gradient(wide, self._bias)
+        _shift_gradient(dy, self._bias)
+        if not saved:
+            return dy, None
+        (normal, scale), wide = saved, dy.float()
         if self._weight.grad is not None:
             self._weight.grad.add_((wide * normal).sum(1))
 

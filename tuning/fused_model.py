@@ -19,6 +19,7 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Part, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import exported_for
@@ -104,7 +105,9 @@ class FusedModel:
     @property
     def bytes_per_token(self) -> int:
         """Memory of one token in a training step through every block."""
-        return self.backbone.saved_bytes_per_token() * self.depth
+        full = {p.linear.block for p in self.composition.parts if isinstance(p, FullPart)}
+        kept = self.backbone.saved_bytes_per_token() * self.depth
+        return kept + self.backbone.input_bytes_per_token() * len(full)
 
     @property
     def read(self) -> Read:

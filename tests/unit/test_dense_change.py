@@ -132,8 +132,7 @@ def test_what_is_fixed_and_unchanged_does_nothing(name: str) -> None:
     dx = drawn(K, LENGTH, d_in, seed=8)
     dy, add = attachment.backward(saved, y.clone())
     assert torch.equal(dy, y)
-    assert add is not None
-    assert torch.equal(add(dx.clone()), dx)
+    assert add is None or torch.equal(add(dx.clone()), dx)
 
 
 def test_a_change_that_bfloat16_would_round_away() -> None:
