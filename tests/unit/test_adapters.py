@@ -27,7 +27,7 @@ def bert(family: str = "bert", *, biased: bool = True) -> Catalog:
         for i in range(3)
         for name, widths in WIDTHS.items()
     ]
-    linears += [Linear("bert.pooler.dense", "other", 8, 8), Linear("classifier", "head", 8, 2)]
+    linears += [Linear("bert.pooler.dense", "pooler", 8, 8), Linear("classifier", "head", 8, 2)]
     norms = [
         Linear(f"bert.encoder.layer.{i}.output.LayerNorm", f"layer.{i}", 8, 8) for i in range(3)
     ]
