@@ -35,6 +35,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fwdllm": "fedloom.strategies.pacing:paced",
         "fedkseed": "fedloom.strategies.kseed:fedkseed",
         "spry": "fedloom.strategies.spry:spry",
+        "fedbfpt": "fedloom.strategies.fedbfpt:fedbfpt",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
