@@ -28,6 +28,7 @@ from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, free_memory
 from fedloom.tuning.data import Corpus
+from fedloom.tuning.depth import picked
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import Assignment, Learner
@@ -107,7 +108,7 @@ class Worker:
         if not len(rows):
             raise DataError("this device has no training examples")
         params, briefing = self._received(order, frame, coming)
-        session = self._session(order, params)
+        session = picked(self._session(order, params), task.blocks)
         self._check_memory(session, task.work)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
         assignment = Assignment(task.client, rows, task.round, task.seed, task.batches)

@@ -122,6 +122,7 @@ class Cohort:
         selectors: the job's selectors; a planner may change them per client.
         seed: the run's seed.
         tiers: the job's kinds of devices.
+        rounds: of the stage that the round is in; 0 where nobody says.
     """
 
     round: int
@@ -130,6 +131,7 @@ class Cohort:
     selectors: Selectors = Selectors()
     seed: int = 0
     tiers: tuple[Tier, ...] = ()
+    rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class ClientTask:
         deadline: seconds the client has, or 0 for no limit.
         batches: number of the round whose batches are used once more; 0 for new ones.
         bottom: blocks below the far ones of a split model; None for the job's.
+        blocks: layers of the backbone that run, in order, some left out or taken twice; empty for
+            all as they are.
     """
 
     client: ClientId
@@ -161,6 +165,7 @@ class ClientTask:
     deadline: float = 0.0
     batches: int = 0
     bottom: int | None = None
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

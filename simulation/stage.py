@@ -105,7 +105,7 @@ class Stages:
                     selectors=selectors,
                     drawn=drawn_for(state, number),
                 )
-                cohort = replace(cohort, tiers=job.tiers)
+                cohort = replace(cohort, tiers=job.tiers, rounds=stage.rounds)
                 state, held = Held.taken_from(state, prepared.population)
                 model = Downlink(
                     state,

@@ -5,6 +5,7 @@ a time.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fedloom.backbones.base import Linear
@@ -50,12 +51,16 @@ def _targets(
 
 
 def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) -> list[Linear]:
-    """Linear maps whose name ends in a target, in the chosen layers (negative: from the top)."""
-    depth = sum(block.startswith("layer.") for block in catalog.blocks)
+    """Linear maps whose name ends in a target, in the chosen layers (negative: from the top).
+
+    Where there is an encoder and a decoder, layers are counted in each.
+    """
+    stacks = Counter(b.rpartition("layer.")[0] for b in catalog.blocks if "layer." in b)
+    depth = min(stacks.values(), default=0)
     bad = [n for n in layers if not -depth <= n < depth]
     if bad:
         raise ConfigError(f"adapter.layers = {bad[0]}: the backbone has layers 0 to {depth - 1}")
-    blocks = {f"layer.{n % depth}" for n in layers}
+    blocks = {f"{stack}layer.{n % count}" for stack, count in stacks.items() for n in layers}
     # A pooler or a head is no place for an adapter: it is frozen, or trained in full.
     layered = [x for x in catalog.linears if "layer." in x.block]
     inside = [x for x in layered if not blocks or x.block in blocks]
@@ -185,7 +190,7 @@ class BitFit:
         """Every bias in the chosen layers."""
         blocks = {linear.block for linear in chosen(catalog, ("all-linear",), self._layers)}
         modules = (*catalog.linears, *(catalog.norms if self._norms else ()))
-        found = [(m, catalog.bias(m.name)) for m in modules if m.block in blocks]
+        found = [(m, catalog.frozen(m.name).bias) for m in modules if m.block in blocks]
         parts = [BiasPart(module, bias) for module, bias in found if bias is not None]
         if not parts:
             raise ConfigError(f"adapter bitfit: {catalog.family!r} models have no biases to train")

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.backbones.base import Linear, Sites
+from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.backbones.packing import Read
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
-from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
+from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Part, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import exported_for
@@ -72,15 +74,7 @@ class FusedModel:
 
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
-        biases = {
-            member.name: _known(product.bias)[member.start : member.stop]
-            for block in backbone.layers
-            for product in block.products
-            for member in product.members
-            if product.bias is not None
-        }
-        norms = (norm for block in backbone.layers for norm in (block.norm1, block.norm2))
-        biases |= {norm.name: _known(norm.bias) for norm in norms if norm.bias is not None}
+        tensors = _tensors(backbone)
 
         def named(linear: Linear) -> Linear:
             return Linear(base + linear.name, linear.block, linear.d_in, linear.d_out)
@@ -90,7 +84,7 @@ class FusedModel:
             tuple(named(linear) for linear in backbone.linears),
             tuple(named(norm) for norm in backbone.norms),
             (*backbone.blocks, HEAD),
-            lambda name: biases.get(name.removeprefix(base)),
+            lambda name: tensors[name.removeprefix(base)],
         )
 
     def _head(
@@ -111,7 +105,9 @@ class FusedModel:
     @property
     def bytes_per_token(self) -> int:
         """Memory of one token in a training step through every block."""
-        return self.backbone.saved_bytes_per_token() * self.depth
+        full = {p.linear.block for p in self.composition.parts if isinstance(p, FullPart)}
+        kept = self.backbone.saved_bytes_per_token() * self.depth
+        return kept + self.backbone.input_bytes_per_token() * len(full)
 
     @property
     def read(self) -> Read:
@@ -191,6 +187,24 @@ class FusedModel:
             order=np.arange(len(examples)) if order is None else order,
             limits=limits,
         )
+
+
+def _tensors(backbone: FusedBackbone) -> dict[str, Frozen]:
+    """The frozen tensors of every module, in transformers' shapes."""
+    turned = FAMILIES[backbone.shape.family].transposed
+    found = {}
+    for block in backbone.layers:
+        for product in block.products:
+            for member in product.members:
+                span = slice(member.start, member.stop)
+                weight = product.weight[span].t() if turned else product.weight[span]
+                bias = None if product.bias is None else _known(product.bias)[span]
+                found[member.name] = Frozen(weight, bias, transposed=turned)
+        for norm in (block.norm1, block.norm2):
+            bias, centred = norm.bias, norm.bias is not None
+            known = None if bias is None else _known(bias)
+            found[norm.name] = Frozen(norm.weight, known, eps=norm.eps, centred=centred)
+    return found
 
 
 def _known(bias: Tensor) -> Tensor:
