@@ -16,11 +16,12 @@ from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.cut import Cut
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.frozen_far import check_frozen
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.near import Codecs, NearStage
-from fedloom.tuning.ordering import StageOptions
+from fedloom.tuning.ordering import ALONE, StageOptions
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
 
@@ -34,7 +35,8 @@ def check_split(job: Job) -> None:
     """Refuse a job whose split and other parts do not go together.
 
     Raises:
-        ConfigError: a codec that is unknown, or a learner or tiers that a split model has not.
+        ConfigError: a codec that is unknown, a learner or tiers that a split model has not, or
+            labels that go where nothing trains.
     """
     split = job.split
     if split.mode == "none":
@@ -47,13 +49,17 @@ def check_split(job: Job) -> None:
     if job.tiers:
         text = "a split model is cut alike for all clients; leave out [[tiers]]"
         raise ConfigError(f"split.mode = {split.mode!r}: {text}")
+    if split.mode == "frozen" and split.labels != "home":
+        text = "only blocks are far away in split.mode = 'frozen'; expected home"
+        raise ConfigError(f"split.labels = {split.labels!r}: {text}")
 
 
 def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining | None":
     """How a job trains over a split model; None where it does not.
 
     Raises:
-        ConfigError: the model has no blocks to cut between, or too few of them.
+        ConfigError: the model has no blocks to cut between, or too few of them; or what trains
+            lies far away, where nothing may.
     """
     split = job.split
     if split.mode == "none":
@@ -66,6 +72,8 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
         text = f"{split.bottom} blocks below and {top} above leave none of {model.depth} far away"
         raise ConfigError(f"split.bottom, split.top: {text}")
     cut = Cut(split.bottom, model.depth - top, split.labels)
+    if split.mode == "frozen":
+        check_frozen(job, model, cut)
     return SplitTraining(model, examples, cut, split)
 
 
@@ -88,7 +96,7 @@ class SplitTraining:
     @property
     def shared(self) -> bool:
         """Whether all clients of a round move the same far tensors, and so train in one go."""
-        return self.config.mode != "v1"
+        return self.config.mode not in ALONE
 
     def home(self, layout: Layout) -> Layout:
         """Those tensors that clients hold."""
