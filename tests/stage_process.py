@@ -1,0 +1,60 @@
+"""``fedloom stage`` as its users start it."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from small_jobs import command_environment
+
+HELD = re.compile(r"blocks \d+ to \d+ of \d+: ([0-9.]+) MB in (\d+) bits")
+LINE = re.compile(r"serving at (\S+):(\d+), weights ([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that runs.
+
+    Attributes:
+        process: of it.
+        port: where it listens.
+        weights: what it says that it serves.
+        size: of it in MB.
+        bits: of a weight.
+    """
+
+    process: "subprocess.Popen[str]"
+    port: int
+    weights: str
+    size: float
+    bits: int
+
+    @property
+    def address(self) -> str:
+        """As a job names it."""
+        return f"127.0.0.1:{self.port}"
+
+
+@contextmanager
+def stage(folder: Path, blocks: str, *words: str) -> Iterator[Stage]:
+    """A stage that runs, and ends well unless it was killed."""
+    command = [sys.executable, "-m", "fedloom", "stage", str(folder), "--blocks", blocks, *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=command_environment()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            held = HELD.fullmatch(process.stdout.readline().strip())
+            found = LINE.fullmatch(process.stdout.readline().strip())
+            assert held is not None
+            assert found is not None
+            yield Stage(process, int(found[2]), found[3], float(held[1]), int(held[2]))
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(10) == 0
+        finally:
+            process.kill()
