@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.registry import create
 from fedloom.results.observe import Observer
@@ -131,6 +132,8 @@ def prepare(
     split = split_of(job, model, corpus.train)
     for line in told(job, split.table) if split is not None else ():
         observer.note(line)
+    for text in exposed(job.split):
+        observer.note(text)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)

@@ -17,10 +17,13 @@ from fedloom.tuning.base import CohortModel
 from fedloom.tuning.cut import Cut
 from fedloom.tuning.cut_needs import cut_table
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.far import Far
 from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.guard import guarded
 from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.near import Codecs, NearStage
+from fedloom.tuning.noise import SeededNoise
 from fedloom.tuning.ordering import StageOptions
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
@@ -220,9 +223,23 @@ class _Round:
     ) -> list[LocalResult]:
         split, start = self.split, params or self.params
         session = SplitSession(
-            split.model, start, self.train, split.examples, cut=split.cut, fars=fars
+            split.model,
+            start,
+            self.train,
+            split.examples,
+            cut=split.cut,
+            fars=self._guarded(cohort, fars),
         )
         return self.learner.train(session, start, self.work, cohort, self.briefing)
+
+    def _guarded(self, cohort: Sequence[Assignment], fars: Sequence[Far]) -> list[Far]:
+        """One far side for all, or one for each, that gets what the job lets it have."""
+        groups = [cohort] if len(fars) == 1 else [[own] for own in cohort]
+        seed, turn = cohort[0].seed, cohort[0].round
+        return [
+            guarded(far, self.split.config, SeededNoise(seed, turn, [own.client for own in group]))
+            for far, group in zip(fars, groups, strict=True)
+        ]
 
     def _with_far(
         self, found: Sequence[LocalResult], fars: Sequence[NearStage]
