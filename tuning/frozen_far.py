@@ -21,14 +21,15 @@ def check_frozen(job: Job, model: FusedModel, cut: Cut) -> None:
     """
     for name, why in _acting(job, model, cut):
         text = f"{name!r} {why}, and its block is far away, where nothing but the backbone is"
-        hint = "keep it at home: adapter.layers, stages.train, split.bottom or split.top"
+        hint = "keep it at home: adapter.layers, train, split.bottom or split.top"
         raise ConfigError(f"split.mode = 'frozen': {text}; {hint}")
 
 
 def _acting(job: Job, model: FusedModel, cut: Cut) -> Iterator[tuple[str, str]]:
     far = model.holding(cut.far(model.depth))
-    for stage in job.stages:
-        trained = model.layout.select(stage.train)
+    own = [tier.train for tier in job.tiers if tier.train is not None]
+    for train in (*(stage.train for stage in job.stages), *own):
+        trained = model.layout.select(train)
         yield from ((spec.name, "trains") for spec in trained if spec.name in far.layout)
     for part in far.active(far.initial(job.seed), ()):
         yield part.specs[0].name, "changes the model before it trains"
