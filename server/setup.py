@@ -5,12 +5,14 @@ from pathlib import Path
 
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.files import is_wanted
+from fedloom.backbones.portion import write_portion
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
 from fedloom.core.types import Metrics, Params
 from fedloom.server.course import Judge
 from fedloom.server.plan import Plan
+from fedloom.server.split_plan import SplitPlan
 from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
@@ -21,6 +23,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
+from fedloom.tuning.split_training import check_split, cut_of
 
 __all__ = ["plan_of"]
 
@@ -36,8 +39,8 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         FedloomError: something that the job names is not there or does not fit.
     """
     check_names(job)
-    if job.split.mode != "none":
-        raise ConfigError(f"split.mode = {job.split.mode!r}: simulations only")
+    check_split(job)
+    _check_live_split(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, note)
@@ -49,11 +52,12 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     dtype = dtype_of(job.backbone, device, note)
     model = model_of(job, folder, len(classes), dtype=dtype, device=device)
     check_selectors(job, model.layout)
-    files = _files(folder)
+    split = _split(job, model)
+    files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)
     if corpus is None:
         finish = _Finish(model, classes)
-        return Plan(job, start, classes, files, finishing=finish)
+        return Plan(job, start, classes, files, finishing=finish, split=split)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
@@ -71,7 +75,30 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     def test(params: Params) -> Metrics:
         return judge_on(params, ALL, corpus.test)(params)
 
-    return Plan(job, start, classes, files, judging, _Finish(model, classes, test))
+    return Plan(job, start, classes, files, judging, _Finish(model, classes, test), split)
+
+
+def _check_live_split(job: Job) -> None:
+    """Refuse what a split model can only do in a simulation."""
+    split, where = job.split, f"split.mode = {job.split.mode!r}"
+    if split.mode == "none":
+        return
+    if job.server.evaluate_clients:
+        text = "clients hold a part of the model, and cannot evaluate it"
+        raise ConfigError(f"server.evaluate_clients = {job.server.evaluate_clients}: {text}")
+    if split.mode == "frozen" and not split.stages:
+        raise ConfigError(f"split.stages = []: {where} needs stages that serve the far blocks")
+    most = max(stage.clients_per_round for stage in job.stages)
+    if split.mode == "sequential" and most > 1:
+        text = "live clients take turns by rounds of one client each: expected 1"
+        raise ConfigError(f"clients_per_round = {most}: {where}: {text}")
+
+
+def _split(job: Job, model: CohortModel) -> SplitPlan | None:
+    if job.split.mode == "none":
+        return None
+    fused, cut = cut_of(job, model)
+    return SplitPlan(fused, cut, job.split, keep=job.server.longest)
 
 
 class _Finish:
@@ -96,6 +123,11 @@ def _corpus(job: Job, folder: Path) -> Corpus | None:
     corpus = load_examples(job.data, reading_of(job.backbone, folder), seed=job.seed)
     corpus.check_test(job.data.path)
     return corpus
+
+
+def _home_files(folder: Path, job: Job, split: SplitPlan) -> Path:
+    """A folder with those blocks of a backbone that clients hold."""
+    return write_portion(folder, Path(job.server.directory).expanduser() / "home", split.held)
 
 
 def _files(folder: Path) -> Mapping[str, Path]:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import client_update
+from fedloom.codecs.exchange import client_update, with_far
 from fedloom.core.errors import ConfigError
-from fedloom.core.layout import Layout, Selector
+from fedloom.core.layout import Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
+from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
@@ -191,14 +191,4 @@ def _update(
     if update.payload is None:
         return update
     home = federation.split.home(task.selectors.sent(params.layout))
-    return _with_far(update, codec.decode(update.payload, home), result.far)
-
-
-def _with_far(update: ClientUpdate, arrived: Delta, far: Delta | None) -> ClientUpdate:
-    """The update beside what its client moved on the far side, which does not travel."""
-    if far is None:
-        return replace(update, payload=None, delta=arrived)
-    own = arrived.dense()
-    layout = Layout.concat((own.layout, far.layout))
-    both = Delta(layout, np.concatenate((own.vector, far.vector)))
-    return replace(update, payload=None, delta=both)
+    return with_far(update, codec.decode(update.payload, home), result.far)

@@ -24,7 +24,7 @@ from fedloom.tuning.ordering import StageOptions
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
 
-__all__ = ["SplitTraining", "check_split", "split_of"]
+__all__ = ["SplitTraining", "check_split", "cut_of", "split_of"]
 
 LEARNERS = ("backprop", "finite-difference")
 """Those that ask a far side for nothing but hidden states and gradients."""
@@ -53,11 +53,21 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
     """How a job trains over a split model; None where it does not.
 
     Raises:
+        ConfigError: as `cut_of` says.
+    """
+    if job.split.mode == "none":
+        return None
+    model, cut = cut_of(job, model)
+    return SplitTraining(model, examples, cut, job.split)
+
+
+def cut_of(job: Job, model: CohortModel) -> tuple[FusedModel, Cut]:
+    """The model of a split job, and what of it is far away for a client that is told nothing else.
+
+    Raises:
         ConfigError: the model has no blocks to cut between, or too few of them.
     """
     split = job.split
-    if split.mode == "none":
-        return None
     where = f"split.mode = {split.mode!r}"
     if not isinstance(model, FusedModel):
         raise ConfigError(f"{where}: only models of the fused engine can be cut")
@@ -65,8 +75,7 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
     if split.bottom + top >= model.depth:
         text = f"{split.bottom} blocks below and {top} above leave none of {model.depth} far away"
         raise ConfigError(f"split.bottom, split.top: {text}")
-    cut = Cut(split.bottom, model.depth - top, split.labels)
-    return SplitTraining(model, examples, cut, split)
+    return model, Cut(split.bottom, model.depth - top, split.labels)
 
 
 @dataclass(frozen=True, eq=False)
