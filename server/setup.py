@@ -1,12 +1,15 @@
 """From a job to what the server needs of it: the first model, its files, and a judge of models."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.files import is_wanted
 from fedloom.backbones.portion import write_portion
+from fedloom.core.cuts import widest
 from fedloom.core.errors import ConfigError
+from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
 from fedloom.core.types import Metrics, Params
@@ -17,6 +20,7 @@ from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, measure_capacity
+from fedloom.tuning.cut_needs import cut_table, told
 from fedloom.tuning.data import Corpus, load_examples
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
@@ -52,7 +56,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     dtype = dtype_of(job.backbone, device, note)
     model = model_of(job, folder, len(classes), dtype=dtype, device=device)
     check_selectors(job, model.layout)
-    split = _split(job, model)
+    split = _split(job, model, note)
     files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)
     if corpus is None:
@@ -94,11 +98,14 @@ def _check_live_split(job: Job) -> None:
         raise ConfigError(f"clients_per_round = {most}: {where}: {text}")
 
 
-def _split(job: Job, model: CohortModel) -> SplitPlan | None:
+def _split(job: Job, model: CohortModel, note: Callable[[str], None]) -> SplitPlan | None:
     if job.split.mode == "none":
         return None
     fused, cut = cut_of(job, model)
-    return SplitPlan(fused, cut, job.split, keep=job.server.longest)
+    most, cuts = widest(job.split, job.tiers), cut_table(job, fused, cut)
+    for text in (*told(job, cuts), *exposed(job.split)):
+        note(text)
+    return SplitPlan(fused, cut, job.split, most, cuts, keep=job.server.longest)
 
 
 class _Finish:
@@ -126,8 +133,10 @@ def _corpus(job: Job, folder: Path) -> Corpus | None:
 
 
 def _home_files(folder: Path, job: Job, split: SplitPlan) -> Path:
-    """A folder with those blocks of a backbone that clients hold."""
-    return write_portion(folder, Path(job.server.directory).expanduser() / "home", split.held)
+    """A folder with those blocks of a backbone that clients hold, among the server's state."""
+    what = "\n".join((split.model.backbone.digest, *sorted(split.held)))
+    name = hashlib.sha256(what.encode()).hexdigest()[:32]
+    return write_portion(folder, Path(job.server.directory).expanduser() / "home" / name, split.held)
 
 
 def _files(folder: Path) -> Mapping[str, Path]:

@@ -1,8 +1,9 @@
 """What a server must know of a split job: which tensors clients hold, and what it hosts itself."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fedloom.core.cuts import CutTable
 from fedloom.core.layout import Layout
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import ClientTask, Params
@@ -28,12 +29,16 @@ class SplitPlan:
         model: the whole model.
         cut: what is far away, for a client that was told nothing else.
         config: how the sides work together.
+        most: the most blocks below the far ones that any client has.
+        cuts: what each number of them needs.
         keep: seconds for which a session without a stream is kept: as long as a round may take.
     """
 
     model: FusedModel
     cut: Cut
     config: SplitConfig
+    most: int
+    cuts: CutTable
     keep: float
 
     @property
@@ -54,30 +59,23 @@ class SplitPlan:
     @property
     def held(self) -> Collection[str]:
         """Names of the blocks that any client holds."""
-        return self._most.home(self.model.depth)
-
-    @property
-    def _most(self) -> Cut:
-        bottom = max(self.cut.first, self.config.most_bottom)
-        return Cut(min(bottom, self.cut.last - 1), self.cut.last, self.cut.labels)
+        return replace(self.cut, first=self.most).home(self.model.depth)
 
     def cut_of(self, task: ClientTask) -> Cut:
         """What is far away for one client."""
-        if task.bottom is None:
-            return self.cut
-        return Cut(task.bottom, self.cut.last, self.cut.labels)
+        return self.cut if task.bottom is None else replace(self.cut, first=task.bottom)
 
     def down(self, layout: Layout) -> Layout:
         """Those tensors that clients are sent: those that any of them holds."""
-        return self._home(self._most, layout)
+        return self._home(replace(self.cut, first=self.most), layout)
 
     def up(self, task: ClientTask, layout: Layout) -> Layout:
         """Those tensors that one client holds."""
         return self._home(self.cut_of(task), layout)
 
     def _home(self, cut: Cut, layout: Layout) -> Layout:
-        own = self.model.holding(cut.home(self.model.depth)).layout
-        return Layout(tuple(spec for spec in layout if spec.name in own))
+        home = cut.home(self.model.depth)
+        return Layout(tuple(spec for spec in layout if spec.block in home))
 
     def stage(self, task: ClientTask, params: Params) -> Stage:
         """The far side of clients who were given such a task, where a round begins."""

@@ -114,11 +114,12 @@ def dispatcher(
 
 
 def _groups(tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    """Tasks that can share a chunk: the same numbers, tensors, and way of training."""
+    """Tasks that can share a chunk: the same numbers, tensors, way of training, and cut."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
-        found.setdefault((task.work, task.selectors.train, way), []).append(task)
+        key = (task.work, task.selectors.train, way, task.bottom)
+        found.setdefault(key, []).append(task)
     return list(found.values())
 
 
@@ -156,7 +157,7 @@ def _train(
     ]
     learner, train = federation.learner_of(tasks[0]), tasks[0].selectors.train
     if federation.split is not None:
-        split, work = federation.split, tasks[0].work
+        split, work = federation.split.at(tasks[0].bottom), tasks[0].work
         results = split.train(learner, params, train, work, cohort, briefing)
     else:
         session = federation.session_of(train)
@@ -190,5 +191,5 @@ def _update(
     update = replace(update, cost=sent)
     if update.payload is None:
         return update
-    home = federation.split.home(task.selectors.sent(params.layout))
+    home = federation.split.at(task.bottom).home(task.selectors.sent(params.layout))
     return with_far(update, codec.decode(update.payload, home), result.far)

@@ -1,0 +1,64 @@
+"""What a client of a split model needs for each number of blocks that it may have."""
+
+from collections.abc import Iterator
+
+from fedloom.backbones.weights import weight_bytes
+from fedloom.core.cuts import MIB, CutTable, Need
+from fedloom.core.job import Job
+from fedloom.core.work import Tier
+from fedloom.tuning.cut import Cut
+from fedloom.tuning.fused_model import FusedModel
+
+__all__ = ["cut_table", "told"]
+
+LOGIT = 12
+"""Bytes for each word of a vocabulary: its logit, log-probability and gradient, in float32."""
+
+
+def cut_table(job: Job, model: FusedModel, cut: Cut) -> CutTable:
+    """The numbers that a planner goes by, from the model's shapes.
+
+    Args:
+        job: says how many blocks a client may have, and how long an example is.
+        model: the whole model.
+        cut: that of a client with the fewest blocks.
+    """
+    shape = model.backbone.shape
+    text = job.backbone.task != "classify-image"
+    tokens = job.backbone.max_tokens if text else 1 + shape.patches
+    most = max(job.split.bottom, job.split.most_bottom)
+    every = range(job.split.bottom, most + 1)
+    cuts = (Cut(bottom, cut.last, cut.labels) for bottom in every)
+    return CutTable(job.split.bottom, tuple(_need(model, own, tokens) for own in cuts), tokens)
+
+
+def _need(model: FusedModel, cut: Cut, tokens: int) -> Need:
+    home = cut.home(model.depth)
+    trained = sum(spec.size for spec in model.layout if spec.block in home)
+    blocks = model.depth - (cut.last - cut.first)
+    per_token = model.backbone.saved_bytes_per_token(tokens) * blocks
+    if model.backbone.head is not None and model.task.kind == "causal-lm" and "head" in home:
+        per_token += LOGIT * len(model.backbone.head.weight)
+    held = home if model.backbone.final is not None else home - {"final"}
+    return Need(weight_bytes(model.backbone, held), trained, per_token)
+
+
+def told(job: Job, table: CutTable) -> Iterator[str]:
+    """What becomes of each kind of device whose memory is known, in a line each."""
+    for tier in job.tiers:
+        if not tier.memory_mb or tier.bottom is not None:
+            continue
+        works = [tier.local or stage.local for stage in job.stages]
+        memory = tier.memory_mb * MIB
+        bottom, work = min(
+            ((table.bottom(memory, work), work) for work in works), key=lambda pair: pair[0]
+        )
+        need = table.memory(bottom, work) / MIB
+        yield _line(tier, bottom, need)
+
+
+def _line(tier: Tier, bottom: int, need: float) -> str:
+    text = f"tier {tier.name!r}: {bottom} blocks below the far ones take {need:.1f} MiB"
+    if need <= tier.memory_mb:
+        return f"{text} of {tier.memory_mb}"
+    return f"{text}, and it has {tier.memory_mb}; fewer are not allowed, so that it takes them"
