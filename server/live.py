@@ -43,7 +43,7 @@ from fedloom.server.models import Models
 from fedloom.server.plan import Plan
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
-from fedloom.server.round import Dispatch, run_round
+from fedloom.server.round import run_round
 from fedloom.server.segments import Segments
 from fedloom.server.selection import choose, count
 from fedloom.server.standing import Standing
@@ -180,7 +180,8 @@ class Live:
             cohort = Cohort(number, opened.cohort, work, selectors, job.seed, job.tiers, cuts)
             dispatch = self._dispatch(opened, index, up, state.params, models)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
-            whole = self._whole(dispatch, state.params)
+            far, bound = self.hosting, job.server.norm_bound
+            whole = far.whole(dispatch, state.params, bound) if far else dispatch
             try:
                 return asyncio.run(run_round(strategy, state, cohort, whole, decode=up.decode))
             except TooFewError:
@@ -216,14 +217,6 @@ class Live:
             last=opened.attempt > server.attempts,
             ticking=lambda answered, gone: self._stand(arrived=answered, refused=gone),
         )
-
-    def _whole(self, dispatch: LiveRound, params: Params) -> Dispatch:
-        """The dispatch, and what is hosted of a split model beside it."""
-        if self.hosting is None:
-            return dispatch
-        from fedloom.server.split_dispatch import SplitDispatch  # needs torch
-
-        return SplitDispatch(dispatch, self.hosting, params, self.plan.job.server.norm_bound)
 
     def _gate(
         self, params: Params, up: Codec, models: Models, tasks: Mapping[ClientId, ClientTask]

@@ -136,7 +136,9 @@ def _home_files(folder: Path, job: Job, split: SplitPlan) -> Path:
     """A folder with those blocks of a backbone that clients hold, among the server's state."""
     what = "\n".join((split.model.backbone.digest, *sorted(split.held)))
     name = hashlib.sha256(what.encode()).hexdigest()[:32]
-    return write_portion(folder, Path(job.server.directory).expanduser() / "home" / name, split.held)
+    return write_portion(
+        folder, Path(job.server.directory).expanduser() / "home" / name, split.held
+    )
 
 
 def _files(folder: Path) -> Mapping[str, Path]:

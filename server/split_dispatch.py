@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,8 +10,10 @@ from fedloom.codecs.exchange import with_far
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Params, Refusal
 from fedloom.server.failpoints import reach
 from fedloom.server.live_round import LiveRound
-from fedloom.server.split_hosting import Hosting
 from fedloom.server.split_round import SplitRound
+
+if TYPE_CHECKING:
+    from fedloom.server.split_hosting import Hosting
 
 __all__ = ["SplitDispatch"]
 
@@ -31,7 +34,7 @@ class SplitDispatch:
     """
 
     round: LiveRound
-    hosting: Hosting
+    hosting: "Hosting"
     params: Params
     norm_bound: float = 0.0
 

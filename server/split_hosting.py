@@ -15,8 +15,10 @@ from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.split import session_plan
 from fedloom.core.types import ClientId, ClientTask, Params
 from fedloom.server.failpoints import reach
+from fedloom.server.live_round import LiveRound
 from fedloom.server.records import OpenRound
 from fedloom.server.split_course import Course
+from fedloom.server.split_dispatch import SplitDispatch
 from fedloom.server.split_plan import SplitPlan
 from fedloom.server.split_room import Room
 from fedloom.server.split_round import SplitRound
@@ -89,6 +91,10 @@ class Hosting:
         self.present = found
         reach("far-begun")
         return found
+
+    def whole(self, round: LiveRound, params: Params, norm_bound: float) -> SplitDispatch:
+        """A round's dispatch with its far side; see `SplitDispatch`."""
+        return SplitDispatch(round, self, params, norm_bound)
 
     def of(self, client: ClientId, message: Any) -> Sessions:
         """See `fedloom.server.split_service.Finding`."""

@@ -130,7 +130,10 @@ class Journal:
         query = "select version, sent, received, delta from moved where client = ?"
         with self._turn:
             found = self._file.execute(query, (client,)).fetchone()
-        return None if found is None else Moved(*found[:3], load(found[3])["delta"])
+        if found is None:
+            return None
+        version, sent, received, delta = found
+        return Moved(version, sent, received, load(delta)["delta"])
 
     def shared(self) -> dict[str, Tensor] | None:
         """Tensors that all sessions share; None where there are none yet."""

@@ -10,9 +10,9 @@ import torch
 
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.types import ClientId
+from fedloom.server.failpoints import reach
 from fedloom.server.split_course import Course
 from fedloom.server.split_host import Host, Terms
-from fedloom.server.failpoints import reach
 from fedloom.server.split_journal import Journal, Moved
 from fedloom.server.split_messages import Mark, check_open
 from fedloom.server.split_session import Session
