@@ -1,6 +1,7 @@
 """The channel to the server, and the certificate that it shows, renewed in the background."""
 
 import threading
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 
 from fedloom.client.channel import Channel, Credentials
@@ -8,6 +9,7 @@ from fedloom.client.enrol import readmitted
 from fedloom.client.logs import Rarely, log
 from fedloom.client.stopping import Stop
 from fedloom.core.errors import FedloomError
+from fedloom.protos.split_pb2 import Down, Up
 from fedloom.security.identity import Identity
 
 __all__ = ["Connection"]
@@ -59,6 +61,16 @@ class Connection:
         if identity is not None and identity.not_after <= datetime.now(UTC):
             self._replace(readmitted(identity))
         return self._channel
+
+    def split(
+        self, parts: Iterator[Up], begun: Callable[[Callable[[], object]], object]
+    ) -> Generator[Down, None, None]:
+        """As `Channel.split`, over the channel to use now.
+
+        Raises:
+            FedloomError: as `channel` and `Channel.split`.
+        """
+        yield from self.channel().split(parts, begun)
 
     def renew(self, now: datetime) -> bool:
         """Renew the certificate where it is due; whether it was.

@@ -82,7 +82,8 @@ def _run(
     settings: ClientSettings, folder: Path, federation: str, connection: Connection, stop: Stop
 ) -> None:
     try:
-        workshop = Workshop(folder, settings, federation=federation, stop=stop)
+        call = connection.split
+        workshop = Workshop(folder, settings, federation=federation, stop=stop, call=call)
         where = f"{connection.host}:{connection.port}"
         log.info("%s works for %s, in %s", connection.name, where, folder)
         Agent(connection, workshop, Outbox(folder / "outbox"), settings, stop=stop).run()

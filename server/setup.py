@@ -27,7 +27,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
-from fedloom.tuning.split_training import check_split, cut_of
+from fedloom.tuning.split_training import check_split, cut_model
 
 __all__ = ["plan_of"]
 
@@ -101,7 +101,7 @@ def _check_live_split(job: Job) -> None:
 def _split(job: Job, model: CohortModel, note: Callable[[str], None]) -> SplitPlan | None:
     if job.split.mode == "none":
         return None
-    fused, cut = cut_of(job, model)
+    fused, cut = cut_model(job, model)
     most, cuts = widest(job.split, job.tiers), cut_table(job, fused, cut)
     for text in (*told(job, cuts), *exposed(job.split)):
         note(text)

@@ -9,12 +9,13 @@ from fedloom.core.cuts import CutTable, widest
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout, Selector, Vector
+from fedloom.core.registry import create
 from fedloom.core.seeds import stream
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import Briefing, Delta, LocalWork, Params
 from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.base import CohortModel
-from fedloom.tuning.cut import Cut
+from fedloom.tuning.cut import Cut, cut_of
 from fedloom.tuning.cut_needs import cut_table
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.far import Far
@@ -28,7 +29,7 @@ from fedloom.tuning.ordering import StageOptions
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
 
-__all__ = ["SplitTraining", "check_split", "cut_of", "split_of"]
+__all__ = ["SplitTraining", "check_split", "cut_model", "split_of"]
 
 LEARNERS = ("backprop", "finite-difference")
 """Those that ask a far side for nothing but hidden states and gradients."""
@@ -40,8 +41,8 @@ def check_split(job: Job) -> None:
     """Refuse a job whose split and other parts do not go together.
 
     Raises:
-        ConfigError: a codec that is unknown, a learner that a split model has not, or kinds of
-            devices that its mode has not.
+        ConfigError: a codec that is unknown, a learner or updates that a split model has not, or
+            kinds of devices that its mode has not.
     """
     split = job.split
     if split.mode == "none":
@@ -60,6 +61,10 @@ def check_split(job: Job) -> None:
         if learner is not None and learner.name not in LEARNERS:
             text = f"a split model (split.mode = {split.mode!r}) goes with {', '.join(LEARNERS)}"
             raise ConfigError(f"{where} = {learner.name!r}: {text}")
+    if getattr(create("codecs", job.codec_up), "sends_steps", False):
+        # Clients would go on from the server's steps alone, which are not all of what moves.
+        text = f"a split model (split.mode = {split.mode!r}) is not followed by its steps"
+        raise ConfigError(f"codec_up = {job.codec_up.name!r}: {text}; choose another codec")
     if split.mode not in OWN_CUTS:
         _check_alike(job)
 
@@ -86,17 +91,17 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
     """How a job trains over a split model; None where it does not.
 
     Raises:
-        ConfigError: as `cut_of` says.
+        ConfigError: as `cut_model` says.
     """
     split = job.split
     if split.mode == "none":
         return None
-    fused, cut = cut_of(job, model)
+    fused, cut = cut_model(job, model)
     most, table = widest(split, job.tiers), cut_table(job, fused, cut)
     return SplitTraining(fused, examples, cut, split, most, table)
 
 
-def cut_of(job: Job, model: CohortModel) -> tuple[FusedModel, Cut]:
+def cut_model(job: Job, model: CohortModel) -> tuple[FusedModel, Cut]:
     """The model of a split job, and what of it is far away for a client that is told nothing else.
 
     Raises:
@@ -106,14 +111,12 @@ def cut_of(job: Job, model: CohortModel) -> tuple[FusedModel, Cut]:
     where = f"split.mode = {split.mode!r}"
     if not isinstance(model, FusedModel):
         raise ConfigError(f"{where}: only models of the fused engine can be cut")
-    top = split.top if split.labels == "home" else 0
-    asked = {"split.bottom": split.bottom, "split.most_bottom": split.most_bottom}
+    asked = {"split.most_bottom": split.most_bottom}
     asked |= {f"tiers.{t.name}.bottom": t.bottom for t in job.tiers if t.bottom is not None}
+    cut = cut_of(split, model.depth)
     for name, bottom in asked.items():
-        if bottom + top >= model.depth:
-            text = f"{bottom} blocks below and {top} above leave none of {model.depth} far away"
-            raise ConfigError(f"{name}, split.top: {text}")
-    return model, Cut(split.bottom, model.depth - top, split.labels)
+        cut_of(split, model.depth, bottom, name)
+    return model, cut
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,7 +108,6 @@ def test_finite_differences_move_what_clients_hold(
         SPLIT | {"mode": "v2"},
         stage={"local": {"lr": 0.01, "batch_size": 4, "steps": 2}, "rounds": 1},
         learner={"name": "finite-difference", "directions": 4},
-        codec_up={"name": "scalars"},
     )
     layout, start = run.params.layout, run.prepared.model.initial(run.prepared.job.seed)
     moved = {
@@ -135,6 +134,15 @@ def test_finite_differences_move_what_clients_hold(
             {"split": SPLIT | {"mode": "v1"}, "learner": {"name": "forward-gradient"}},
             ConfigError,
             r"learner = 'forward-gradient': a split model .* goes with backprop, finite-diff",
+        ),
+        (
+            {
+                "split": SPLIT | {"mode": "v1"},
+                "learner": {"name": "finite-difference"},
+                "codec_up": {"name": "scalars"},
+            },
+            ConfigError,
+            "codec_up = 'scalars': a split model .* is not followed by its steps",
         ),
         (
             {"split": SPLIT | {"mode": "v1"}, "tiers": [{"name": "a", "share": 0.5}]},

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from small_jobs import labelled_rows
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.settings import ClientSettings
+from fedloom.client.span_stream import Call
 from fedloom.client.stopping import Stop
 from fedloom.client.worker import Worker
 from fedloom.client.workshop import Workshop
@@ -154,7 +156,8 @@ def test_a_task_that_must_come_again_is_not_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ClientSettings(data=str(tmp_path / "own.csv"))
-    workshop = Workshop(tmp_path / "state", settings, federation="f", stop=Stop())
+    call = cast(Call, None)  # the model is not split
+    workshop = Workshop(tmp_path / "state", settings, federation="f", stop=Stop(), call=call)
 
     def astray(*_: object) -> None:
         raise TransferError("another", code="resync")

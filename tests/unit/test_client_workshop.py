@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,15 @@ def cut(sha256: str, offset: int) -> Iterator[Chunk]:
     yield Chunk()
 
 
+def no_call(*_: object) -> Generator[Any, None, None]:
+    raise TransferError("no far side", code="protocol")
+    yield
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     given = ClientSettings(data=str(tmp_path / "own.csv"))
-    return Workshop(tmp_path / "state", given, federation="f", stop=Stop())
+    return Workshop(tmp_path / "state", given, federation="f", stop=Stop(), call=no_call)
 
 
 TASK = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))
