@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from fedloom.core.cuts import CutTable
 from fedloom.core.job import Job
 from fedloom.core.types import Metrics, Params
 from fedloom.server.course import Judge
@@ -27,6 +28,7 @@ class Plan:
         judging: gives the server-side judge of a stage; None where the server has no data.
         finishing: saves the adapter of the last model in a folder, and evaluates it on the test
             split; None where nothing is to be done.
+        cuts: what clients of a split model can hold; None where they all take the same.
     """
 
     job: Job
@@ -35,3 +37,4 @@ class Plan:
     files: Mapping[str, Path] = field(default_factory=dict)
     judging: Judging | None = None
     finishing: Finishing | None = None
+    cuts: CutTable | None = None
