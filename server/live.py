@@ -176,8 +176,8 @@ class Live:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, Selectors(train=stage.train)
-            cuts = self.plan.split.cuts if self.plan.split else None
-            cohort = Cohort(number, opened.cohort, work, selectors, job.seed, job.tiers, cuts)
+            terms = (job.seed, job.tiers, self.plan.cuts)
+            cohort = Cohort(number, opened.cohort, work, selectors, *terms)
             dispatch = self._dispatch(opened, index, up, state.params, models)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
             far, bound = self.hosting, job.server.norm_bound

@@ -7,7 +7,7 @@ from pathlib import Path
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.files import is_wanted
 from fedloom.backbones.portion import write_portion
-from fedloom.core.cuts import widest
+from fedloom.core.cuts import CutTable, widest
 from fedloom.core.errors import ConfigError
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
@@ -56,12 +56,12 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     dtype = dtype_of(job.backbone, device, note)
     model = model_of(job, folder, len(classes), dtype=dtype, device=device)
     check_selectors(job, model.layout)
-    split = _split(job, model, note)
+    split, cuts = _split(job, model, note)
     files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)
     if corpus is None:
         finish = _Finish(model, classes)
-        return Plan(job, start, classes, files, finishing=finish, split=split)
+        return Plan(job, start, classes, files, finishing=finish, cuts=cuts, split=split)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
@@ -79,7 +79,8 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     def test(params: Params) -> Metrics:
         return judge_on(params, ALL, corpus.test)(params)
 
-    return Plan(job, start, classes, files, judging, _Finish(model, classes, test), split)
+    finish = _Finish(model, classes, test)
+    return Plan(job, start, classes, files, judging, finish, cuts, split)
 
 
 def _check_live_split(job: Job) -> None:
@@ -98,14 +99,17 @@ def _check_live_split(job: Job) -> None:
         raise ConfigError(f"clients_per_round = {most}: {where}: {text}")
 
 
-def _split(job: Job, model: CohortModel, note: Callable[[str], None]) -> SplitPlan | None:
+def _split(
+    job: Job, model: CohortModel, note: Callable[[str], None]
+) -> tuple[SplitPlan | None, CutTable | None]:
+    """How a job is split, and what each number of blocks at home needs."""
     if job.split.mode == "none":
-        return None
+        return None, None
     fused, cut = cut_model(job, model)
-    most, cuts = widest(job.split, job.tiers), cut_table(job, fused, cut)
+    cuts, most = cut_table(job, fused, cut), widest(job.split, job.tiers)
     for text in (*told(job, cuts), *exposed(job.split)):
         note(text)
-    return SplitPlan(fused, cut, job.split, most, cuts, keep=job.server.longest)
+    return SplitPlan(fused, cut, job.split, most, keep=job.server.longest), cuts
 
 
 class _Finish:

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from fedloom.core.cuts import CutTable
 from fedloom.core.layout import Layout
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import ClientTask, Params
@@ -30,7 +29,6 @@ class SplitPlan:
         cut: what is far away, for a client that was told nothing else.
         config: how the sides work together.
         most: the most blocks below the far ones that any client has.
-        cuts: what each number of them needs.
         keep: seconds for which a session without a stream is kept: as long as a round may take.
     """
 
@@ -38,7 +36,6 @@ class SplitPlan:
     cut: Cut
     config: SplitConfig
     most: int
-    cuts: CutTable
     keep: float
 
     @property

@@ -113,18 +113,19 @@ def dispatcher(
     return dispatch
 
 
-def _groups(tasks: list[ClientTask]) -> list[list[ClientTask]]:
+def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[ClientTask]]:
     """Tasks that can share a chunk: the same numbers, tensors, way of training, and cut."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
-        key = (task.work, task.selectors.train, way, task.bottom)
+        cut = split.at(task.bottom).cut if split is not None else None
+        key = (task.work, task.selectors.train, way, cut)
         found.setdefault(key, []).append(task)
     return list(found.values())
 
 
 def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    found = _groups(tasks)
+    found = _groups(federation.split, tasks)
     if len(found) > 1 and federation.split is not None and federation.split.shared:
         mode = federation.split.config.mode
         text = "its clients were asked for different work; v1 allows it"
