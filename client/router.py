@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -23,13 +23,15 @@ from fedloom.tuning.targets import Places
 
 __all__ = ["Router", "Span", "ban"]
 
+Found = TypeVar("Found")
+
 _BAN = 15.0
 """Seconds for which a stage is left alone after a failure; twice as many after each further one."""
 _LONGEST = 3600.0
 _LOOK = 5.0
 """Seconds between looks for stages that came, while there is no path."""
-_OWN = frozenset(("not-finite", "labels", "shape", "length", "dtype"))
-"""Refusals of what this device sent: another stage would refuse it too."""
+_OWN = frozenset(("not-finite", "labels", "shape", "length", "abandoned"))
+"""Refusals of what this device sent, which another stage would refuse too; and its own end."""
 
 
 def ban(failures: int) -> float:
@@ -163,6 +165,15 @@ class Router:
         """
         raise SplitError("labels stay at home where several stages are asked", code="labels")
 
+    def sync(self) -> int:
+        """How often the far tensors have stepped: never."""
+        return 0
+
+    def drop(self) -> None:
+        """End all sessions at once, whatever is under way."""
+        for known in self._known.values():
+            known.drop()
+
     def close(self) -> None:
         """End all sessions."""
         for known in self._known.values():
@@ -177,38 +188,45 @@ class Router:
         done: list[_Done] = []
         while first < last:
             hop, number = self._next(first, last), next(self._numbers)
-            call = partial(self._run, hop, number, hidden, packing, train=train)
+            span = self._asked(hop, partial(self._session, hop), counts=False)
+            if span is None:
+                continue
+            call = partial(span.forward, number, hidden, packing, train=train)
             out = self._asked(hop, call)
             if out is None:
                 continue
-            span = self._known[hop.stage].spans[hop.first, hop.last]
             done.append(_Done(hop, span, number, hidden))
             hidden, first = out, hop.last
         return done, hidden
 
-    def _run(
-        self, hop: Hop, number: int, hidden: Tensor, packing: Packing, *, train: bool
-    ) -> Tensor:
+    def _session(self, hop: Hop) -> Span:
         spans, blocks = self._known[hop.stage].spans, (hop.first, hop.last)
         if blocks not in spans:
             spans[blocks] = self._connect(hop)
-        return spans[blocks].forward(number, hidden, packing, train=train)
+        return spans[blocks]
 
-    def _asked(self, hop: Hop, call: Callable[[], Tensor]) -> Tensor | None:
-        """What a call gives; None where it failed, and then its stage is left alone."""
+    def _asked(self, hop: Hop, call: Callable[[], Found], *, counts: bool = True) -> Found | None:
+        """What a call gives; None where it failed, and then its stage is left alone.
+
+        Args:
+            hop: of whose stage it is asked.
+            call: to be made.
+            counts: it tells how quick the stage is, and that it works.
+        """
         began, known = self._clock(), self._known[hop.stage]
         try:
             found = call()
         except (SplitError, TransferError, IdentityError) as error:
-            if error.code in _OWN or error.code == "abandoned":
+            if error.code in _OWN:
                 raise
             self.failures += 1
             known.failures += 1
             known.until = self._clock() + ban(known.failures)
             known.drop()
             return None
-        known.failures = 0
-        known.pace.took(hop, self._clock() - began)
+        if counts:
+            known.failures = 0
+            known.pace.took(hop, self._clock() - began)
         return found
 
     def _next(self, first: int, last: int) -> Hop:

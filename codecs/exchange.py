@@ -22,7 +22,7 @@ from fedloom.core.types import (
     Payload,
 )
 
-__all__ = ["changed", "client_update", "received", "sent_down"]
+__all__ = ["changed", "client_update", "received", "sent_down", "with_far"]
 
 
 def changed(trains: Iterable[Selector], layout: Layout) -> Layout:
@@ -105,3 +105,19 @@ def client_update(
         metrics=metrics,
         cost=replace(cost, bytes_up=payload.nbytes if payload else 0),
     )
+
+
+def with_far(update: ClientUpdate, arrived: Delta, far: Delta | None) -> ClientUpdate:
+    """An update of a split model: what came of the client, and what moved on the far side.
+
+    Args:
+        update: what the client sent.
+        arrived: its delta, decoded: of the tensors at home.
+        far: of the others, which do not travel; None where nothing moved there.
+    """
+    if far is None:
+        return replace(update, payload=None, delta=arrived)
+    own = arrived.dense()
+    layout = Layout.concat((own.layout, far.layout))
+    both = Delta(layout, np.concatenate((own.vector, far.vector)))
+    return replace(update, payload=None, delta=both)

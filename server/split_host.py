@@ -36,6 +36,7 @@ class Terms:
         keep: seconds for which a session without a stream is kept.
         sessions: kept at once, of all clients.
         within: a session may be of fewer blocks than all of these.
+        alone: a client's new session ends its older ones.
     """
 
     plan: str
@@ -54,6 +55,7 @@ class Terms:
     keep: float = 3600.0
     sessions: int = 1024
     within: bool = False
+    alone: bool = False
 
 
 class Host(Protocol):
@@ -108,6 +110,10 @@ class Host(Protocol):
 
     def kept(self, key: str) -> dict[str, Tensor]:
         """All that steps have changed of the tensors that a session works with; not copies."""
+        ...
+
+    def moved(self, key: str) -> Tensor:
+        """What the tensors that a session works with have moved so far, float32 ``[1, P]``."""
         ...
 
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import client_update
+from fedloom.codecs.exchange import client_update, with_far
 from fedloom.core.errors import ConfigError
-from fedloom.core.layout import Layout, Selector
+from fedloom.core.layout import Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
+from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
@@ -113,18 +113,19 @@ def dispatcher(
     return dispatch
 
 
-def _groups(tasks: list[ClientTask]) -> list[list[ClientTask]]:
+def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[ClientTask]]:
     """Tasks that can share a chunk: the same numbers, tensors, way of training, and cut."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
-        key = (task.work, task.selectors.train, way, task.bottom)
+        cut = split.at(task.bottom).cut if split is not None else None
+        key = (task.work, task.selectors.train, way, cut)
         found.setdefault(key, []).append(task)
     return list(found.values())
 
 
 def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    found = _groups(tasks)
+    found = _groups(federation.split, tasks)
     if len(found) > 1 and federation.split is not None and federation.split.shared:
         mode = federation.split.config.mode
         text = "its clients were asked for different work; v1 allows it"
@@ -192,14 +193,4 @@ def _update(
     if update.payload is None:
         return update
     home = federation.split.at(task.bottom).home(task.selectors.sent(params.layout))
-    return _with_far(update, codec.decode(update.payload, home), result.far)
-
-
-def _with_far(update: ClientUpdate, arrived: Delta, far: Delta | None) -> ClientUpdate:
-    """The update beside what its client moved on the far side, which does not travel."""
-    if far is None:
-        return replace(update, payload=None, delta=arrived)
-    own = arrived.dense()
-    layout = Layout.concat((own.layout, far.layout))
-    both = Delta(layout, np.concatenate((own.vector, far.vector)))
-    return replace(update, payload=None, delta=both)
+    return with_far(update, codec.decode(update.payload, home), result.far)

@@ -42,19 +42,35 @@ class Stage:
 @contextmanager
 def stage(folder: Path, blocks: str, *words: str) -> Iterator[Stage]:
     """A stage that runs, and ends well unless it was killed."""
-    command = [sys.executable, "-m", "fedloom", "stage", str(folder), "--blocks", blocks, *words]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=command_environment()
-    ) as process:
-        try:
-            assert process.stdout is not None
-            held = HELD.fullmatch(process.stdout.readline().strip())
-            found = LINE.fullmatch(process.stdout.readline().strip())
-            assert held is not None
-            assert found is not None
-            yield Stage(process, int(found[2]), found[3], float(held[1]), int(held[2]))
+    with stages((folder, blocks, *words)) as (one,):
+        yield one
+
+
+@contextmanager
+def stages(*each: tuple[Path | str, ...]) -> Iterator[list[Stage]]:
+    """Stages that start at the same time: of each the folder, its blocks, and further words."""
+    running = [_begun(folder, *map(str, words)) for folder, *words in each]
+    try:
+        yield [_ready(process) for process in running]
+        for process in running:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(10) == 0
-        finally:
+                assert process.wait(20) == 0
+    finally:
+        for process in running:
             process.kill()
+            process.communicate()
+
+
+def _begun(folder: Path | str, blocks: str, *words: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "fedloom", "stage", str(folder), "--blocks", blocks, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=command_environment())
+
+
+def _ready(process: "subprocess.Popen[str]") -> Stage:
+    assert process.stdout is not None
+    held = HELD.fullmatch(process.stdout.readline().strip())
+    found = LINE.fullmatch(process.stdout.readline().strip())
+    assert held is not None
+    assert found is not None
+    return Stage(process, int(found[2]), found[3], float(held[1]), int(held[2]))

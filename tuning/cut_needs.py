@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fedloom.backbones.weights import weight_bytes
 from fedloom.core.cuts import MIB, CutTable, Need
 from fedloom.core.job import Job
-from fedloom.core.work import Tier
+from fedloom.core.work import LocalWork, Tier
 from fedloom.tuning.cut import Cut
 from fedloom.tuning.fused_model import FusedModel
 
@@ -48,17 +48,15 @@ def told(job: Job, table: CutTable) -> Iterator[str]:
     for tier in job.tiers:
         if not tier.memory_mb or tier.bottom is not None:
             continue
-        works = [tier.local or stage.local for stage in job.stages]
-        memory = tier.memory_mb * MIB
-        bottom, work = min(
-            ((table.bottom(memory, work), work) for work in works), key=lambda pair: pair[0]
-        )
-        need = table.memory(bottom, work) / MIB
-        yield _line(tier, bottom, need)
+        for work in dict.fromkeys(tier.local or stage.local for stage in job.stages):
+            yield _line(tier, table, work)
 
 
-def _line(tier: Tier, bottom: int, need: float) -> str:
-    text = f"tier {tier.name!r}: {bottom} blocks below the far ones take {need:.1f} MiB"
-    if need <= tier.memory_mb:
+def _line(tier: Tier, table: CutTable, work: LocalWork) -> str:
+    memory = tier.memory_mb * MIB
+    bottom = table.bottom(memory, work)
+    need = table.memory(bottom, work) / MIB
+    text = f"tier {tier.name!r}: split.bottom = {bottom} takes {need:.1f} MiB"
+    if table.holds(memory, work):
         return f"{text} of {tier.memory_mb}"
-    return f"{text}, and it has {tier.memory_mb}; fewer are not allowed, so that it takes them"
+    return f"{text}, more than its {tier.memory_mb}; it is asked to all the same"

@@ -30,7 +30,7 @@ from fedloom.tuning.ordering import ALONE, StageOptions
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
 
-__all__ = ["SplitTraining", "check_split", "split_of"]
+__all__ = ["SplitTraining", "check_split", "cut_model", "split_of"]
 
 LEARNERS = ("backprop", "finite-difference")
 """Those that ask a far side for nothing but hidden states and gradients."""
@@ -93,12 +93,24 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
     """How a job trains over a split model; None where it does not.
 
     Raises:
-        ConfigError: the model has no blocks to cut between, or too few of them; or what trains
-            lies far away, where nothing may.
+        ConfigError: as `cut_model` says.
     """
     split = job.split
     if split.mode == "none":
         return None
+    fused, cut = cut_model(job, model)
+    most, table = widest(split, job.tiers), cut_table(job, fused, cut)
+    return SplitTraining(fused, examples, cut, split, most, table)
+
+
+def cut_model(job: Job, model: CohortModel) -> tuple[FusedModel, Cut]:
+    """The model of a split job, and what of it is far away for a client that is told nothing else.
+
+    Raises:
+        ConfigError: the model has no blocks to cut between, or too few of them; or what trains
+            lies far away, where nothing may.
+    """
+    split = job.split
     where = f"split.mode = {split.mode!r}"
     if not isinstance(model, FusedModel):
         raise ConfigError(f"{where}: only models of the fused engine can be cut")
@@ -111,8 +123,7 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
         own = [tier.bottom for tier in job.tiers if tier.bottom is not None]
         fewest = min([split.bottom, *own])
         check_frozen(job, model, replace(cut, first=fewest))
-    most, table = widest(split, job.tiers), cut_table(job, model, cut)
-    return SplitTraining(model, examples, cut, split, most, table)
+    return model, cut
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cohorts import CASES, Folders, Ragged, cohort
 from splits import Split, fused
-from stage_process import Stage, stage
+from stage_process import Stage, stage, stages
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
@@ -39,8 +39,8 @@ def channel_of(host: str, port: int) -> Channel:
 
 
 @contextmanager
-def stages_at(addresses: list[str], plan: SpanPlan) -> Iterator[Stages]:
-    stages = Stages(addresses, plan, channel_of)
+def stages_at(addresses: list[str], weights: str) -> Iterator[Stages]:
+    stages = Stages(addresses, weights, channel_of)
     yield stages
     stages.close()
 
@@ -59,7 +59,8 @@ class Killing:
     def backward(self, step: int, grad: Tensor) -> Tensor:
         self.left -= 1
         if self.left == 0:
-            used = next(s for s in self.served if sessions_of(s))
+            name = self.router._steps[step][0][-1].hop.stage.name
+            used = next(s for s in self.served if s.address == name)
             used.process.kill()
             used.process.wait()
         return self.router.backward(step, grad)
@@ -68,14 +69,6 @@ class Killing:
         self, step: int, hidden: Tensor, packing: Packing, places: Places, *, train: bool
     ) -> tuple[FarLosses, Tensor]:
         return self.router.losses(step, hidden, packing, places, train=train)
-
-
-def sessions_of(served: Stage) -> int:
-    channel = Channel("127.0.0.1", served.port, name="pi")
-    try:
-        return int(channel.describe().sessions)
-    finally:
-        channel.close()
 
 
 def test_a_stage_is_killed_and_the_gradients_are_those_of_the_whole(
@@ -87,11 +80,11 @@ def test_a_stage_is_killed_and_the_gradients_are_those_of_the_whole(
     train = tuple(s.name for s in model.layout if s.block == "layer.0" or "head" in s.tags)
     params, folder = model.initial(3), case.folder(model_folder)
     whole = Backprop().train(model.session(params, train, examples), params, WORK, [client])
-    plan = SpanPlan(model.backbone.digest, cut.first, cut.last)
+    plan = SpanPlan("a job", cut.first, cut.last)
     with ExitStack() as ending:
-        served = [ending.enter_context(stage(folder, b, "--insecure")) for b in SPANS]
-        stages = ending.enter_context(stages_at([s.address for s in served], plan))
-        router = stages.router(plan)
+        served = ending.enter_context(stages(*((folder, b, "--insecure") for b in SPANS)))
+        known = ending.enter_context(stages_at([s.address for s in served], model.backbone.digest))
+        router = known.router(plan)
         far = Killing(router, served, left=2)
         session = SplitSession(model, params, train, examples, cut=cut, fars=[far])
         (home,) = Backprop().train(session, params, WORK, [client])
@@ -113,19 +106,18 @@ def test_a_stage_of_something_else_is_left_alone(
     weights = fused(CASES["bert"], model_folder, torch.float32).backbone.digest
     other = CASES["gpt2"].folder(model_folder)
     with ExitStack() as ending:
-        wrong, rough, low, small = (
-            ending.enter_context(stage(where, *words, "--insecure"))
-            for where, *words in (
-                (other, "0-2"),
-                (folder, "1-3", "--dtype", "bfloat16"),
-                (folder, "0-1"),
-                (folder, "1-3", "--bits", "8"),
+        wrong, rough, low, small = ending.enter_context(
+            stages(
+                (other, "0-2", "--insecure"),
+                (folder, "1-3", "--insecure", "--dtype", "bfloat16"),
+                (folder, "0-1", "--insecure"),
+                (folder, "1-3", "--insecure", "--bits", "8"),
             )
         )
         nobody = "127.0.0.1:9"
         addresses = [s.address for s in (wrong, rough, low, small)] + [nobody]
-        stages = ending.enter_context(stages_at(addresses, SpanPlan(weights, 1, 3)))
-        (found,) = stages.look()
+        known = ending.enter_context(stages_at(addresses, weights))
+        (found,) = known.look(SpanPlan(weights, 1, 3))
     assert (found.name, found.first, found.last) == (small.address, 1, 3)
     for text in (
         f"stage {wrong.address} is left alone: it serves weights {wrong.weights[:12]}",
@@ -141,10 +133,10 @@ def test_a_stage_that_comes_back_with_other_blocks(model_folder: Folders) -> Non
     folder, now = CASES["bert"].folder(model_folder), [0.0]
     with ExitStack() as ending:
         first = ending.enter_context(stage(folder, "1-3", "--insecure"))
-        plan, address = SpanPlan(first.weights, 1, 3), first.address
-        stages = Stages([address], plan, channel_of, clock=lambda: now[0])
-        ending.callback(stages.close)
-        router = stages.router(plan, patience=0.1)
+        plan, address = SpanPlan("a job", 1, 3), first.address
+        known = Stages([address], first.weights, channel_of, clock=lambda: now[0])
+        ending.callback(known.close)
+        router = known.router(plan, patience=0.1)
         out = router.forward(1, HIDDEN, PACKING, train=False)
         first.process.kill()
         first.process.wait()
@@ -152,7 +144,7 @@ def test_a_stage_that_comes_back_with_other_blocks(model_folder: Folders) -> Non
             router.forward(2, HIDDEN, PACKING, train=False)
         ending.enter_context(stage(folder, "0-3", "--insecure", "--port", str(first.port)))
         now[0] = 16.0
-        again = stages.router(plan, patience=0.1)
+        again = known.router(plan, patience=0.1)
         assert torch.equal(again.forward(3, HIDDEN, PACKING, train=False), out)
         again.close()
 
@@ -161,6 +153,11 @@ def test_a_stage_that_comes_back_with_other_blocks(model_folder: Folders) -> Non
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError, match=r"split\.stages = .*expected HOST:PORT"):
         address_of(text)
+
+
+def test_a_job_without_stages() -> None:
+    with pytest.raises(ConfigError, match=r"split\.stages = \[\]"):
+        Stages([], "weights", channel_of)
 
 
 def test_addresses() -> None:
