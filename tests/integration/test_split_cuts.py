@@ -19,7 +19,8 @@ from fedloom.core.work import Tier
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.learning import Assignment, LocalResult
-from fedloom.tuning.split_training import SplitTraining, check_split, split_of
+from fedloom.tuning.split_checks import check_split
+from fedloom.tuning.split_training import SplitTraining, split_of
 
 WORK = LocalWork(steps=2, batch_size=4, lr=0.05, momentum=0.9)
 FOUR = SplitConfig("v1", bottom=0, top=0, most_bottom=1)
