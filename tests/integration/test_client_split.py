@@ -19,7 +19,7 @@ from fedloom.client.span import SpanPlan
 from fedloom.client.split_work import Connect, SplitWork
 from fedloom.client.worker import Worker
 from fedloom.codecs.dense import Float32
-from fedloom.codecs.exchange import changed, sent_down
+from fedloom.codecs.exchange import changed, sent_down, with_far
 from fedloom.core.split import session_plan
 from fedloom.core.types import (
     Briefing,
@@ -31,7 +31,7 @@ from fedloom.core.types import (
     Payload,
 )
 from fedloom.progress import Quiet
-from fedloom.simulation.dispatch import Federation, _with_far
+from fedloom.simulation.dispatch import Federation
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.simulator import Run
 from fedloom.tuning.activation_codecs import codec_named
@@ -92,7 +92,7 @@ class Devices:
         far = Delta(near.stage.trained, near.moved[0].numpy())
         count = finished.num_examples
         update = ClientUpdate(task.client, task.round, count, metrics=finished.metrics)
-        return _with_far(update, arrived, far)
+        return with_far(update, arrived, far)
 
     def _worker(self, task: ClientTask, connect: Connect) -> Worker:
         prepared, key = self.prepared, (task.client, task.bottom)
