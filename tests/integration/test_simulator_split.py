@@ -78,6 +78,11 @@ def test_frozen_far_blocks_change_nothing(
             r"'\S*layer\.1\.\S*' changes the model before it trains",
         ),
         (AT_HOME | {"split": {"labels": "far"}}, "split.labels = 'far': only blocks are far"),
+        (AT_HOME | {"tiers": [{"name": "a", "bottom": 0}]}, r"'\S*layer\.0\.\S*' trains, and its"),
+        (
+            {"stage": {"train": ["head"]}, "tiers": [{"name": "a", "train": ["layer.1"]}]},
+            r"'\S*layer\.1\.\S*' trains, and its block is far away",
+        ),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(
@@ -86,6 +91,20 @@ def test_what_cannot_be_frozen_is_refused(
     split = SPLIT | {"mode": "frozen"} | changes.pop("split", {})
     with pytest.raises(ConfigError, match=text):
         played(text_model["classify"], tmp_path, split, **changes)
+
+
+def test_over_frozen_blocks_clients_are_cut_apart(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    # What trains is in the lowest block and the head, which everybody holds.
+    home = {"adapter": AT_HOME["adapter"] | {"layers": [0]}, "stage": {"local": {"lr": 0.1}}}
+    split = {"mode": "frozen", "bottom": 1, "top": 0}
+    tiers = [{"name": "more", "share": 0.5, "bottom": 2}]
+    whole = played(text_model["classify"], tmp_path / "whole", {}, **home)
+    found = played(text_model["classify"], tmp_path / "split", split, tiers=tiers, **home)
+    start = whole.prepared.model.initial(whole.prepared.job.seed)
+    moved, expected = (run.params.vector - start.vector for run in (found, whole))
+    assert np.linalg.norm(moved - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 def test_one_client_a_round_is_the_same_in_every_mode(
