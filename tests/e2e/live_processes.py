@@ -149,6 +149,8 @@ class Fleet:
         assert self.server.stdout is not None
         readable, _, _ = select.select([self.server.stdout], [], [], LONGEST)
         told = self.server.stdout.readline() if readable else b""
+        while b'"event": "note"' in told:
+            told = self.server.stdout.readline()
         assert b'"open"' in told, (told, (self.folder / "server.err").read_text())
 
     def join(self, client: str) -> None:
