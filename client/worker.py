@@ -124,6 +124,7 @@ class Worker:
             num_examples=result.num_examples,
             metrics=result.metrics,
             cost=Cost(bytes_down=len(frame), flops=result.flops, seconds=result.seconds),
+            model=params.layout,
             steps=result.steps,
         )
         return _finished(ticket, update, codec.name)

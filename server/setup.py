@@ -27,7 +27,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
-from fedloom.tuning.split_training import check_split, cut_model
+from fedloom.tuning.split_checks import check_split, cut_model
 
 __all__ = ["plan_of"]
 

@@ -184,6 +184,7 @@ def _update(
         num_examples=result.num_examples,
         metrics=result.metrics,
         cost=Cost(bytes_down=received, flops=result.flops, seconds=result.seconds),
+        model=params.layout,
         steps=result.steps,
     )
     if federation.split is None:
