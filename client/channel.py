@@ -14,7 +14,7 @@ from urllib.parse import quote
 import grpc
 
 from fedloom.client.refusals import failure
-from fedloom.core.contract import CLIENT_HEADER, MESSAGE, REASON
+from fedloom.core.contract import CLIENT_HEADER, MESSAGE, PROTOCOL, REASON
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import federation_pb2 as wire
 from fedloom.protos import split_pb2 as split
@@ -46,6 +46,8 @@ _OPTIONS = (
 _NAME = ("grpc.ssl_target_name_override", "fedloom-server")
 _SECONDS = 30.0
 """That an answer may take which the server does not hold back."""
+_SHORT = 5.0
+"""That one may take of many servers, each of which will do."""
 
 Reply = TypeVar("Reply")
 
@@ -127,6 +129,11 @@ class Channel:
             watch.cancel = future.cancel
             with self._failing(), self._tracked(future):
                 return int(future.result().seq)
+
+    def describe(self) -> split.Description:
+        """What a stage of frozen blocks serves; it does not wait for long."""
+        request = split.DescribeRequest(protocol=PROTOCOL)
+        return cast(split.Description, self._unary(self._split.Describe, request, _SHORT))
 
     def split(
         self, parts: Iterator[split.Up], begun: Callable[[Callable[[], object]], object]

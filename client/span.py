@@ -27,11 +27,11 @@ from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["RemoteFar", "SpanPlan"]
+__all__ = ["DTYPE_NAMES", "RemoteFar", "SpanPlan"]
 
 Found = TypeVar("Found")
 
-_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPE_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _READS = {None: pb.ALL, "first": pb.FIRST, "last": pb.LAST}
 _FAR_CODES = frozenset(
     (
@@ -225,7 +225,7 @@ def _opening(plan: SpanPlan, session: bytes, done: Any) -> Any:
         first=plan.first,
         last=plan.last,
         labels=pb.FAR if plan.far_labels else pb.HOME,
-        dtype=_NAMES[plan.dtype],
+        dtype=DTYPE_NAMES[plan.dtype],
         codec_up=plan.up,
         codec_down=plan.down,
         seed=plan.seed,

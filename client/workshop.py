@@ -4,10 +4,12 @@ import gc
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedloom.client.channel import Channel
 from fedloom.client.contents import Contents, Source
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
@@ -47,6 +49,7 @@ class Workshop:
         federation: that the device has joined; empty for whatever the server says.
         stop: ends a computation.
         call: makes a call of the Split service, for jobs whose model is split.
+        beside: opens a channel to another machine, for those whose far blocks are there.
 
     Attributes:
         failure: a ticket that is given up (or empty) and why, for the next check-in.
@@ -54,9 +57,17 @@ class Workshop:
     """
 
     def __init__(
-        self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop, call: Call
+        self,
+        folder: Path,
+        settings: ClientSettings,
+        *,
+        federation: str,
+        stop: Stop,
+        call: Call,
+        beside: Callable[[str, int], Channel],
     ) -> None:
-        self._folder, self._settings, self._stop, self._call = folder, settings, stop, call
+        self._folder, self._settings, self._stop = folder, settings, stop
+        self._call, self._beside = call, beside
         self._federation = federation
         self._contents = Contents(folder)
         self._journal = Journal(folder / "task.json")
@@ -233,9 +244,14 @@ class Workshop:
     def _split(self, manifest: Manifest, bottom: int | None) -> "SplitWork | None":
         if manifest.job.split.mode == "none":
             return None
-        from fedloom.client.split_work import SplitWork, over_channel
+        from fedloom.client.split_work import Connect, SplitWork, over_channel
 
-        connect = over_channel(self._call, self._stop.wait)
+        connect: Connect = over_channel(self._call, self._stop.wait)
+        if manifest.job.split.mode == "frozen":
+            from fedloom.client.stages import Stages
+
+            addresses, wait = manifest.job.split.stages, self._stop.wait
+            connect = Stages(addresses, manifest.weights, self._beside, sleep=wait).router
         own = self._backbone, connect, self._folder
         return SplitWork(manifest.job, self._job, *own, bottom)
 

@@ -32,6 +32,36 @@ ALL: Read
 FIRST: Read
 LAST: Read
 
+class DescribeRequest(_message.Message):
+    __slots__ = ("protocol",)
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    def __init__(self, protocol: _Optional[int] = ...) -> None: ...
+
+class Description(_message.Message):
+    __slots__ = ("plan", "first", "last", "depth", "width", "dtype", "bits", "throughput", "tokens", "sessions")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    THROUGHPUT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    first: int
+    last: int
+    depth: int
+    width: int
+    dtype: str
+    bits: int
+    throughput: float
+    tokens: int
+    sessions: int
+    def __init__(self, plan: _Optional[str] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., depth: _Optional[int] = ..., width: _Optional[int] = ..., dtype: _Optional[str] = ..., bits: _Optional[int] = ..., throughput: _Optional[float] = ..., tokens: _Optional[int] = ..., sessions: _Optional[int] = ...) -> None: ...
+
 class Up(_message.Message):
     __slots__ = ("open", "leg", "chunk", "sync", "evict", "close")
     OPEN_FIELD_NUMBER: _ClassVar[int]

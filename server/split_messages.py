@@ -98,8 +98,10 @@ def check_open(message: Any, terms: Terms) -> None:
     if message.plan != terms.plan:
         text = f"plan = {message.plan[:100]!r}; here it is {terms.plan!r}"
         raise SplitError(text, code="plan")
-    if (message.first, message.last) != (terms.first, terms.last):
-        asked = f"blocks {message.first} to {message.last}"
+    first, last = message.first, message.last
+    inside = terms.within and terms.first <= first < last <= terms.last
+    if not inside and (first, last) != (terms.first, terms.last):
+        asked = f"blocks {first} to {last}"
         raise SplitError(f"{asked}; here are {terms.first} to {terms.last}", code="cut")
     if message.labels not in pb.Labels.values() or (message.labels == pb.FAR and not terms.labels):
         raise SplitError("labels = far; here they stay at home", code="labels")
