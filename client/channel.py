@@ -17,9 +17,7 @@ from fedloom.client.refusals import failure
 from fedloom.core.contract import CLIENT_HEADER, MESSAGE, REASON
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import federation_pb2 as wire
-from fedloom.protos import split_pb2 as split
 from fedloom.protos.federation_pb2_grpc import EnrolmentStub, FederationStub
-from fedloom.protos.split_pb2_grpc import SplitStub
 
 __all__ = ["Channel", "Credentials", "enrol"]
 
@@ -44,6 +42,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _NAME = ("grpc.ssl_target_name_override", "fedloom-server")
+_SESSION = "/fedloom.split.v1.Split/Session"
 _SECONDS = 30.0
 """That an answer may take which the server does not hold back."""
 
@@ -90,7 +89,7 @@ class Channel:
         self._metadata = ((CLIENT_HEADER, quote(name)),) if credentials is None else ()
         self._channel = _open(self.server, credentials)
         self._stub = cast(Any, FederationStub)(self._channel)
-        self._split = cast(Any, SplitStub)(self._channel)
+        self._session = self._channel.stream_stream(_SESSION)
         self._lock = threading.Lock()
         self._running: set[grpc.Future] = set()
         self._abandoned = False
@@ -129,9 +128,12 @@ class Channel:
                 return int(future.result().seq)
 
     def split(
-        self, parts: Iterator[split.Up], begun: Callable[[Callable[[], object]], object]
-    ) -> Generator[split.Down, None, None]:
+        self, parts: Iterator[bytes], begun: Callable[[Callable[[], object]], object]
+    ) -> Generator[bytes, None, None]:
         """What comes down a stream of split learning while `parts` go up.
+
+        Messages are `Down` and `Up` of split.proto as bytes: their bodies are too large to be
+        copied into objects and out of them.
 
         Args:
             parts: what goes up.
@@ -139,7 +141,7 @@ class Channel:
                 to wait is for the caller to say.
         """
         with self._failing():
-            call = self._split.Session(parts, metadata=self._metadata)
+            call = self._session(parts, metadata=self._metadata)
             begun(call.cancel)
             with self._tracked(call):
                 yield from call

@@ -11,10 +11,11 @@ PIECE = 1 << 20
 """Bytes of a piece at most."""
 
 
-def pieces(data: bytes, size: int = PIECE) -> Iterator[tuple[int, int, bytes]]:
-    """Cut a body up: offset, CRC-32 and bytes of each piece, in order."""
-    for offset in range(0, len(data), size):
-        part = data[offset : offset + size] if len(data) > size else data
+def pieces(data: bytes | memoryview, size: int = PIECE) -> Iterator[tuple[int, int, memoryview]]:
+    """Cut a body up: offset, CRC-32 and bytes of each piece, in order; the pieces are no copies."""
+    whole = memoryview(data)
+    for offset in range(0, len(whole), size):
+        part = whole[offset : offset + size]
         yield offset, crc32(part), part
 
 
@@ -39,7 +40,7 @@ class Body:
         """Its bytes."""
         return memoryview(self._data)
 
-    def add(self, offset: int, crc: int, data: bytes) -> None:
+    def add(self, offset: int, crc: int, data: bytes | memoryview) -> None:
         """The next piece.
 
         Raises:

@@ -12,12 +12,11 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVarTuple
 
 import grpc
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedloom.client.channel import _OPTIONS
 from fedloom.core.body import pieces
@@ -29,6 +28,8 @@ from live.split_server import ECHO, SPENT
 from live.split_setup import Asked, Sides
 
 __all__ = ["Legs", "measure"]
+
+Given = TypeVarTuple("Given")
 
 
 class Legs:
@@ -75,13 +76,14 @@ class _Echo:
         while (part := self._up.get()) is not None:
             yield part
 
-    def leg(self, parts: list[bytes]) -> None:
-        """There and back."""
-        for part in parts:
-            self._up.put(part)
-        self._up.put(b"e")
-        while len(next(self._down)) > 1:
-            pass
+    def legs(self, parts: list[bytes], count: int) -> None:
+        """There and back, so often."""
+        for _ in range(count):
+            for part in parts:
+                self._up.put(part)
+            self._up.put(b"e")
+            while len(next(self._down)) > 1:
+                pass
 
     def spent(self) -> float:
         """Seconds that the host of that server has computed so far."""
@@ -98,14 +100,14 @@ def measure(asked: Asked) -> dict[str, float]:
         sides = Sides.load(asked)
         legs, echo = Legs(sides), _Echo(port)
         body = codec_named(asked.codec).nbytes(legs.hidden.numel())
-        parts = [part for _, _, part in pieces(bytes(body))]
+        parts = [bytes(part) for _, _, part in pieces(bytes(body))]
         live, compute, bare = [], [], []
         with sides.far(port) as far:
             for step in range(1, asked.repeats + 3):  # two to warm up
                 before = echo.spent()
-                live.append(_ms(lambda step=step: legs.step(far, step)))
+                live.append(_ms(legs.step, far, step))
                 compute.append(1000 * (echo.spent() - before))
-                bare.append(_ms(lambda: [echo.leg(parts) for _ in range(legs.count)]))
+                bare.append(_ms(echo.legs, parts, legs.count))
         sent = far.bytes_up + far.bytes_down
         echo.close()
     over = [a - b - c for a, b, c in zip(live, compute, bare, strict=True)]
@@ -118,9 +120,9 @@ def measure(asked: Asked) -> dict[str, float]:
     }
 
 
-def _ms(call: Callable[[], object]) -> float:
+def _ms(call: Callable[[*Given], object], *given: *Given) -> float:
     began = time.perf_counter()
-    call()
+    call(*given)
     return 1000 * (time.perf_counter() - began)
 
 

@@ -29,9 +29,11 @@ SERVER = Path(__file__).with_name("split_server.py")
 @contextmanager
 def server_of(asked: Asked) -> Iterator[int]:
     """A server process of the far side; its port."""
-    with tempfile.TemporaryDirectory() as folder:
-        with started((SERVER, asked.to_json(), folder)) as process:
-            yield int(facts_of(process)["port"])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started((SERVER, asked.to_json(), folder)) as process,
+    ):
+        yield int(facts_of(process)["port"])
 
 
 def measure(asked: Asked) -> dict[str, float]:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.base import Packing
 from fedloom.backbones.lengths import Lengths, packing_of
-from fedloom.backbones.packing import Packing
 from fedloom.client.channel import Channel
 from fedloom.client.span import RemoteFar, SpanPlan
 from fedloom.core.component import Component
