@@ -55,20 +55,9 @@ class SpanStream:
         if part.WhichOneof("part") != "ready":
             raise self._strange(part)
         self.ready: Any = part.ready
-        self._credit = int(part.ready.credit)
 
     def send(self, leg: Any, body: Octets) -> None:
-        """Send a leg, once there is credit for it.
-
-        Raises:
-            FedloomError: the stream has ended.
-        """
-        while self._credit < 1:
-            part = self._next()
-            if part.WhichOneof("part") != "credit":
-                raise self._strange(part)
-            self._credit += part.credit.legs
-        self._credit -= 1
+        """Send a leg; `answer` is for whoever sent one before the next."""
         self._send(pb.Up(leg=leg))
         for piece in pieces(body):
             self._up.put(chunk_message(*piece))
@@ -80,9 +69,6 @@ class SpanStream:
             FedloomError: the stream has ended, or nothing came for too long.
         """
         part = self._next()
-        while part.WhichOneof("part") == "credit":
-            self._credit += part.credit.legs
-            part = self._next()
         if part.WhichOneof("part") == "error":
             return part.error, memoryview(b"")
         if part.WhichOneof("part") != "answer":
@@ -104,9 +90,6 @@ class SpanStream:
         """
         self._send(pb.Up(sync=pb.Sync()))
         part = self._next()
-        while part.WhichOneof("part") == "credit":
-            self._credit += part.credit.legs
-            part = self._next()
         if part.WhichOneof("part") != "synced":
             raise self._strange(part)
         return part.synced
@@ -158,7 +141,7 @@ class SpanStream:
         part = _read(message)
         if part.WhichOneof("part") != "chunk":
             raise self._strange(part)
-        return part.chunk.offset, part.chunk.crc32, memoryview(part.chunk.data)
+        return part.chunk.offset, part.chunk.sum, memoryview(part.chunk.data)
 
     def _arrived(self) -> bytes:
         try:

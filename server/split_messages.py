@@ -183,8 +183,8 @@ def _places(message: Any, shape: tuple[int, ...]) -> Places:
 def messages_of(answer: Answered) -> Iterator[bytes]:
     """An answer as it is sent: its header, then its body."""
     yield bytes(pb.Down(answer=_head(answer)).SerializeToString())
-    for offset, crc, data in pieces(answer.body):
-        yield chunk_message(offset, crc, data)
+    for piece in pieces(answer.body):
+        yield chunk_message(*piece)
 
 
 def parts_of(answer: Answered) -> tuple[Octets, ...]:

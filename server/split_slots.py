@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-
+from fedloom.core.body import word_sum
 from fedloom.tuning.activation_codecs import Octets
 
 __all__ = ["Slots"]
@@ -57,7 +56,7 @@ class Slots:
                 size += _write(file, memoryview(part), size)
         finally:
             os.close(file)
-        return bytes([slot]) + b"".join(_PART.pack(len(part), _sum(part)) for part in parts)
+        return bytes([slot]) + b"".join(_PART.pack(len(part), word_sum(part)) for part in parts)
 
     def keep(self, name: str, reference: bytes) -> None:
         """The value of a name is this one, from now on."""
@@ -70,7 +69,7 @@ class Slots:
                 parts = [(file.read(n), n, total) for n, total in _PART.iter_unpack(reference[1:])]
         except FileNotFoundError:
             return None
-        whole = all((len(part), _sum(part)) == (n, total) for part, n, total in parts)
+        whole = all((len(part), word_sum(part)) == (n, total) for part, n, total in parts)
         return b"".join(part for part, _, _ in parts) if whole else None
 
     def drop(self, name: str) -> None:
@@ -89,10 +88,3 @@ def _write(file: int, part: memoryview, offset: int) -> int:
     while done < len(part):
         done += os.pwrite(file, part[done:], offset + done)
     return done
-
-
-def _sum(part: Octets) -> int:
-    """Of the bytes, so that a value of which a page is missing is told from one that is whole."""
-    words = len(part) // 8
-    whole = int(np.frombuffer(part, "<u8", words).sum(dtype=np.uint64))
-    return (whole + int.from_bytes(part[8 * words :], "little")) % 2**64

@@ -106,18 +106,18 @@ class Stream:
         except SplitError as error:
             if error.code not in _PASSING:
                 raise
-            self._freed(size)
+            self._done(size)
             said = pb.Error(kind=leg.kind, step=leg.step, code=error.code, text=str(error)[:500])
             await self.send(pb.Down(error=said))
         else:
             del leg
-            self._freed(size)
+            self._done(size)
             for message in messages_of(answer):
                 await self._send(message)
-        self._legs -= 1
-        await self.send(pb.Down(credit=pb.Credit(legs=1)))
 
-    def _freed(self, size: int) -> None:
+    def _done(self, size: int) -> None:
+        """A leg is no longer under way: before its answer is sent, after which another may come."""
+        self._legs -= 1
         self._taken -= size
         self.room.give(size)
 
@@ -171,7 +171,7 @@ class Stream:
         part = read(pb.Up, message)
         if part.WhichOneof("part") != "chunk":
             raise SplitError(f"{part.WhichOneof('part')} within a leg", code="order")
-        body.add(part.chunk.offset, part.chunk.crc32, part.chunk.data)
+        body.add(part.chunk.offset, part.chunk.sum, part.chunk.data)
 
     async def _next(self, seconds: float | None) -> Any:
         return await next_part(self.parts, seconds)
