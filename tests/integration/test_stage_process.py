@@ -14,7 +14,7 @@ from fedloom.backbones.int8_rows import Buffer, in_int8
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import Channel, Credentials
 from fedloom.client.span import RemoteFar, SpanPlan
-from fedloom.core.errors import ConfigError, SplitError
+from fedloom.core.errors import ConfigError, IdentityError, SplitError
 from fedloom.security import certificates as certs
 from fedloom.security.authority import Authority
 from fedloom.security.request import make_request
@@ -54,6 +54,19 @@ def test_hidden_states_through_a_process(model_folder: Folders, tmp_path: Path, 
         assert channel.describe().sessions == 1
         assert torch.equal(far.backward(1, out), grad)
         far.close()
+        channel.close()
+
+
+def test_a_stranger_learns_nothing(model_folder: Folders, tmp_path: Path) -> None:
+    Database.open(tmp_path, exclusive=True).close()
+    authority, key = Authority.open(tmp_path / "authority"), certs.new_key()
+    issued = authority.sign(make_request(key), "stranger", hours=1)
+    own = Credentials(authority.certificate, certs.key_to_pem(key), issued.certificate)
+    folder = CASES["bert"].folder(model_folder)
+    with stage(folder, "1-3", "--in", str(tmp_path)) as served:
+        channel = Channel("127.0.0.1", served.port, credentials=own)
+        with pytest.raises(IdentityError, match="stranger"):
+            channel.describe()
         channel.close()
 
 
