@@ -10,7 +10,6 @@ from fedloom.client.enrol import readmitted
 from fedloom.client.logs import Rarely, log
 from fedloom.client.stopping import Stop
 from fedloom.core.errors import FedloomError
-from fedloom.protos.split_pb2 import Down, Up
 from fedloom.security.identity import Identity
 
 __all__ = ["Connection"]
@@ -65,8 +64,8 @@ class Connection:
         return self._channel
 
     def split(
-        self, parts: Iterator[Up], begun: Callable[[Callable[[], object]], object]
-    ) -> Generator[Down, None, None]:
+        self, parts: Iterator[bytes], begun: Callable[[Callable[[], object]], object]
+    ) -> Generator[bytes, None, None]:
         """As `Channel.split`, over the channel to use now.
 
         Raises:

@@ -23,7 +23,7 @@ from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.seeds import stream
 from fedloom.protos import split_pb2 as pb
-from fedloom.tuning.activation_codecs import codec_named
+from fedloom.tuning.activation_codecs import Octets, codec_named
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
@@ -174,10 +174,10 @@ class RemoteFar:
             raise SplitError(text, code="order")
         self.version = int(answer.version)
         self.bytes_down += len(found)
-        out = self._down.decode(bytes(found), tuple(answer.shape))
+        out = self._down.decode(found, tuple(answer.shape))
         return answer, out.to(tensor.device, tensor.dtype)
 
-    def _answer(self, leg: Any, body: bytes) -> tuple[Any, memoryview]:
+    def _answer(self, leg: Any, body: Octets) -> tuple[Any, memoryview]:
         """Send a leg until it is answered."""
 
         def once(stream: SpanStream) -> tuple[Any, memoryview]:

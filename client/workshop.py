@@ -16,6 +16,7 @@ from fedloom.client.journal import Journal
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, read_manifest, read_order
 from fedloom.client.outbox import Finished
+from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
 from fedloom.client.settings import ClientSettings
 from fedloom.client.stopping import Stop, Stopped
@@ -35,9 +36,6 @@ _BEGINNINGS = 3
 """Times that a task is begun: what ends the process so often is too much for the device."""
 
 _NOT_OF_THE_TASK = ("abandoned", "protocol")
-
-_LONGEST = 500
-"""Characters of a reason that the server is told."""
 
 
 class Workshop:
@@ -163,7 +161,7 @@ class Workshop:
         except FedloomError as error:
             self._failed(task, error)
         except Exception as error:  # a task must not end the device, whatever is in it
-            self._give_up(task, _memory_or(error), trace=error)
+            self._give_up(task, in_words(error), trace=error)
         finally:
             self._clean()
         return None
@@ -243,7 +241,7 @@ class Workshop:
     def _unfit(self, error: FedloomError) -> None:
         log.error("this device cannot take part in the job: %s", error)
         self._corpus = None
-        self.failure = ("", _short(str(error)))
+        self.failure = ("", short(str(error)))
 
     def _failed(self, task: Task, error: FedloomError) -> None:
         """A task was not done.
@@ -262,14 +260,14 @@ class Workshop:
         elif code == "plan":
             log.info("a task is left: its round is over (%s)", error)
             self._journal.end()
-            self.failure = (task.ticket, _short(str(error)))
+            self.failure = (task.ticket, short(str(error)))
         else:
             self._give_up(task, str(error))
 
     def _give_up(self, task: Task, text: str, *, trace: Exception | None = None) -> None:
         log.error("a task is given up: %s", text, exc_info=trace)
         self._journal.end()
-        self.failure = (task.ticket, _short(text))
+        self.failure = (task.ticket, short(text))
         self._worker = None  # whatever state it is in
         gc.collect()
 
@@ -277,17 +275,3 @@ class Workshop:
         files = self._manifest.files if self._manifest else ()
         keep = {self._job, *(file.sha256 for file in files)}
         self._contents.clean(keep, limit=int(self._settings.disk_gb * 2**30))
-
-
-def _memory_or(error: Exception) -> str:
-    """The error in words; those of too little memory in plain ones."""
-    text = f"{type(error).__name__}: {error}"
-    lowered = text.lower()
-    if "out of memory" in lowered or "can't allocate" in lowered or "memoryerror" in lowered:
-        return f"out of memory ({text})"
-    return text
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
