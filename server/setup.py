@@ -42,9 +42,9 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
-    check_names(job)
     check_split(job)
     _check_live_split(job)
+    check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, note)

@@ -20,12 +20,12 @@ STAGE: dict[str, Any] = {
     "clients_per_round": CLIENTS,
     "local": {"optimizer": "adamw", "lr": 0.02, "batch_size": 4, "steps": 3},
 }
-KILLS = [
-    # in a session's second step: before it, when it is done, and when it is on the disk
-    *("leg-arrived:6", "step-done:2", "step-written:3"),
-    # sessions over, results in the ledger: what moved far away is joined, then with the state saved
-    *("session-closed", "far-joined", "round-closed", "far-joined:2", "state-saved"),
-]
+KILLS = {
+    # In a session's second step; when it is done; when the first session is over and written down.
+    "home": ("leg-arrived:6", "step-done:2", "session-closed"),
+    # When a step is on the disk; while updates are joined; when the second round is.
+    "far": ("step-written:3", "far-joined", "state-saved:2"),
+}
 
 
 def compared(fleet: Fleet, folder: Path) -> None:
@@ -34,17 +34,18 @@ def compared(fleet: Fleet, folder: Path) -> None:
     assert fleet.lines() == fleet.lines("sim")
 
 
-@pytest.mark.parametrize("labels", ["home", "far"])
+@pytest.mark.parametrize("labels", KILLS)
 def test_the_simulators_bits_whenever_the_server_is_killed(
     text_model: dict[str, Path], tmp_path: Path, labels: str
 ) -> None:
     split = {"mode": "v1", "bottom": 1, "labels": labels, "codec_up": "int8"}
     table = table_of(text_model["classify"], CLIENTS, stages=[STAGE], split=split)
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
-        fleet.serve(failpoint=KILLS[0])
+        first, *others = KILLS[labels]
+        fleet.serve(failpoint=first)
         for client in fleet.clients:
             fleet.join(client)
-        for failpoint in (*KILLS[1:], ""):
+        for failpoint in (*others, ""):
             assert fleet.ended() == -signal.SIGKILL, fleet.logs()
             fleet.serve(failpoint=failpoint)
         assert fleet.ended() == 0, fleet.logs()

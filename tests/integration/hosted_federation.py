@@ -122,6 +122,7 @@ class Device:
         federation: whose tasks it does.
         folder: its own.
         rows: of all clients.
+        tier: its kind.
         between: called with the session when it has trained, before it says that it is over.
     """
 
@@ -129,6 +130,7 @@ class Device:
     federation: Federation
     folder: Path
     rows: list[dict[str, str]]
+    tier: str = ""
     between: Callable[[RemoteFar], object] = lambda far: None
     plans: list[SpanPlan] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
@@ -220,7 +222,7 @@ def at_work(devices: Mapping[str, Device], port: int) -> Iterator[None]:
     with ThreadPoolExecutor(len(devices)) as threads:
         for name, device in devices.items():
             count = sum(r["client"] == name and r["split"] == "train" for r in device.rows)
-            device.federation.board.seen(name, count)
+            device.federation.board.seen(name, count, tier=device.tier)
             device.folder.mkdir(exist_ok=True)
             threads.submit(device.work, port, over)
         try:
