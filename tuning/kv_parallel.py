@@ -1,7 +1,7 @@
 """An adapter beside keys and values: FedPerfix's, on the tokens themselves.
 
 Sun, Mendieta, Luo, Wu and Chen, "FedPerfix: Towards Partial Model Personalization of Vision
-Transformers in Federated Learning", ICCV 2023, section 3.3. Keys and values of a block get
+Transformers in Federated Learning", ICCV 2023. Keys and values of a block get
 ``s Up(tanh(Down(x)))`` added. The two maps up lie apart here, one for each module, so that they are
 attached where keys and values are made; ``Down`` is one.
 """
