@@ -1,8 +1,9 @@
 """One layer at a time in a model of few layers: FedBFPT.
 
-Wang et al., "FedBFPT: An Efficient Federated Learning Framework for BERT Further Pre-training",
-IJCAI 2023. Clients hold a shallow model: the layers up to the one that trains, and above it a few
-drawn from the rest of the global model (progressive learning with sampled deep layers). They train and send that layer and the head; the layer moves deeper by halving what is left
+Wang, Li, Chen and Shou, "FedBFPT: An Efficient Federated Learning Framework for BERT Further
+Pre-training", IJCAI 2023. Clients hold a shallow model: the layers up to the one that trains, and
+above it a few drawn from the rest of the global model (progressive learning with sampled deep
+layers). They train and send that layer and the head; the layer moves deeper by halving what is left
 of the rounds.
 """
 
