@@ -202,7 +202,7 @@ class FusedBackbone:
         """
         if not self.layers:
             return 0.0
-        sizes = [product.weight.numel() for product in self.layers[0].products]
+        sizes = [product.weight.shape.numel() for product in self.layers[0].products]
         trained = max(0, self.shape.depth - first_trained)
         backward = trained * sum(sizes) - (sizes[0] if trained else 0)
         return 2.0 * (self.shape.depth * sum(sizes) + backward)

@@ -19,8 +19,8 @@ _PASSING = frozenset(
         *("chunk-order", "chunk-crc", "too-short", "digest"),
     )
 )
-_FULL = frozenset(("busy", "memory"))
-"""Refusals of a far side that has room for others only."""
+_FULL = frozenset(("busy", "memory", "no-path"))
+"""Why a far side cannot be had now."""
 _LATER = 10.0
 _ANOTHER_VERSION = frozenset(("UNIMPLEMENTED",))
 

@@ -23,15 +23,15 @@ from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.seeds import stream
 from fedloom.protos import split_pb2 as pb
-from fedloom.tuning.activation_codecs import codec_named
+from fedloom.tuning.activation_codecs import Octets, codec_named
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["RemoteFar", "SpanPlan"]
+__all__ = ["DTYPE_NAMES", "RemoteFar", "SpanPlan"]
 
 Found = TypeVar("Found")
 
-_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPE_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _READS = {None: pb.ALL, "first": pb.FIRST, "last": pb.LAST}
 _FAR_CODES = frozenset(
     (
@@ -174,10 +174,10 @@ class RemoteFar:
             raise SplitError(text, code="order")
         self.version = int(answer.version)
         self.bytes_down += len(found)
-        out = self._down.decode(bytes(found), tuple(answer.shape))
+        out = self._down.decode(found, tuple(answer.shape))
         return answer, out.to(tensor.device, tensor.dtype)
 
-    def _answer(self, leg: Any, body: bytes) -> tuple[Any, memoryview]:
+    def _answer(self, leg: Any, body: Octets) -> tuple[Any, memoryview]:
         """Send a leg until it is answered."""
 
         def once(stream: SpanStream) -> tuple[Any, memoryview]:
@@ -225,7 +225,7 @@ def _opening(plan: SpanPlan, session: bytes, done: Any) -> Any:
         first=plan.first,
         last=plan.last,
         labels=pb.FAR if plan.far_labels else pb.HOME,
-        dtype=_NAMES[plan.dtype],
+        dtype=DTYPE_NAMES[plan.dtype],
         codec_up=plan.up,
         codec_down=plan.down,
         seed=plan.seed,

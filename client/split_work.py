@@ -28,8 +28,9 @@ from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.guard import guarded
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.noise import SecretNoise
+from fedloom.tuning.split_checks import check_split
 from fedloom.tuning.split_session import SplitSession
-from fedloom.tuning.split_training import SplitTraining, check_split, split_of
+from fedloom.tuning.split_training import SplitTraining, split_of
 
 __all__ = ["Connect", "Remote", "SplitWork", "over_channel"]
 

@@ -82,8 +82,14 @@ def _run(
     settings: ClientSettings, folder: Path, federation: str, connection: Connection, stop: Stop
 ) -> None:
     try:
-        call = connection.split
-        workshop = Workshop(folder, settings, federation=federation, stop=stop, call=call)
+        workshop = Workshop(
+            folder,
+            settings,
+            federation=federation,
+            stop=stop,
+            call=connection.split,
+            beside=connection.beside,
+        )
         where = f"{connection.host}:{connection.port}"
         log.info("%s works for %s, in %s", connection.name, where, folder)
         Agent(connection, workshop, Outbox(folder / "outbox"), settings, stop=stop).run()

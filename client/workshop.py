@@ -4,10 +4,12 @@ import gc
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedloom.client.channel import Channel
 from fedloom.client.contents import Contents, Source
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
@@ -15,6 +17,7 @@ from fedloom.client.journal import Journal
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, read_manifest, read_order
 from fedloom.client.outbox import Finished
+from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
 from fedloom.client.settings import ClientSettings
 from fedloom.client.span_stream import Call
@@ -34,9 +37,6 @@ _BEGINNINGS = 3
 
 _NOT_OF_THE_TASK = ("abandoned", "protocol")
 
-_LONGEST = 500
-"""Characters of a reason that the server is told."""
-
 
 class Workshop:
     """Where tasks become results.
@@ -47,6 +47,7 @@ class Workshop:
         federation: that the device has joined; empty for whatever the server says.
         stop: ends a computation.
         call: makes a call of the Split service, for jobs whose model is split.
+        beside: opens a channel to another machine, for those whose far blocks are there.
 
     Attributes:
         failure: a ticket that is given up (or empty) and why, for the next check-in.
@@ -54,9 +55,17 @@ class Workshop:
     """
 
     def __init__(
-        self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop, call: Call
+        self,
+        folder: Path,
+        settings: ClientSettings,
+        *,
+        federation: str,
+        stop: Stop,
+        call: Call,
+        beside: Callable[[str, int], Channel],
     ) -> None:
-        self._folder, self._settings, self._stop, self._call = folder, settings, stop, call
+        self._folder, self._settings, self._stop = folder, settings, stop
+        self._call, self._beside = call, beside
         self._federation = federation
         self._contents = Contents(folder)
         self._journal = Journal(folder / "task.json")
@@ -161,7 +170,7 @@ class Workshop:
         except FedloomError as error:
             self._failed(task, error)
         except Exception as error:  # a task must not end the device, whatever is in it
-            self._give_up(task, _memory_or(error), trace=error)
+            self._give_up(task, in_words(error), trace=error)
         finally:
             self._clean()
         return None
@@ -233,16 +242,21 @@ class Workshop:
     def _split(self, manifest: Manifest, bottom: int | None) -> "SplitWork | None":
         if manifest.job.split.mode == "none":
             return None
-        from fedloom.client.split_work import SplitWork, over_channel
+        from fedloom.client.split_work import Connect, SplitWork, over_channel
 
-        connect = over_channel(self._call, self._stop.wait)
+        connect: Connect = over_channel(self._call, self._stop.wait)
+        if manifest.job.split.mode == "frozen":
+            from fedloom.client.stages import Stages
+
+            addresses, wait = manifest.job.split.stages, self._stop.wait
+            connect = Stages(addresses, manifest.weights, self._beside, sleep=wait).router
         own = self._backbone, connect, self._folder
         return SplitWork(manifest.job, self._job, *own, bottom)
 
     def _unfit(self, error: FedloomError) -> None:
         log.error("this device cannot take part in the job: %s", error)
         self._corpus = None
-        self.failure = ("", _short(str(error)))
+        self.failure = ("", short(str(error)))
 
     def _failed(self, task: Task, error: FedloomError) -> None:
         """A task was not done.
@@ -261,14 +275,14 @@ class Workshop:
         elif code == "plan":
             log.info("a task is left: its round is over (%s)", error)
             self._journal.end()
-            self.failure = (task.ticket, _short(str(error)))
+            self.failure = (task.ticket, short(str(error)))
         else:
             self._give_up(task, str(error))
 
     def _give_up(self, task: Task, text: str, *, trace: Exception | None = None) -> None:
         log.error("a task is given up: %s", text, exc_info=trace)
         self._journal.end()
-        self.failure = (task.ticket, _short(text))
+        self.failure = (task.ticket, short(text))
         self._worker = None  # whatever state it is in
         gc.collect()
 
@@ -276,17 +290,3 @@ class Workshop:
         files = self._manifest.files if self._manifest else ()
         keep = {self._job, *(file.sha256 for file in files)}
         self._contents.clean(keep, limit=int(self._settings.disk_gb * 2**30))
-
-
-def _memory_or(error: Exception) -> str:
-    """The error in words; those of too little memory in plain ones."""
-    text = f"{type(error).__name__}: {error}"
-    lowered = text.lower()
-    if "out of memory" in lowered or "can't allocate" in lowered or "memoryerror" in lowered:
-        return f"out of memory ({text})"
-    return text
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -6,26 +6,26 @@ from fedloom.core.split import SplitConfig
 __all__ = ["exposed"]
 
 BLOCKS = 2
-"""Blocks below the far ones, at home, from which on nothing is said."""
+"""Blocks below the far ones, at home, from which on no more is said of them."""
 
 
 def exposed(split: SplitConfig) -> tuple[str, ...]:
-    """One line for each thing that a far side can find out more easily than it need.
+    """What a far side can find out, most general first: one line each, for whoever runs the job.
 
     Args:
         split: how the model is split. Of one that is not nothing is said.
     """
     if split.mode == "none":
         return ()
-    found = []
+    found = ["split: what goes up gives texts and labels away to a far side that tries, at any cut"]
     if split.bottom < BLOCKS:
-        text = "hidden states so close to the text give most of its tokens away"
-        found.append(f"split.bottom = {split.bottom}: {text}; {BLOCKS} or more blocks give fewer")
+        text = "hidden states so close to the text need only be looked up in the embeddings"
+        found.append(f"split.bottom = {split.bottom}: {text}")
     if split.labels == "far":
         found.append("split.labels = 'far': the far side is told every label")
     elif split.top == 0:
-        text = "gradients right below the head give labels away"
-        found.append(f"split.top = 0: {text}; 1 or more blocks above give fewer")
+        text = "of gradients right below the head the sign alone tells the label"
+        found.append(f"split.top = 0: {text}")
     if split.noise:
         found.append(_worth(split))
     return tuple(found)

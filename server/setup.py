@@ -27,7 +27,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
-from fedloom.tuning.split_training import check_split, cut_model
+from fedloom.tuning.split_checks import check_split, cut_model
 
 __all__ = ["plan_of"]
 
@@ -42,9 +42,9 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
-    check_names(job)
     check_split(job)
     _check_live_split(job)
+    check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, note)

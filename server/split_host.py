@@ -35,6 +35,7 @@ class Terms:
         idle: seconds between legs after which a stream is ended; its session is kept.
         keep: seconds for which a session without a stream is kept.
         sessions: kept at once, of all clients.
+        within: a session may be of fewer blocks than all of these.
         alone: a client's new session ends its older ones.
     """
 
@@ -53,6 +54,7 @@ class Terms:
     idle: float = 3600.0
     keep: float = 3600.0
     sessions: int = 1024
+    within: bool = False
     alone: bool = False
 
 

@@ -39,6 +39,11 @@ class SplitPlan:
     keep: float
 
     @property
+    def weights(self) -> str:
+        """By what name a device finds who serves far blocks that are not hosted here."""
+        return "" if self.hosted else self.model.backbone.digest
+
+    @property
     def hosted(self) -> bool:
         """Whether this server computes the far blocks; frozen ones are served by stages."""
         return self.config.mode != "frozen"

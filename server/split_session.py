@@ -19,8 +19,9 @@ from fedloom.protos import split_pb2 as pb
 from fedloom.server.failpoints import reach
 from fedloom.server.split_host import Host, Terms
 from fedloom.server.split_journal import Journal, SessionRow
-from fedloom.server.split_messages import Answered, LegIn, Mark, answered_of, bytes_of
+from fedloom.server.split_messages import Answered, LegIn, Mark, answered_of, parts_of
 from fedloom.tuning.activation_codecs import codec_named
+from fedloom.tuning.finite import is_finite
 from fedloom.tuning.leg_bytes import figure_bytes, length_bytes, place_bytes
 
 __all__ = ["Session"]
@@ -65,7 +66,7 @@ class Session:
         opened = pb.Open.FromString(row.opened)
         session = Session(row.key, row.client, opened, host, terms, journal=journal)
         session.done, session.newest = Mark(row.step, row.version), None
-        session.last = answered_of(row.answer)
+        session.last = answered_of(b"".join(row.answer))
         session.sent, session.received = row.sent, row.received
         return session
 
@@ -195,19 +196,19 @@ class Session:
         if self.journal is None or self.done is None or self.last is None:
             return
         opened, lane = bytes(self.opened.SerializeToString()), self.host.lane(self.key)
-        step, version, answer = self.done.step, self.done.version, bytes_of(self.last)
+        step, version, answer = self.done.step, self.done.version, parts_of(self.last)
         where = (self.key, self.client, lane, opened, step, version, answer)
         row = SessionRow(*where, self.sent, self.received)
-        self.journal.write(row, self.host.kept(self.key))
+        self.journal.write(row, lambda: self.host.kept(self.key))
 
     def _tensor(self, leg: LegIn) -> Tensor:
-        found = codec_named(self.opened.codec_up).decode(bytes(leg.body), leg.shape)
-        if not bool(torch.isfinite(found).all()):
+        found = codec_named(self.opened.codec_up).decode(leg.body, leg.shape)
+        if not is_finite(found):
             raise SplitError(f"step {leg.step}: what came is not finite", code="not-finite")
         return found
 
     def _answer(self, leg: LegIn, tensor: Tensor) -> Answered:
-        if not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             text = f"step {leg.step}: what came of it is not finite"
             raise SplitError(text, code="not-finite")
         what = "forward" if leg.kind == pb.FORWARD else "backward"

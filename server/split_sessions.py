@@ -48,6 +48,8 @@ class Sessions:
         course: where everything that touches the host is done.
         journal: where steps are written down; None for nowhere.
         clock: seconds.
+        part: the host of some of its blocks, from the first up to the last that are asked for;
+            None where all are served together.
         over: why there is no session any more; empty while there may be.
     """
 
@@ -56,6 +58,7 @@ class Sessions:
     course: Course
     journal: Journal | None = None
     clock: Callable[[], float] = time.monotonic
+    part: Callable[[int, int], Host] | None = None
     over: str = ""
     _kept: dict[str, _Kept] = field(default_factory=dict)
 
@@ -71,6 +74,11 @@ class Sessions:
             self.host.join(row.key)
             self.host.load(row.key, state, row.step)
             self._kept[row.key] = _Kept(session, left=self.clock())
+
+    @property
+    def live(self) -> int:
+        """Sessions that are on a stream now."""
+        return sum(kept.live for kept in self._kept.values())
 
     def of(self, client: ClientId, message: Any) -> "Sessions":
         """See `fedloom.server.split_service.Finding`: those of whoever asks."""
@@ -171,7 +179,8 @@ class Sessions:
             text = f"{len(self._kept)} sessions; no more are taken now"
             raise TransferError(text, code="busy", retry_after=10.0)
         await self._joined(key)
-        session = Session(key, client, message, self.host, self.terms, journal=self.journal)
+        host = self.part(message.first, message.last) if self.part else self.host
+        session = Session(key, client, message, host, self.terms, journal=self.journal)
         if before is not None:
             session.sent, session.received = before.sent, before.received
         self._kept[key] = _Kept(session, left=self.clock())

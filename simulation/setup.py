@@ -26,7 +26,8 @@ from fedloom.tuning.data import Corpus, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
-from fedloom.tuning.split_training import SplitTraining, check_split, split_of
+from fedloom.tuning.split_checks import check_split
+from fedloom.tuning.split_training import SplitTraining, split_of
 
 __all__ = ["Choices", "Prepared", "prepare"]
 

@@ -6,16 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedloom.core.cuts import CutTable, widest
-from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout, Selector, Vector
-from fedloom.core.registry import create
 from fedloom.core.seeds import stream
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import Briefing, Delta, LocalWork, Params
 from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.base import CohortModel
-from fedloom.tuning.cut import Cut, cut_of
+from fedloom.tuning.cut import Cut
 from fedloom.tuning.cut_needs import cut_table
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.far import Far
@@ -25,66 +23,12 @@ from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.near import Codecs, NearStage
 from fedloom.tuning.noise import SeededNoise
-from fedloom.tuning.ordering import StageOptions
+from fedloom.tuning.ordering import ALONE, StageOptions
+from fedloom.tuning.split_checks import cut_model
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
 
-__all__ = ["SplitTraining", "check_split", "cut_model", "split_of"]
-
-LEARNERS = ("backprop", "finite-difference")
-"""Those that ask a far side for nothing but hidden states and gradients."""
-OWN_CUTS = ("v1", "frozen")
-"""Modes in which no far tensor is moved by more than one client, so that each may be cut apart."""
-
-
-def check_split(job: Job) -> None:
-    """Refuse a job whose split and other parts do not go together.
-
-    Raises:
-        ConfigError: a codec that is unknown, a learner or updates that a split model has not, or
-            kinds of devices that its mode has not.
-    """
-    split = job.split
-    if split.mode == "none":
-        for tier in job.tiers:
-            if tier.bottom is not None or tier.memory_mb:
-                text = "bottom and memory_mb are of a split model; split.mode = 'none'"
-                raise ConfigError(f"tiers.{tier.name}: {text}")
-        return
-    for name in (split.codec_up, split.codec_down):
-        codec_named(name)
-    learners = [
-        ("learner", job.learner),
-        *((f"tiers.{t.name}.learner", t.learner) for t in job.tiers),
-    ]
-    for where, learner in learners:
-        if learner is not None and learner.name not in LEARNERS:
-            text = f"a split model (split.mode = {split.mode!r}) goes with {', '.join(LEARNERS)}"
-            raise ConfigError(f"{where} = {learner.name!r}: {text}")
-    if getattr(create("codecs", job.codec_up), "sends_steps", False):
-        # Clients would go on from the server's steps alone, which are not all of what moves.
-        text = f"a split model (split.mode = {split.mode!r}) is not followed by its steps"
-        raise ConfigError(f"codec_up = {job.codec_up.name!r}: {text}; choose another codec")
-    if split.mode not in OWN_CUTS:
-        _check_alike(job)
-
-
-def _check_alike(job: Job) -> None:
-    """Refuse what would have clients of one far side differ."""
-    split = job.split
-    where = f"split.mode = {split.mode!r}"
-    if split.most_bottom > split.bottom:
-        text = f"split.most_bottom = {split.most_bottom}: its clients are cut alike"
-        raise ConfigError(f"{where}, {text}; v1 allows cuts of their own")
-    for tier in job.tiers:
-        if tier.bottom not in (None, split.bottom):
-            text = f"tiers.{tier.name}.bottom = {tier.bottom}: its clients are cut alike"
-            raise ConfigError(f"{where}, {text}; v1 allows cuts of their own")
-        own = ("learner", "codec", "train", "local")
-        for name in own:
-            if getattr(tier, name) is not None:
-                text = f"tiers.{tier.name}.{name}: its clients do the same work; v1 allows other"
-                raise ConfigError(f"{where}, {text}")
+__all__ = ["SplitTraining", "split_of"]
 
 
 def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining | None":
@@ -99,24 +43,6 @@ def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining
     fused, cut = cut_model(job, model)
     most, table = widest(split, job.tiers), cut_table(job, fused, cut)
     return SplitTraining(fused, examples, cut, split, most, table)
-
-
-def cut_model(job: Job, model: CohortModel) -> tuple[FusedModel, Cut]:
-    """The model of a split job, and what of it is far away for a client that is told nothing else.
-
-    Raises:
-        ConfigError: the model has no blocks to cut between, or too few of them.
-    """
-    split = job.split
-    where = f"split.mode = {split.mode!r}"
-    if not isinstance(model, FusedModel):
-        raise ConfigError(f"{where}: only models of the fused engine can be cut")
-    asked = {"split.most_bottom": split.most_bottom}
-    asked |= {f"tiers.{t.name}.bottom": t.bottom for t in job.tiers if t.bottom is not None}
-    cut = cut_of(split, model.depth)
-    for name, bottom in asked.items():
-        cut_of(split, model.depth, bottom, name)
-    return model, cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +68,7 @@ class SplitTraining:
     @property
     def shared(self) -> bool:
         """Whether all clients of a round move the same far tensors, and so train in one go."""
-        return self.config.mode not in OWN_CUTS
+        return self.config.mode not in ALONE
 
     def at(self, bottom: int | None) -> "SplitTraining":
         """The same for clients with so many blocks below the far ones; None: the job's."""

@@ -47,6 +47,66 @@ def test_own_copies_end_where_whole_models_do(
     )
 
 
+AT_HOME = {"adapter": {"name": "lora", "rank": 4, "layers": [0, 2]}}
+
+
+@pytest.mark.parametrize("top", [0, 1])
+def test_frozen_far_blocks_change_nothing(
+    text_model: dict[str, Path], tmp_path: Path, top: int
+) -> None:
+    backbone = text_model["classify"]
+    home = {"adapter": AT_HOME["adapter"] | {"layers": [0, 2][: 1 + top]}}
+    whole = played(backbone, tmp_path / "whole", {}, **home)
+    split = {"mode": "frozen", "bottom": 1, "top": top}
+    found = played(backbone, tmp_path / "split", split, **home)
+    assert found.params.vector.tobytes() == whole.params.vector.tobytes()
+    loss = whole.history["evaluation.loss"]
+    np.testing.assert_array_equal(found.history["evaluation.loss"], loss)
+    assert loss[-1] < loss[0]
+    rough = played(backbone, tmp_path / "int8", split | {"codec_up": "int8"}, **home)
+    moved = whole.params.vector - whole.prepared.model.initial(whole.prepared.job.seed).vector
+    # Rounding to 1/127 of the largest of 64 numbers costs less than a tenth of what is learnt.
+    assert np.linalg.norm(rough.params.vector - whole.params.vector) < np.linalg.norm(moved) / 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, r"'\S*layer\.1\.\S*lora_A\S*' trains, and its block is far away.*adapter\.layers"),
+        (
+            {"adapter": {"name": "prefix", "tokens": 2}, "stage": {"train": ["head"]}},
+            r"'\S*layer\.1\.\S*' changes the model before it trains",
+        ),
+        (AT_HOME | {"split": {"labels": "far"}}, "split.labels = 'far': only blocks are far"),
+        (AT_HOME | {"tiers": [{"name": "a", "bottom": 0}]}, r"'\S*layer\.0\.\S*' trains, and its"),
+        (
+            {"stage": {"train": ["head"]}, "tiers": [{"name": "a", "train": ["layer.1"]}]},
+            r"'\S*layer\.1\.\S*' trains, and its block is far away",
+        ),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(
+    text_model: dict[str, Path], tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    split = SPLIT | {"mode": "frozen"} | changes.pop("split", {})
+    with pytest.raises(ConfigError, match=text):
+        played(text_model["classify"], tmp_path, split, **changes)
+
+
+def test_over_frozen_blocks_clients_are_cut_apart(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    # What trains is in the lowest block and the head, which everybody holds.
+    home = {"adapter": AT_HOME["adapter"] | {"layers": [0]}, "stage": {"local": {"lr": 0.1}}}
+    split = {"mode": "frozen", "bottom": 1, "top": 0}
+    tiers = [{"name": "more", "share": 0.5, "bottom": 2}]
+    whole = played(text_model["classify"], tmp_path / "whole", {}, **home)
+    found = played(text_model["classify"], tmp_path / "split", split, tiers=tiers, **home)
+    start = whole.prepared.model.initial(whole.prepared.job.seed)
+    moved, expected = (run.params.vector - start.vector for run in (found, whole))
+    assert np.linalg.norm(moved - expected) < 1e-5 * np.linalg.norm(expected)
+
+
 def test_one_client_a_round_is_the_same_in_every_mode(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:

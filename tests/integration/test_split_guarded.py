@@ -117,5 +117,5 @@ def test_what_a_cut_gives_away_is_said_once(text_model: dict[str, Path], tmp_pat
     listening = Listening()
     split = {"mode": "v2", "bottom": 0, "top": 0}
     played(text_model["classify"], tmp_path / "run", split, listening)
-    said = [note for note in listening.notes if note.startswith("split.")]
-    assert [note.partition(":")[0] for note in said] == ["split.bottom = 0", "split.top = 0"]
+    said = [note.partition(":")[0] for note in listening.notes if note.startswith("split")]
+    assert said == ["split", "split.bottom = 0", "split.top = 0"]

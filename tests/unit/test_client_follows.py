@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_jobs import labelled_rows
 
+from fedloom.client.channel import Channel
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.settings import ClientSettings
@@ -157,7 +158,9 @@ def test_a_task_that_must_come_again_is_not_given_up(
 ) -> None:
     settings = ClientSettings(data=str(tmp_path / "own.csv"))
     call = cast(Call, None)  # the model is not split
-    workshop = Workshop(tmp_path / "state", settings, federation="f", stop=Stop(), call=call)
+    workshop = Workshop(
+        tmp_path / "state", settings, federation="f", stop=Stop(), call=call, beside=Channel
+    )
 
     def astray(*_: object) -> None:
         raise TransferError("another", code="resync")

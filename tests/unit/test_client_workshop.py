@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from fedloom.client.channel import Channel
 from fedloom.client.manifest import Manifest
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
@@ -38,7 +39,9 @@ def no_call(*_: object) -> Generator[Any, None, None]:
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     given = ClientSettings(data=str(tmp_path / "own.csv"))
-    return Workshop(tmp_path / "state", given, federation="f", stop=Stop(), call=no_call)
+    return Workshop(
+        tmp_path / "state", given, federation="f", stop=Stop(), call=no_call, beside=Channel
+    )
 
 
 TASK = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from fedloom.codecs.dense import BFloat16, Float32
-from fedloom.codecs.exchange import changed, client_update, received, sent_down
+from fedloom.codecs.exchange import changed, client_update, received, sent_down, with_far
 from fedloom.codecs.quantized import Int8
 from fedloom.core.errors import CodecError
 from fedloom.core.layout import ALL, Layout, TensorSpec
-from fedloom.core.types import ClientTask, Cost, Params, Selectors
+from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Params, Selectors
 
 HEAD = TensorSpec("head", (2,), tags=frozenset({"head"}))
 BODY = TensorSpec("body", (3,), tags=frozenset({"lora"}))
@@ -84,3 +84,14 @@ def test_a_delta_that_is_not_finite_is_not_sent() -> None:
     told = {"num_examples": 9, "metrics": {"loss": 7.0}, "cost": Cost(), "model": LAYOUT}
     update = client_update(TASK, LAYOUT, delta, Float32(), **told)  # type: ignore[arg-type]
     assert (update.payload, update.cost.bytes_up, update.metrics) == (None, 0, {"loss": 7.0})
+
+
+def test_what_moved_far_away_stands_beside_what_came() -> None:
+    head, body = Layout((HEAD,)), Layout((BODY,))
+    came = Delta(head, np.array([1, 2], dtype=np.float32))
+    far = Delta(body, np.array([3, 4, 5], dtype=np.float32))
+    update = ClientUpdate("ann", 3, 9)
+    both = with_far(update, came, far).delta
+    assert both is not None
+    assert (both.layout.names, both.vector.tolist()) == (("head", "body"), [1, 2, 3, 4, 5])
+    assert with_far(update, came, None).delta is came

@@ -9,9 +9,10 @@ from fedloom.core.exposure import exposed
 from fedloom.core.split import SplitConfig
 
 
-def test_the_defaults_are_not_remarked_on() -> None:
-    assert exposed(SplitConfig("v1")) == ()
-    assert exposed(SplitConfig("v1", bottom=3, top=2, clip=1.0)) == ()
+def test_of_every_split_it_is_said_that_it_hides_little() -> None:
+    for config in (SplitConfig("v1"), SplitConfig("v1", bottom=3, top=2, clip=1.0)):
+        (line,) = exposed(config)
+        assert re.match("split: what goes up gives texts and labels away", line)
 
 
 def test_nothing_is_said_without_a_split() -> None:
@@ -22,14 +23,14 @@ def test_nothing_is_said_without_a_split() -> None:
     ("config", "texts"),
     [
         (SplitConfig("v1", bottom=1), ["split.bottom = 1: hidden states"]),
-        (SplitConfig("v1", top=0), ["split.top = 0: gradients"]),
+        (SplitConfig("v1", top=0), ["split.top = 0: of gradients"]),
         (SplitConfig("v1", labels="far"), ["split.labels = 'far': .* every label"]),
         (SplitConfig("v2", 0, 0), ["split.bottom = 0", "split.top = 0"]),  # FedBERT's own cut
         (SplitConfig("v1", 0, 0, "far"), ["split.bottom = 0", "split.labels"]),
     ],
 )
 def test_what_gives_more_away_is_named(config: SplitConfig, texts: list[str]) -> None:
-    found = exposed(config)
+    _, *found = exposed(config)
     assert len(found) == len(texts)
     for line, text in zip(found, texts, strict=True):
         assert re.match(text, line)
@@ -37,7 +38,7 @@ def test_what_gives_more_away_is_named(config: SplitConfig, texts: list[str]) ->
 
 def test_what_noise_is_worth_is_said() -> None:
     # mu = 2 / 2 = 1.
-    (line,) = exposed(SplitConfig("v1", clip=1.0, noise=2.0))
+    _, line = exposed(SplitConfig("v1", clip=1.0, noise=2.0))
     assert "(4.38, 1e-5)-differentially private" in line
 
 

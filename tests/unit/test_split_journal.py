@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,11 @@ import torch
 from fedloom.core.errors import RunError, SplitError
 from fedloom.server.split_journal import Journal, Moved, SessionRow
 
-ROW = SessionRow("a/1", "a", "", b"opened", 3, 7, b"answer")
+ROW = SessionRow("a/1", "a", "", b"opened", 3, 7, (b"answer",))
 
 
-def state(value: float) -> dict[str, torch.Tensor]:
-    return {"values": torch.full((1, 2), value), "version": torch.tensor([int(value)])}
+def state(value: float) -> Callable[[], dict[str, torch.Tensor]]:
+    return lambda: {"values": torch.full((1, 2), value), "version": torch.tensor([int(value)])}
 
 
 def test_what_is_written_is_there_in_another_process(tmp_path: Path) -> None:
