@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from fedloom.client.channel import Channel
 from fedloom.client.contents import Contents, Source
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
@@ -20,17 +19,18 @@ from fedloom.client.outbox import Finished
 from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
 from fedloom.client.settings import ClientSettings
-from fedloom.client.span_stream import Call
 from fedloom.client.stopping import Stop, Stopped
 from fedloom.core.errors import DataError, FedloomError, TransferError
 from fedloom.protos.federation_pb2 import Blob, Holding, Task
 from fedloom.tuning.data import Corpus
 
 if TYPE_CHECKING:
-    from fedloom.client.split_work import SplitWork
+    from fedloom.client.split_work import Connect, SplitWork
     from fedloom.client.worker import Worker
 
-__all__ = ["Workshop"]
+__all__ = ["Far", "Workshop"]
+
+Far: TypeAlias = "Callable[[Manifest], Connect]"
 
 _BEGINNINGS = 3
 """Times that a task is begun: what ends the process so often is too much for the device."""
@@ -46,8 +46,7 @@ class Workshop:
         settings: the owner's.
         federation: that the device has joined; empty for whatever the server says.
         stop: ends a computation.
-        call: makes a call of the Split service, for jobs whose model is split.
-        beside: opens a channel to another machine, for those whose far blocks are there.
+        far: what begins sessions with the far side of a job whose model is split.
 
     Attributes:
         failure: a ticket that is given up (or empty) and why, for the next check-in.
@@ -55,17 +54,9 @@ class Workshop:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        settings: ClientSettings,
-        *,
-        federation: str,
-        stop: Stop,
-        call: Call,
-        beside: Callable[[str, int], Channel],
+        self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop, far: Far
     ) -> None:
-        self._folder, self._settings, self._stop = folder, settings, stop
-        self._call, self._beside = call, beside
+        self._folder, self._settings, self._stop, self._far = folder, settings, stop, far
         self._federation = federation
         self._contents = Contents(folder)
         self._journal = Journal(folder / "task.json")
@@ -242,15 +233,9 @@ class Workshop:
     def _split(self, manifest: Manifest, bottom: int | None) -> "SplitWork | None":
         if manifest.job.split.mode == "none":
             return None
-        from fedloom.client.split_work import Connect, SplitWork, over_channel
+        from fedloom.client.split_work import SplitWork
 
-        connect: Connect = over_channel(self._call, self._stop.wait)
-        if manifest.job.split.mode == "frozen":
-            from fedloom.client.stages import Stages
-
-            addresses, wait = manifest.job.split.stages, self._stop.wait
-            connect = Stages(addresses, manifest.weights, self._beside, sleep=wait).router
-        own = self._backbone, connect, self._folder
+        own = self._backbone, self._far(manifest), self._folder
         return SplitWork(manifest.job, self._job, *own, bottom)
 
     def _unfit(self, error: FedloomError) -> None:

@@ -3,13 +3,13 @@
 That clients are cut apart by what they can do is the idea of SplitFT (Shan et al., arXiv
 2604.26388); what is counted here, and the choice by it, are our own. With b blocks below the far
 ones, T tokens in a batch, W(b) bytes of frozen weights at home, P(b) numbers that train there and
-A(b) bytes that the blocks there keep of a token for the way back, a client takes
+A(b) bytes that the blocks there take for a token, kept for the way back or worked in, a client
+takes
 
     W(b) + T A(b) + 4 P(b) (3 + m)
 
 bytes: values, gradient, change, and the m moments of its optimizer (none for SGD, one with
-momentum, two for AdamW). What the process takes besides, and the room that a product works in, is
-not counted: say of a device what training may take of its memory.
+momentum, two for AdamW). What Python and torch take themselves is not counted.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Need:
     Attributes:
         weights: W, bytes of frozen weights.
         trained: P, numbers that may train.
-        per_token: A, bytes kept of a token for the way back.
+        per_token: A, bytes that a token takes in the blocks.
     """
 
     weights: int

@@ -11,6 +11,8 @@ from fedloom.tuning.fused_model import FusedModel
 
 __all__ = ["cut_table", "told"]
 
+WORKING = 2
+"""Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
 LOGIT = 12
 """Bytes for each word of a vocabulary: its logit, log-probability and gradient, in float32."""
 
@@ -36,7 +38,7 @@ def _need(model: FusedModel, cut: Cut, tokens: int) -> Need:
     home = cut.home(model.depth)
     trained = sum(spec.size for spec in model.layout if spec.block in home)
     blocks = model.depth - (cut.last - cut.first)
-    per_token = model.backbone.saved_bytes_per_token(tokens) * blocks
+    per_token = model.backbone.saved_bytes_per_token(tokens) * (blocks + WORKING if blocks else 0)
     if model.backbone.head is not None and model.task.kind == "causal-lm" and "head" in home:
         per_token += LOGIT * len(model.backbone.head.weight)
     held = home if model.backbone.final is not None else home - {"final"}

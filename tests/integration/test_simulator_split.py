@@ -184,11 +184,12 @@ def test_kinds_of_devices_take_the_blocks_that_their_memory_holds(
 
     monkeypatch.setattr(SplitTraining, "train", listening)
     # A block keeps 4 * (3 * 32 + 3 * 32 + 64 + 4 * 32) bytes of each of 24 * 32 tokens: 1.1 MiB
-    # beside weights of 0.03. Without a block there is room in 1 MiB, with one in 2, with two in 3.
+    # beside weights of 0.03, and works in two as much. Without a block there is room in 1 MiB, with
+    # one in 4, with two in 5.
     tiers = [
         {"name": "small", "share": 0.3, "memory_mb": 1},
-        {"name": "middle", "share": 0.3, "memory_mb": 2},
-        {"name": "large", "share": 0.3, "memory_mb": 3},
+        {"name": "middle", "share": 0.3, "memory_mb": 4},
+        {"name": "large", "share": 0.3, "memory_mb": 5},
         {"name": "fixed", "share": 0.1, "memory_mb": 1, "bottom": 2},
     ]
     stage = {"clients_per_round": 12, "local": {"lr": 0.1, "batch_size": 24}}

@@ -9,14 +9,12 @@ import pytest
 import torch
 from small_jobs import labelled_rows
 
-from fedloom.client.channel import Channel
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.settings import ClientSettings
-from fedloom.client.span_stream import Call
 from fedloom.client.stopping import Stop
 from fedloom.client.worker import Worker
-from fedloom.client.workshop import Workshop
+from fedloom.client.workshop import Far, Workshop
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.downlink import Downlink, Form
 from fedloom.core.advance import Advance, Contribution, Move
@@ -157,10 +155,8 @@ def test_a_task_that_must_come_again_is_not_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ClientSettings(data=str(tmp_path / "own.csv"))
-    call = cast(Call, None)  # the model is not split
-    workshop = Workshop(
-        tmp_path / "state", settings, federation="f", stop=Stop(), call=call, beside=Channel
-    )
+    far = cast(Far, None)  # the model is not split
+    workshop = Workshop(tmp_path / "state", settings, federation="f", stop=Stop(), far=far)
 
     def astray(*_: object) -> None:
         raise TransferError("another", code="resync")

@@ -1,13 +1,13 @@
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from fedloom.client.channel import Channel
 from fedloom.client.manifest import Manifest
 from fedloom.client.settings import ClientSettings
-from fedloom.client.split_work import SplitWork
+from fedloom.client.span import SpanPlan
+from fedloom.client.split_work import Connect, Remote, SplitWork
 from fedloom.client.stopping import Stop
 from fedloom.client.workshop import Workshop
 from fedloom.core.errors import DataError, FedloomError, SplitError, TransferError
@@ -31,17 +31,17 @@ def cut(sha256: str, offset: int) -> Iterator[Chunk]:
     yield Chunk()
 
 
-def no_call(*_: object) -> Generator[Any, None, None]:
-    raise TransferError("no far side", code="protocol")
-    yield
+def no_far(manifest: Manifest) -> Connect:
+    def connect(plan: SpanPlan) -> Remote:
+        raise TransferError("no far side", code="protocol")
+
+    return connect
 
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     given = ClientSettings(data=str(tmp_path / "own.csv"))
-    return Workshop(
-        tmp_path / "state", given, federation="f", stop=Stop(), call=no_call, beside=Channel
-    )
+    return Workshop(tmp_path / "state", given, federation="f", stop=Stop(), far=no_far)
 
 
 TASK = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))
