@@ -59,14 +59,8 @@ def main() -> int:
 
 def table(results: Sequence[Result]) -> list[list[str]]:
     """MiB of both, and the second as a share of the first."""
-    head = [
-        "what is here",
-        "before the model",
-        "model loaded",
-        "at most",
-        "beyond the bare process",
-    ]
-    rows = [[*head, "of which in the file", "s a step", "loss"]]
+    head = ["what is here, MiB", "before the model", "model loaded", "at most"]
+    rows = [[*head, "beyond the bare process", "of the files", "s a step", "loss"]]
     good = [result for result in results if "failed" not in result]
     for result in good:
         beyond = result["peak_mib"] - result["base_mib"]
