@@ -61,7 +61,8 @@ class SplitConfig:
         require(self.labels in ("home", "far"), "split.labels", self.labels, "one of home, far")
         require(self.bottom >= 0, "split.bottom", self.bottom, "0 or more")
         require(self.top >= 0, "split.top", self.top, "0 or more")
-        require(self.most_bottom >= 0, "split.most_bottom", self.most_bottom, "0 or more")
+        most, text = self.most_bottom, f"0, or split.bottom = {self.bottom} or more"
+        require(most == 0 or most >= self.bottom, "split.most_bottom", most, text)
         for name in ("clip", "clip_grad", "noise"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), f"split.{name}", value, "0 or more, and finite")

@@ -56,6 +56,8 @@ class FusedModel:
     ) -> None:
         self.backbone, self.adapter, self.task = backbone, adapter, task
         self.depth = backbone.shape.depth
+        layers = {f"layer.{i}" for i in range(self.depth)}
+        self._own_depth = self.depth if held is None else len(layers.intersection(held))
         own = task.pooling == "mean" and task.kind != "causal-lm"
         self.base = "" if own else f"{backbone.prefix}."
         self.catalog = self._make_catalog()
@@ -110,8 +112,8 @@ class FusedModel:
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token in a training step through every block."""
-        return self.backbone.saved_bytes_per_token() * self.depth
+        """Memory of one token in a training step through every block of this side."""
+        return self.backbone.saved_bytes_per_token() * self._own_depth
 
     @property
     def read(self) -> Read:

@@ -12,6 +12,7 @@ from small_jobs import classify_table, labelled_rows
 from splits import ALL, Split, fused
 
 import fedloom
+from fedloom.core.cuts import CutTable
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import LocalWork
 from fedloom.progress import Quiet
@@ -35,7 +36,8 @@ def setting(folders: Folders, ragged: Ragged, name: str, above: int, labels: str
 
 
 def trained(split: Split, config: SplitConfig, *, apart: bool = False) -> list[LocalResult]:
-    training = SplitTraining(split.model, split.examples, split.cut, config)
+    cut, table = split.cut, CutTable(split.cut.first, (), 0)
+    training = SplitTraining(split.model, split.examples, cut, config, cut.first, table)
     groups = [[own] for own in cohort()] if apart else [cohort()]
     return [
         result

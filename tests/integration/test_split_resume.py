@@ -78,6 +78,16 @@ def test_breaks_anywhere(unbroken: tuple[float, list[Tensor], int], first: int) 
     assert host.held == {}
 
 
+def test_the_last_word_after_a_break(unbroken: tuple[float, list[Tensor], int]) -> None:
+    # The line holds for what four steps take, and not for what comes after them.
+    host = Scaling()
+    with serving(host) as server, over_line(server.port, [unbroken[2]]) as (far, line):
+        train(far)
+        assert far.sync() == STEPS
+        assert not line.budget
+    assert host.steps == STEPS
+
+
 def test_a_far_side_that_forgot_is_not_gone_on_with() -> None:
     second = Scaling()
     with serving(second) as other:
