@@ -153,7 +153,8 @@ class Sessions:
 
     def moved(self, client: ClientId) -> Moved | None:
         """What a client's latest session has come to; None where it had none. In the course."""
-        own = [kept.session for kept in self._kept.values() if kept.session.client == client]
+        every = [kept.session for kept in list(self._kept.values())]
+        own = [session for session in every if session.client == client]
         if own:
             return self._come_to(own[-1])
         return None if self.journal is None else self.journal.moved(client)

@@ -21,10 +21,10 @@ STAGE: dict[str, Any] = {
     "local": {"optimizer": "adamw", "lr": 0.02, "batch_size": 4, "steps": 3},
 }
 KILLS = {
-    # In a session's second step; when it is done; when the first session is over and written down.
-    "home": ("leg-arrived:6", "step-done:2", "session-closed"),
-    # When a step is on the disk; while updates are joined; when the second round is.
-    "far": ("step-written:3", "far-joined", "state-saved:2"),
+    # In a session's second step; when a session is over, and what it came to written down.
+    "home": ("leg-arrived:6", "session-closed"),
+    # When a step is on the disk; while what moved far away joins the updates.
+    "far": ("step-written:3", "far-joined"),
 }
 
 
