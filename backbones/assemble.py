@@ -114,8 +114,8 @@ class Source:
                 biases.append(self._read(names, (width,)))
             members.append(Member(self.family.module(part, layer), start, start + width))
             start += width
-        weight = torch.cat(weights).to(self.dtype)
-        bias = torch.cat(biases).to(self.dtype) if biases else None
+        weight = _joined(weights).to(self.dtype)
+        bias = _joined(biases).to(self.dtype) if biases else None
         return Product(tuple(members), weight, bias)
 
     def _weight(self, layer: int, part: str, expected: tuple[int, int]) -> Tensor:
@@ -129,6 +129,17 @@ class Source:
             return torch.empty(expected, device="meta")
         tensor = self.checkpoint.get(names)
         return _checked(tensor.t() if transposed else tensor, expected, names[0])
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """Rows of several tensors in one, in memory of its own.
+
+    Joining hollow ones would load torch's Python kernels: 70 MB, and seconds.
+    """
+    if tensors[0].is_meta:
+        rows = sum(len(tensor) for tensor in tensors)
+        return tensors[0].new_empty((rows, *tensors[0].shape[1:]))
+    return torch.cat(tensors)
 
 
 def _checked(tensor: Tensor, expected: tuple[int, ...], name: str) -> Tensor:

@@ -23,7 +23,7 @@ from fedloom.backbones.pooling import Pooling, pool
 from fedloom.backbones.shape import Shape, read_shape
 from fedloom.core.errors import DataError, ModelError
 
-__all__ = ["FusedBackbone", "load_fused"]
+__all__ = ["FusedBackbone", "assembled", "load_fused"]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class FusedBackbone:
         """
         if not self.layers:
             return 0.0
-        sizes = [product.weight.numel() for product in self.layers[0].products]
+        sizes = [product.weight.shape.numel() for product in self.layers[0].products]
         run = self.shape.depth if depth is None else depth
         trained = max(0, run - first_trained)
         backward = trained * sum(sizes) - (sizes[0] if trained else 0)
@@ -252,7 +252,18 @@ def load_fused(
             or do not fit the configuration.
     """
     shape = read_shape(read_config(folder))
-    source = Source(open_checkpoint(folder, device), shape, dtype)
+    return assembled(open_checkpoint(folder, device), shape, dtype=dtype, held=held)
+
+
+def assembled(
+    checkpoint: Checkpoint, shape: Shape, *, dtype: torch.dtype, held: Collection[str] | None
+) -> FusedBackbone:
+    """Build a backbone from the tensors of a checkpoint; see `load_fused`.
+
+    Raises:
+        ModelError: a tensor is missing or does not fit the shape.
+    """
+    source = Source(checkpoint, shape, dtype)
     hollow = replace(source, hollow=True)
 
     def of(block: str) -> Source:
@@ -267,8 +278,8 @@ def load_fused(
             shape=shape,
             prefix=source.family.prefix,
             dtype=dtype,
-            device=device,
-            checkpoint=source.checkpoint,
+            device=checkpoint.device,
+            checkpoint=checkpoint,
             embedding=embedding,
             layers=tuple(of(f"layer.{i}").block(i) for i in range(shape.depth)),
             final=of("final").outer_norm("final"),

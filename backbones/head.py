@@ -10,7 +10,10 @@ from torch.autograd.function import once_differentiable
 from fedloom.backbones.assemble import Source
 from fedloom.backbones.product import affine
 
-__all__ = ["FrozenLinear", "load_head", "load_pooler"]
+__all__ = ["SAVED_HEADS", "FrozenLinear", "load_head", "load_pooler"]
+
+SAVED_HEADS = ("classifier", "score")
+"""What checkpoints of sequence classifiers call their own head."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,36 @@ from torch.nn import functional
 
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
 
-__all__ = ["Member", "Product", "ProductTape", "affine", "per_client", "put"]
+__all__ = ["Member", "Product", "ProductTape", "Quantized", "affine", "per_client", "put"]
+
+
+class Quantized(Protocol):
+    """A frozen matrix W~ ``[d_out, d_in]`` that is kept in fewer bits than it is multiplied in.
+
+    Both products are those of one and the same W~: the gradient is that of what was computed.
+    """
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[d_out, d_in]``."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that is kept."""
+        ...
+
+    def __getitem__(self, rows: slice) -> "Quantized":
+        """Some rows, sharing the numbers."""
+        ...
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """``x W~^T + b`` for ``[n, d_in]``; new memory, which the caller may write to."""
+        ...
+
+    def dx(self, dy: Tensor) -> Tensor:
+        """``dy W~`` for ``[n, d_out]``; new memory."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +76,12 @@ class Product:
 
     Attributes:
         members: the modules, whose outputs lie side by side.
-        weight: ``[d_out of all, d_in]``.
+        weight: ``[d_out of all, d_in]``, as a tensor or in fewer bits.
         bias: ``[d_out of all]``, or None.
     """
 
     members: tuple[Member, ...]
-    weight: Tensor
+    weight: Tensor | Quantized
     bias: Tensor | None
 
     def part(self, first: int, last: int) -> "Product":
@@ -70,7 +100,7 @@ class Product:
         """Multiply ``[n, d_in]`` (n = k * tokens); return ``[n, d_out of all]`` and the tape."""
         tape = ProductTape(clients, self.attached(sites), {}, {})
         if not any(site.before for site in tape.sites.values()):
-            y = affine(x, self.weight, self.bias)
+            y = _forward(x, self.weight, self.bias)
             self._after(tape, y, dict.fromkeys(tape.sites, x))
             return y, tape
         inputs = {member.name: self._input(tape, member, x) for member in self.members}
@@ -88,7 +118,7 @@ class Product:
 
     def _alone(self, member: Member, x: Tensor) -> Tensor:
         span = slice(member.start, member.stop)
-        return affine(x, self.weight[span], None if self.bias is None else self.bias[span])
+        return _forward(x, self.weight[span], None if self.bias is None else self.bias[span])
 
     def _after(self, tape: ProductTape, y: Tensor, inputs: dict[str, Tensor]) -> None:
         for member in self.members:
@@ -115,7 +145,7 @@ class Product:
             return self._apart(tape, dy, shares, need_dx)
         if not need_dx:
             return None
-        return _add_shares(affine(dy, self.weight.t()), list(shares.values()), tape.clients)
+        return _add_shares(_dx(dy, self.weight), list(shares.values()), tape.clients)
 
     def _after_backward(self, tape: ProductTape, dy: Tensor) -> dict[str, AddToInput]:
         shares: dict[str, AddToInput] = {}
@@ -140,7 +170,7 @@ class Product:
             if not changed and not need_dx:
                 continue
             span = slice(member.start, member.stop)
-            dx = affine(dy[:, span], self.weight[span].t())
+            dx = _dx(dy[:, span], self.weight[span])
             own = [shares[member.name]] if member.name in shares else []
             dx = _add_shares(dx, own, tape.clients)
             before = tape.sites[member.name].before if changed else None
@@ -149,6 +179,16 @@ class Product:
                 dx = inner.reshape(dx.shape)
             total = dx if total is None else total.add_(dx)
         return total if need_dx else None
+
+
+def _forward(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None) -> Tensor:
+    if isinstance(weight, Tensor):
+        return affine(x, weight, bias)
+    return weight.forward(x, bias)
+
+
+def _dx(dy: Tensor, weight: Tensor | Quantized) -> Tensor:
+    return affine(dy, weight.t()) if isinstance(weight, Tensor) else weight.dx(dy)
 
 
 def _add_shares(dx: Tensor, shares: Sequence[AddToInput], clients: int) -> Tensor:

@@ -58,14 +58,15 @@ CONFIGS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 """``config.json`` of each shape, as the models of these names have it."""
 
 
-def write_folder(name: str, folder: Path) -> Path:
+def write_folder(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Write ``config.json`` and ``model.safetensors`` of a shape in `CONFIGS`.
 
-    Weights are bfloat16, normal with standard deviation 0.02 (norms one, biases zero).
+    Weights are normal with standard deviation 0.02 (norms one, biases zero).
 
     Args:
         name: of the shape.
         folder: where; made if it is not there, left alone if it is complete.
+        dtype: that the weights are written in; their values are those of bfloat16.
     """
     done = folder / "config.json"
     if done.is_file():
@@ -74,7 +75,7 @@ def write_folder(name: str, folder: Path) -> Path:
     config = CONFIGS[name]
     sizes = dict(_bert_sizes(config) if config["model_type"] == "bert" else _qwen_sizes(config))
     draws = torch.Generator().manual_seed(2024)
-    tensors = {key: _values(key, size, draws) for key, size in sizes.items()}
+    tensors = {key: _values(key, size, draws).to(dtype) for key, size in sizes.items()}
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     done.write_text(json.dumps(dict(config), indent=1), encoding="utf-8")
     return folder

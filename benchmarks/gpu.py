@@ -78,7 +78,7 @@ def product_flops(backbone: FusedBackbone, case: Case) -> tuple[float, float]:
         head = 4.0 * d * vocab * case.samples * (case.tokens - 1)
         return whole + head, whole + head
     last = backbone.layers[-1]
-    sizes = [product.weight.numel() for product in last.products]
+    sizes = [product.weight.shape.numel() for product in last.products]
     queries = sizes[0] // 3
     unread = queries + sum(sizes[1:])
     return whole - 4.0 * unread * case.samples * (case.tokens - 1), whole

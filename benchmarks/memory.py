@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["peak_mib", "peak_rss_mib"]
+__all__ = ["file_rss_mib", "peak_mib", "peak_rss_mib"]
 
 
 def peak_rss_mib() -> float:
@@ -12,10 +12,12 @@ def peak_rss_mib() -> float:
 
     ``getrusage`` would also count the program that started this one.
     """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status: no VmHWM; this needs Linux")
+    return _status_mib("VmHWM")
+
+
+def file_rss_mib() -> float:
+    """Resident pages of files that this process has mapped, in MiB: the system may drop them."""
+    return _status_mib("RssFile")
 
 
 def peak_mib(device: str) -> float:
@@ -23,3 +25,10 @@ def peak_mib(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return peak_rss_mib()
+
+
+def _status_mib(key: str) -> float:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status: no {key}; this needs Linux")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import grpc
 
 from fedloom.client.refusals import failure
-from fedloom.core.contract import CLIENT_HEADER, MESSAGE, REASON
+from fedloom.core.contract import CLIENT_HEADER, MESSAGE, PROTOCOL, REASON
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import federation_pb2 as wire
 from fedloom.protos import split_pb2 as split
@@ -44,8 +44,11 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _NAME = ("grpc.ssl_target_name_override", "fedloom-server")
+_SESSION = "/fedloom.split.v1.Split/Session"
 _SECONDS = 30.0
 """That an answer may take which the server does not hold back."""
+_SHORT = 5.0
+"""That one may take of many servers, each of which will do."""
 
 Reply = TypeVar("Reply")
 
@@ -91,6 +94,7 @@ class Channel:
         self._channel = _open(self.server, credentials)
         self._stub = cast(Any, FederationStub)(self._channel)
         self._split = cast(Any, SplitStub)(self._channel)
+        self._session = self._channel.stream_stream(_SESSION)
         self._lock = threading.Lock()
         self._running: set[grpc.Future] = set()
         self._abandoned = False
@@ -128,10 +132,18 @@ class Channel:
             with self._failing(), self._tracked(future):
                 return int(future.result().seq)
 
+    def describe(self) -> split.Description:
+        """What a stage of frozen blocks serves; it does not wait for long."""
+        request = split.DescribeRequest(protocol=PROTOCOL)
+        return cast(split.Description, self._unary(self._split.Describe, request, _SHORT))
+
     def split(
-        self, parts: Iterator[split.Up], begun: Callable[[Callable[[], object]], object]
-    ) -> Generator[split.Down, None, None]:
+        self, parts: Iterator[bytes], begun: Callable[[Callable[[], object]], object]
+    ) -> Generator[bytes, None, None]:
         """What comes down a stream of split learning while `parts` go up.
+
+        Messages are `Down` and `Up` of split.proto as bytes: their bodies are too large to be
+        copied into objects and out of them.
 
         Args:
             parts: what goes up.
@@ -139,7 +151,7 @@ class Channel:
                 to wait is for the caller to say.
         """
         with self._failing():
-            call = self._split.Session(parts, metadata=self._metadata)
+            call = self._session(parts, metadata=self._metadata)
             begun(call.cancel)
             with self._tracked(call):
                 yield from call

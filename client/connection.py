@@ -1,7 +1,9 @@
 """The channel to the server, and the certificate that it shows, renewed in the background."""
 
 import threading
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
+from weakref import WeakSet
 
 from fedloom.client.channel import Channel, Credentials
 from fedloom.client.enrol import readmitted
@@ -35,7 +37,8 @@ class Connection:
         self._identity, self._stop = identity, stop
         self._lock = threading.Lock()
         self._old: list[Channel] = []
-        self._channel = self._open()
+        self._beside: WeakSet[Channel] = WeakSet()
+        self._channel = self._open(self.host, self.port)
         self._thread: threading.Thread | None = None
         stop.tell(self.abandon)
         if identity is not None:
@@ -60,6 +63,26 @@ class Connection:
             self._replace(readmitted(identity))
         return self._channel
 
+    def split(
+        self, parts: Iterator[bytes], begun: Callable[[Callable[[], object]], object]
+    ) -> Generator[bytes, None, None]:
+        """As `Channel.split`, over the channel to use now.
+
+        Raises:
+            FedloomError: as `channel` and `Channel.split`.
+        """
+        yield from self.channel().split(parts, begun)
+
+    def beside(self, host: str, port: int) -> Channel:
+        """A channel to another machine of the federation, such as a stage of frozen blocks.
+
+        It shows the certificate that the device has now. Whoever asked for it closes it.
+        """
+        with self._lock:
+            channel = self._open(host, port)
+            self._beside.add(channel)
+        return channel
+
     def renew(self, now: datetime) -> bool:
         """Renew the certificate where it is due; whether it was.
 
@@ -79,31 +102,31 @@ class Connection:
         with self._lock:
             self._identity = identity
             self._old.append(self._channel)
-            self._channel = self._open()
+            self._channel = self._open(self.host, self.port)
         log.info("the certificate is renewed until %s UTC", f"{identity.not_after:%Y-%m-%d %H:%M}")
 
     def abandon(self) -> None:
         """End what is going on."""
-        with self._lock:
-            channels = [*self._old, self._channel]
-        for channel in channels:
+        for channel in self._all():
             channel.abandon()
 
     def close(self) -> None:
         """End everything. The stop is set before."""
         if self._thread is not None:
             self._thread.join(timeout=5)
-        with self._lock:
-            channels = [*self._old, self._channel]
-        for channel in channels:
+        for channel in self._all():
             channel.close()
 
-    def _open(self) -> Channel:
+    def _all(self) -> list[Channel]:
+        with self._lock:
+            return [*self._old, self._channel, *self._beside]
+
+    def _open(self, host: str, port: int) -> Channel:
         identity = self._identity
         if identity is None:
-            return Channel(self.host, self.port, name=self.name)
+            return Channel(host, port, name=self.name)
         credentials = Credentials(identity.authority, identity.key, identity.certificate)
-        return Channel(self.host, self.port, credentials=credentials)
+        return Channel(host, port, credentials=credentials)
 
     def _keep(self) -> None:
         rarely = Rarely(every=600.0)

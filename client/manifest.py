@@ -37,6 +37,7 @@ class Manifest:
         classes: names of the classes, in order; empty for a language model.
         layout: digest of the layout of the model that the device must come to build.
         files: the backbone.
+        weights: digest of the whole model, where others serve some of its blocks.
     """
 
     federation: str
@@ -44,6 +45,7 @@ class Manifest:
     classes: tuple[str, ...]
     layout: str
     files: tuple[ResourceFile, ...]
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
         files = tuple(_file(entry) for entry in table["backbone"]["files"])
         job = job_from(table["job"])
         classes = tuple(str(name) for name in table["classes"])
-        manifest = Manifest(str(table["federation"]), job, classes, str(table["layout"]), files)
+        own = str(table["federation"]), job, classes, str(table["layout"]), files
+        manifest = Manifest(*own, str(table.get("weights", "")))
     except (KeyError, TypeError, ValueError) as error:
         text = f"the job's manifest lacks or has another {error}"
         raise TransferError(text, code="protocol") from None

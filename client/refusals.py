@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from fedloom.core.contract import REASON, RETRY_AFTER
-from fedloom.core.errors import IdentityError, TransferError
+from fedloom.core.errors import FedloomError, IdentityError, SplitError, TransferError
 
-__all__ = ["failure", "is_passing"]
+__all__ = ["failure", "is_passing", "passing"]
 
 _IDENTITY = frozenset(
     (
@@ -19,12 +19,22 @@ _PASSING = frozenset(
         *("chunk-order", "chunk-crc", "too-short", "digest"),
     )
 )
+_FULL = frozenset(("busy", "memory", "no-path"))
+"""Why a far side cannot be had now."""
+_LATER = 10.0
 _ANOTHER_VERSION = frozenset(("UNIMPLEMENTED",))
 
 
 def is_passing(error: TransferError) -> bool:
     """Whether the same again may go well."""
     return error.retry_after is not None or error.code in _PASSING
+
+
+def passing(error: FedloomError) -> TransferError | None:
+    """A task's error where the same task may go well later; None where it will not."""
+    if isinstance(error, SplitError) and error.code in _FULL:
+        return TransferError(str(error), code="busy", retry_after=_LATER)
+    return error if isinstance(error, TransferError) and is_passing(error) else None
 
 
 def failure(

@@ -8,44 +8,35 @@ took before, and a stage that failed is left alone for ever longer.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
+from fedloom.client.paths import Hop, Pace, Served, quickest
 from fedloom.core.errors import IdentityError, SplitError, TransferError
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["Router", "Served", "Span"]
+__all__ = ["Router", "Span", "ban"]
+
+Found = TypeVar("Found")
 
 _BAN = 15.0
 """Seconds for which a stage is left alone after a failure; twice as many after each further one."""
 _LONGEST = 3600.0
-_SHARE = 0.2
-"""Of the latest call in what a stage is expected to take."""
-_OWN = frozenset(("not-finite", "labels", "shape", "length", "dtype"))
-"""Refusals of what this device sent: another stage would refuse it too."""
+_LOOK = 5.0
+"""Seconds between looks for stages that came, while there is no path."""
+_OWN = frozenset(("not-finite", "labels", "shape", "length", "abandoned"))
+"""Refusals of what this device sent, which another stage would refuse too; and its own end."""
 
 
-@dataclass(frozen=True)
-class Served:
-    """A stage that serves some blocks.
-
-    Attributes:
-        name: where it is.
-        first: its first block.
-        last: the block after its last.
-        throughput: blocks a second that it is thought to do, before it was asked.
-    """
-
-    name: str
-    first: int
-    last: int
-    throughput: float = 100.0
+def ban(failures: int) -> float:
+    """Seconds for which a stage is left alone after so many failures in a row."""
+    return min(_BAN * 2.0 ** (failures - 1), _LONGEST)
 
 
 class Span(Protocol):
@@ -70,19 +61,24 @@ class Span(Protocol):
 
 @dataclass(eq=False)
 class _Known:
-    """What this device knows of a stage."""
+    """What this device knows of a stage, and its sessions by their blocks."""
 
-    seconds: float
+    pace: Pace
     failures: int = 0
     until: float = 0.0
-    span: Span | None = None
+    spans: dict[tuple[int, int], Span] = field(default_factory=dict)
+
+    def drop(self) -> None:
+        for span in self.spans.values():
+            span.drop()
+        self.spans.clear()
 
 
 @dataclass(frozen=True)
-class _Hop:
-    """A span of a step that was computed."""
+class _Done:
+    """A hop of a step that was computed."""
 
-    stage: Served
+    hop: Hop
     span: Span
     number: int
     hidden: Tensor
@@ -93,11 +89,12 @@ class Router:
 
     Args:
         stages: what is served, and where.
-        connect: begins a session with a stage.
+        connect: begins a session with a stage, for some of its blocks.
         first: the first far block.
         last: the block after the last far one.
         patience: seconds in which a path is waited for, where every one is interrupted.
         held: steps whose gradient may be asked for.
+        look: asked for stages that came since, before each hop.
         clock: seconds.
         sleep: waits.
 
@@ -108,21 +105,22 @@ class Router:
     def __init__(
         self,
         stages: Sequence[Served],
-        connect: Callable[[Served], Span],
+        connect: Callable[[Hop], Span],
         first: int,
         last: int,
         *,
         patience: float = 300.0,
         held: int = 2,
+        look: Callable[[], Sequence[Served]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._known = {s: _Known((s.last - s.first) / s.throughput) for s in stages}
+        self._known = {s: _Known(Pace.of(s)) for s in stages}
         self._connect, self._first, self._last = connect, first, last
         self._patience, self._held = patience, held
-        self._clock, self._sleep = clock, sleep
+        self._look, self._clock, self._sleep = look, clock, sleep
         self._numbers = count(1)
-        self._steps: dict[int, tuple[list[_Hop], Packing]] = {}
+        self._steps: dict[int, tuple[list[_Done], Packing]] = {}
         self.failures = 0
 
     def forward(self, step: int, hidden: Tensor, packing: Packing, *, train: bool) -> Tensor:
@@ -131,10 +129,10 @@ class Router:
         Raises:
             SplitError: no path was found in time (``no-path``), and as there.
         """
-        hops, out = self._through(self._first, self._last, hidden, packing, train=train)
+        done, out = self._through(self._first, self._last, hidden, packing, train=train)
         if train:
             self._steps.pop(step, None)
-            self._steps[step] = hops, packing
+            self._steps[step] = done, packing
             while len(self._steps) > self._held:
                 del self._steps[next(iter(self._steps))]
         return out
@@ -143,18 +141,18 @@ class Router:
         """See `fedloom.tuning.far.Far.backward`."""
         if step not in self._steps:
             raise SplitError(f"step {step} is not held any more", code="evicted")
-        hops, packing = self._steps.pop(step)
-        while hops:
-            hop = hops.pop()
-            found = None
-            if self._known[hop.stage].span is hop.span:  # else it was begun anew, and holds nothing
-                found = self._asked(hop.stage, partial(hop.span.backward, hop.number, grad))
+        done, packing = self._steps.pop(step)
+        while done:
+            last = done.pop()
+            found, hop = None, last.hop
+            spans = self._known[hop.stage].spans
+            if spans.get((hop.first, hop.last)) is last.span:  # else it holds nothing any more
+                found = self._asked(hop, partial(last.span.backward, last.number, grad))
             if found is not None:
                 grad = found
                 continue
-            first, last = hop.stage.first, hop.stage.last
-            again, _ = self._through(first, last, hop.hidden, packing, train=True)
-            hops.extend(again)
+            again, _ = self._through(hop.first, hop.last, last.hidden, packing, train=True)
+            done.extend(again)
         return grad
 
     def losses(
@@ -167,41 +165,55 @@ class Router:
         """
         raise SplitError("labels stay at home where several stages are asked", code="labels")
 
+    def sync(self) -> int:
+        """How often the far tensors have stepped: never."""
+        return 0
+
+    def drop(self) -> None:
+        """End all sessions at once, whatever is under way."""
+        for known in self._known.values():
+            known.drop()
+
     def close(self) -> None:
         """End all sessions."""
         for known in self._known.values():
-            if known.span is not None:
-                known.span.close()
-                known.span = None
+            for span in known.spans.values():
+                span.close()
+            known.spans.clear()
 
     def _through(
         self, first: int, last: int, hidden: Tensor, packing: Packing, *, train: bool
-    ) -> tuple[list[_Hop], Tensor]:
+    ) -> tuple[list[_Done], Tensor]:
         """Hidden states through blocks `first` up to `last`, whoever has them."""
-        hops: list[_Hop] = []
+        done: list[_Done] = []
         while first < last:
-            stage, number = self._next(first, last), next(self._numbers)
-            call = partial(self._run, stage, number, hidden, packing, train=train)
-            out = self._asked(stage, call)
+            hop, number = self._next(first, last), next(self._numbers)
+            span = self._asked(hop, partial(self._session, hop), counts=False)
+            if span is None:
+                continue
+            call = partial(span.forward, number, hidden, packing, train=train)
+            out = self._asked(hop, call)
             if out is None:
                 continue
-            span = self._known[stage].span
-            assert span is not None
-            hops.append(_Hop(stage, span, number, hidden))
-            hidden, first = out, stage.last
-        return hops, hidden
+            done.append(_Done(hop, span, number, hidden))
+            hidden, first = out, hop.last
+        return done, hidden
 
-    def _run(
-        self, stage: Served, number: int, hidden: Tensor, packing: Packing, *, train: bool
-    ) -> Tensor:
-        known = self._known[stage]
-        if known.span is None:
-            known.span = self._connect(stage)
-        return known.span.forward(number, hidden, packing, train=train)
+    def _session(self, hop: Hop) -> Span:
+        spans, blocks = self._known[hop.stage].spans, (hop.first, hop.last)
+        if blocks not in spans:
+            spans[blocks] = self._connect(hop)
+        return spans[blocks]
 
-    def _asked(self, stage: Served, call: Callable[[], Tensor]) -> Tensor | None:
-        """What a call gives; None where it failed, and then its stage is left alone."""
-        began, known = self._clock(), self._known[stage]
+    def _asked(self, hop: Hop, call: Callable[[], Found], *, counts: bool = True) -> Found | None:
+        """What a call gives; None where it failed, and then its stage is left alone.
+
+        Args:
+            hop: of whose stage it is asked.
+            call: to be made.
+            counts: it tells how quick the stage is, and that it works.
+        """
+        began, known = self._clock(), self._known[hop.stage]
         try:
             found = call()
         except (SplitError, TransferError, IdentityError) as error:
@@ -209,36 +221,28 @@ class Router:
                 raise
             self.failures += 1
             known.failures += 1
-            known.until = self._clock() + min(_BAN * 2.0 ** (known.failures - 1), _LONGEST)
-            if known.span is not None:
-                known.span.drop()
-                known.span = None
+            known.until = self._clock() + ban(known.failures)
+            known.drop()
             return None
-        known.failures = 0
-        known.seconds += _SHARE * (self._clock() - began - known.seconds)
+        if counts:
+            known.failures = 0
+            known.pace.took(hop, self._clock() - began)
         return found
 
-    def _next(self, first: int, last: int) -> Served:
-        """The first stage of the quickest path; waits where there is none now."""
+    def _next(self, first: int, last: int) -> Hop:
+        """The first hop of the quickest path; waits where there is none now."""
         until = self._clock() + self._patience
         while True:
+            for stage in self._look() if self._look else ():
+                self._known.setdefault(stage, _Known(Pace.of(stage)))
             now = self._clock()
-            free = [stage for stage, known in self._known.items() if known.until <= now]
-            found = self._quickest(free, first, last)
+            free = {stage: k.pace for stage, k in self._known.items() if k.until <= now}
+            found = quickest(free, first, last)
             if found is not None:
                 return found
-            again = min((k.until for k in self._known.values() if k.until > now), default=None)
-            if again is None or again > until:
+            again = [k.until for k in self._known.values() if k.until > now]
+            again += [now + _LOOK] if self._look else []
+            if not again or min(again) > until:
                 text = f"no stages serve blocks {first} to {last} now"
                 raise SplitError(text, code="no-path")
-            self._sleep(again - now)
-
-    def _quickest(self, stages: Sequence[Served], first: int, last: int) -> Served | None:
-        """The first stage of the path from `first` to `last` that takes least; None without one."""
-        least: dict[int, float] = {last: 0.0}
-        best: dict[int, Served] = {}
-        for stage in sorted(stages, key=lambda s: -s.first):
-            seconds = least.get(stage.last, float("inf")) + self._known[stage].seconds
-            if stage.first >= first and seconds < least.get(stage.first, float("inf")):
-                least[stage.first], best[stage.first] = seconds, stage
-        return best.get(first)
+            self._sleep(min(again) - now)

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.seeds import stream
 from fedloom.protos import split_pb2 as pb
-from fedloom.tuning.activation_codecs import codec_named
+from fedloom.tuning.activation_codecs import Octets, codec_named
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
-__all__ = ["RemoteFar", "SpanPlan"]
+__all__ = ["DTYPE_NAMES", "RemoteFar", "SpanPlan"]
 
-_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+Found = TypeVar("Found")
+
+DTYPE_NAMES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _READS = {None: pb.ALL, "first": pb.FIRST, "last": pb.LAST}
 _FAR_CODES = frozenset(
     (
@@ -137,7 +139,7 @@ class RemoteFar:
         Raises:
             FedloomError: the far side refuses, or cannot be reached.
         """
-        self._open()
+        self._tried(lambda stream: stream)
 
     def sync(self) -> int:
         """How often the far tensors have stepped, once all that was sent is done.
@@ -145,7 +147,7 @@ class RemoteFar:
         Raises:
             FedloomError: the far side cannot be asked.
         """
-        self.version = int(self._open().sync().version)
+        self.version = int(self._tried(lambda stream: stream.sync()).version)
         return self.version
 
     def close(self) -> None:
@@ -165,7 +167,6 @@ class RemoteFar:
         body = self._up.encode(tensor, draw)
         leg.size = len(body)
         answer, found = self._answer(leg, body)
-        self._backoff.reset()
         if isinstance(answer, pb.Error):
             raise SplitError(answer.text, code=answer.code)
         if (answer.kind, answer.step) != (leg.kind, leg.step):
@@ -173,17 +174,24 @@ class RemoteFar:
             raise SplitError(text, code="order")
         self.version = int(answer.version)
         self.bytes_down += len(found)
-        out = self._down.decode(bytes(found), tuple(answer.shape))
+        out = self._down.decode(found, tuple(answer.shape))
         return answer, out.to(tensor.device, tensor.dtype)
 
-    def _answer(self, leg: Any, body: bytes) -> tuple[Any, memoryview]:
+    def _answer(self, leg: Any, body: Octets) -> tuple[Any, memoryview]:
         """Send a leg until it is answered."""
+
+        def once(stream: SpanStream) -> tuple[Any, memoryview]:
+            stream.send(leg, body)
+            self.bytes_up += len(body)
+            return stream.answer()
+
+        return self._tried(once)
+
+    def _tried(self, do: Callable[[SpanStream], Found]) -> Found:
+        """Do something over the stream, until it is done or trying again does not help."""
         while True:
             try:
-                stream = self._open()
-                stream.send(leg, body)
-                self.bytes_up += len(body)
-                return stream.answer()
+                found = do(self._open())
             except TransferError as error:
                 self._broken()
                 if error.code in _FAR_CODES:
@@ -191,6 +199,9 @@ class RemoteFar:
                 if not is_passing(error) or self._backoff.failures + 1 >= self._attempts:
                     raise
                 self._sleep(self._backoff.next(error.retry_after))
+            else:
+                self._backoff.reset()
+                return found
 
     def _open(self) -> SpanStream:
         if self._stream is None:
@@ -214,7 +225,7 @@ def _opening(plan: SpanPlan, session: bytes, done: Any) -> Any:
         first=plan.first,
         last=plan.last,
         labels=pb.FAR if plan.far_labels else pb.HOME,
-        dtype=_NAMES[plan.dtype],
+        dtype=DTYPE_NAMES[plan.dtype],
         codec_up=plan.up,
         codec_down=plan.down,
         seed=plan.seed,

@@ -5,14 +5,18 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
 
+from google.protobuf.message import DecodeError
+
 from fedloom.core.body import Body, pieces
+from fedloom.core.chunks import Chunk, chunk_message, read_chunk
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import split_pb2 as pb
+from fedloom.tuning.activation_codecs import Octets
 
 __all__ = ["Call", "SpanStream"]
 
 Call: TypeAlias = Callable[
-    [Iterator[Any], Callable[[Callable[[], object]], object]], Generator[Any, None, None]
+    [Iterator[bytes], Callable[[Callable[[], object]], object]], Generator[bytes, None, None]
 ]
 """Makes a call of the Split service, such as `fedloom.client.channel.Channel.split`."""
 _SECONDS = 5.0
@@ -39,9 +43,9 @@ class SpanStream:
         patience: float = 60.0,
     ) -> None:
         self._patience = patience
-        self._up: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._up: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._down: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._up.put(pb.Up(open=opening))
+        self._send(pb.Up(open=opening))
         self._cancel: Callable[[], object] = lambda: None
         self._thread = threading.Thread(
             target=self._read, args=(call,), name="fedloom-span", daemon=True
@@ -51,23 +55,12 @@ class SpanStream:
         if part.WhichOneof("part") != "ready":
             raise self._strange(part)
         self.ready: Any = part.ready
-        self._credit = int(part.ready.credit)
 
-    def send(self, leg: Any, body: bytes) -> None:
-        """Send a leg, once there is credit for it.
-
-        Raises:
-            FedloomError: the stream has ended.
-        """
-        while self._credit < 1:
-            part = self._next()
-            if part.WhichOneof("part") != "credit":
-                raise self._strange(part)
-            self._credit += part.credit.legs
-        self._credit -= 1
-        self._up.put(pb.Up(leg=leg))
-        for offset, crc, data in pieces(body):
-            self._up.put(pb.Up(chunk=pb.Chunk(offset=offset, crc32=crc, data=data)))
+    def send(self, leg: Any, body: Octets) -> None:
+        """Send a leg; `answer` is for whoever sent one before the next."""
+        self._send(pb.Up(leg=leg))
+        for piece in pieces(body):
+            self._up.put(chunk_message(*piece))
 
     def answer(self) -> tuple[Any, memoryview]:
         """The next answer and its body, or an error of a leg with no body.
@@ -76,24 +69,18 @@ class SpanStream:
             FedloomError: the stream has ended, or nothing came for too long.
         """
         part = self._next()
-        while part.WhichOneof("part") == "credit":
-            self._credit += part.credit.legs
-            part = self._next()
         if part.WhichOneof("part") == "error":
             return part.error, memoryview(b"")
         if part.WhichOneof("part") != "answer":
             raise self._strange(part)
         answer, body = part.answer, Body(part.answer.size)
         while not body.whole:
-            part = self._next()
-            if part.WhichOneof("part") != "chunk":
-                raise self._strange(part)
-            body.add(part.chunk.offset, part.chunk.crc32, part.chunk.data)
+            body.add(*self._chunk())
         return answer, body.data
 
     def evict(self, step: int) -> None:
         """No gradient will be asked for a step."""
-        self._up.put(pb.Up(evict=pb.Evict(step=step)))
+        self._send(pb.Up(evict=pb.Evict(step=step)))
 
     def sync(self) -> Any:
         """Where the far side stands after all that was sent; a `Synced`.
@@ -101,11 +88,8 @@ class SpanStream:
         Raises:
             FedloomError: the stream has ended.
         """
-        self._up.put(pb.Up(sync=pb.Sync()))
+        self._send(pb.Up(sync=pb.Sync()))
         part = self._next()
-        while part.WhichOneof("part") == "credit":
-            self._credit += part.credit.legs
-            part = self._next()
         if part.WhichOneof("part") != "synced":
             raise self._strange(part)
         return part.synced
@@ -117,14 +101,17 @@ class SpanStream:
             over: the session is over, too: the far side forgets it.
         """
         if over:
-            self._up.put(pb.Up(close=pb.Close()))
+            self._send(pb.Up(close=pb.Close()))
             self._up.put(None)
             self._thread.join(_SECONDS)
         self._cancel()
         self._up.put(None)
         self._thread.join(_SECONDS)
 
-    def _parts(self) -> Iterator[Any]:
+    def _send(self, message: Any) -> None:
+        self._up.put(bytes(message.SerializeToString()))
+
+    def _parts(self) -> Iterator[bytes]:
         while (part := self._up.get()) is not None:
             yield part
 
@@ -143,6 +130,20 @@ class SpanStream:
             self._up.put(None)
 
     def _next(self) -> Any:
+        """The next message."""
+        return _read(self._arrived())
+
+    def _chunk(self) -> Chunk:
+        """The next message, which must be a chunk."""
+        message = self._arrived()
+        if found := read_chunk(message):
+            return found
+        part = _read(message)
+        if part.WhichOneof("part") != "chunk":
+            raise self._strange(part)
+        return part.chunk.offset, part.chunk.sum, memoryview(part.chunk.data)
+
+    def _arrived(self) -> bytes:
         try:
             found = self._down.get(timeout=self._patience)
         except queue.Empty:
@@ -151,8 +152,17 @@ class SpanStream:
         if isinstance(found, FedloomError):
             self._down.put(found)
             raise found
-        return found
+        message: bytes = found
+        return message
 
     def _strange(self, part: Any) -> TransferError:
         text = f"the far side sent {part.WhichOneof('part')} out of turn"
         return TransferError(text, code="protocol")
+
+
+def _read(message: bytes) -> Any:
+    try:
+        return pb.Down.FromString(message)
+    except DecodeError:
+        text = f"{len(message)} bytes of the far side that are no message"
+        raise TransferError(text, code="protocol") from None

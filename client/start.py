@@ -5,12 +5,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedloom.client.agent import Agent
 from fedloom.client.backoff import Backoff
 from fedloom.client.connection import Connection
 from fedloom.client.enrol import default_root, find_folder, identity_for
+from fedloom.client.far_side import far_side
 from fedloom.client.logs import Rarely, log
 from fedloom.client.outbox import Outbox
 from fedloom.client.refusals import is_passing
@@ -82,7 +84,8 @@ def _run(
     settings: ClientSettings, folder: Path, federation: str, connection: Connection, stop: Stop
 ) -> None:
     try:
-        workshop = Workshop(folder, settings, federation=federation, stop=stop)
+        far = partial(far_side, connection, stop)
+        workshop = Workshop(folder, settings, federation=federation, stop=stop, far=far)
         where = f"{connection.host}:{connection.port}"
         log.info("%s works for %s, in %s", connection.name, where, folder)
         Agent(connection, workshop, Outbox(folder / "outbox"), settings, stop=stop).run()

@@ -16,10 +16,11 @@ from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.outbox import Finished
 from fedloom.client.settings import ClientSettings
+from fedloom.client.split_work import SplitWork
 from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import follow
 from fedloom.codecs.exchange import changed, client_update
-from fedloom.core.errors import DataError, LayoutError, ModelError, TransferError
+from fedloom.core.errors import ConfigError, DataError, LayoutError, ModelError, TransferError
 from fedloom.core.registry import create
 from fedloom.core.step_ledger import digest_of
 from fedloom.core.types import Briefing, ClientUpdate, Cost, LocalWork, Params, Payload
@@ -31,7 +32,7 @@ from fedloom.tuning.data import Corpus
 from fedloom.tuning.depth import picked
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.learning import Assignment, Learner
+from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.prepare import dtype_of
 from fedloom.tuning.stage_session import StageSession
 
@@ -51,6 +52,7 @@ class Worker:
         settings: how much of the device it may take.
         scratch: folder for temporary files.
         held: the model that is kept from one task to the next; None for none.
+        split: how tasks over a split model are done; None where all of the model is here.
     """
 
     manifest: Manifest
@@ -59,6 +61,7 @@ class Worker:
     settings: ClientSettings
     scratch: Path
     held: HeldModel | None = None
+    split: SplitWork | None = None
     _sessions: dict[int, StageSession] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,11 +79,14 @@ class Worker:
         job = self.manifest.job
         dtype = dtype_of(job.backbone, self._device, log.debug)
         classes = len(self.manifest.classes)
-        model = model_of(job, self.folder, classes, dtype=dtype, device=self._device)
+        held = None if self.split is None else self.split.held
+        model = model_of(job, self.folder, classes, dtype=dtype, device=self._device, held=held)
         if model.layout.digest != self.manifest.layout:
             found = f"{model.layout.digest[:12]} of {model.layout.size:,} numbers"
             text = f"this device builds a model of layout {found}; the server has another"
             raise LayoutError(f"{text} ({self.manifest.layout[:12]}): other versions of fedloom?")
+        if self.split is not None:
+            log.info("%s", self.split.said(self.split.over(model, self.corpus.train)))
         return model
 
     def train(
@@ -104,15 +110,12 @@ class Worker:
             ModelError: one batch does not fit in the memory that training may take.
             ConfigError, LayoutError: the order names what the model does not have.
         """
-        task, rows = order.task, np.arange(len(self.corpus.train))
-        if not len(rows):
+        task = order.task
+        if not len(self.corpus.train):
             raise DataError("this device has no training examples")
         params, briefing = self._received(order, frame, coming)
-        session = picked(self._session(order, params), task.blocks)
-        self._check_memory(session, task.work)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
-        assignment = Assignment(task.client, rows, task.round, task.seed, task.batches)
-        (result,) = learner.train(session, params, task.work, [assignment], briefing)
+        result = self._trained(order, learner, params, briefing)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
         update = client_update(
             task,
@@ -122,9 +125,28 @@ class Worker:
             num_examples=result.num_examples,
             metrics=result.metrics,
             cost=Cost(bytes_down=len(frame), flops=result.flops, seconds=result.seconds),
+            model=params.layout,
             steps=result.steps,
         )
         return _finished(ticket, update, codec.name)
+
+    def _trained(
+        self, order: Order, learner: Learner, params: Params, briefing: Briefing
+    ) -> LocalResult:
+        task, examples, split = order.task, self.corpus.train, self.split
+        if split is not None:
+            if task.blocks:
+                raise ConfigError("blocks: a device of a split model runs all of its own")
+            training = split.over(self._model, examples)
+            side = split.side(training)
+            self._check_memory(side, float(side.token_counts(examples).mean()), task.work)
+            return split.train(learner, training, params, task, briefing)
+        rows = np.arange(len(examples))
+        session = picked(self._session(order, params), task.blocks)
+        self._check_memory(self._model, session.tokens(rows) / len(rows), task.work)
+        assignment = Assignment(task.client, rows, task.round, task.seed, task.batches)
+        (result,) = learner.train(session, params, task.work, [assignment], briefing)
+        return result
 
     def evaluate(
         self, order: Order, ticket: str, frame: bytes, coming: Coming = _WHOLE
@@ -138,7 +160,13 @@ class Worker:
             ticket: whose result it is.
             frame: the global model's exchanged part, or what leads to it.
             coming: what the server says of it.
+
+        Raises:
+            ConfigError: only a part of the model is here.
         """
+        if self.split is not None:
+            text = "this device has only some blocks of the model, and cannot evaluate it"
+            raise ConfigError(f"split.mode = {self.manifest.job.split.mode!r}: {text}")
         params, _ = self._received(order, frame, coming)
         corpus = self.corpus
         held = corpus.test if len(corpus.test) else corpus.valid
@@ -157,6 +185,9 @@ class Worker:
         """The model of what came down, and what came beside it; it is kept where that is asked."""
         trains = (stage.train for stage in self.manifest.job.stages[: order.stage + 1])
         part = changed(trains, self._start.layout)
+        if self.split is not None:
+            training = self.split.over(self._model, self.corpus.train)
+            part = training.sent(part)  # the far side has its own tensors
         payload, base = Payload(self._down.name, frame), self._base(coming)
         seed = order.task.seed
         found = follow(self._start, self._down, payload, part, base=base, seed=seed)
@@ -200,17 +231,21 @@ class Worker:
         session = self._activations.session
         return StageSession(lambda params, train: session(params, train, examples, keep=keep))
 
-    def _check_memory(self, session: Session, work: LocalWork) -> None:
+    def _check_memory(self, model: CohortModel, tokens: float, work: LocalWork) -> None:
         """Better to say so than to be killed by the system in the middle.
+
+        Args:
+            model: what is here of it.
+            tokens: of an average example.
+            work: the numbers of local training.
 
         Raises:
             ModelError: a batch of average examples takes more than training may.
         """
-        examples = self.corpus.train
-        per_example = session.tokens(np.arange(len(examples))) / len(examples)
-        batch = min(work.batch_size, work.max_examples or len(examples), len(examples))
-        need = int(batch * per_example * self._model.bytes_per_token)
-        need += 5 * 4 * self._model.layout.size  # values, gradient, two moments, delta
+        count = len(self.corpus.train)
+        batch = min(work.batch_size, work.max_examples or count, count)
+        need = int(batch * tokens * model.bytes_per_token)
+        need += 5 * 4 * model.layout.size  # values, gradient, two moments, delta
         may = int(self.settings.memory_gb * 2**30) or free_memory(self._device)
         if need > may:
             text = f"a batch of {batch} needs about {need / 2**20:,.0f} MiB"

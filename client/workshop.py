@@ -4,9 +4,10 @@ import gc
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from fedloom.client.contents import Contents, Source
 from fedloom.client.held import Coming, HeldModel
@@ -15,7 +16,8 @@ from fedloom.client.journal import Journal
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, read_manifest, read_order
 from fedloom.client.outbox import Finished
-from fedloom.client.refusals import is_passing
+from fedloom.client.reasons import in_words, short
+from fedloom.client.refusals import is_passing, passing
 from fedloom.client.settings import ClientSettings
 from fedloom.client.stopping import Stop, Stopped
 from fedloom.core.errors import DataError, FedloomError, TransferError
@@ -23,17 +25,17 @@ from fedloom.protos.federation_pb2 import Blob, Holding, Task
 from fedloom.tuning.data import Corpus
 
 if TYPE_CHECKING:
+    from fedloom.client.split_work import Connect, SplitWork
     from fedloom.client.worker import Worker
 
-__all__ = ["Workshop"]
+__all__ = ["Far", "Workshop"]
+
+Far: TypeAlias = "Callable[[Manifest], Connect]"
 
 _BEGINNINGS = 3
 """Times that a task is begun: what ends the process so often is too much for the device."""
 
 _NOT_OF_THE_TASK = ("abandoned", "protocol")
-
-_LONGEST = 500
-"""Characters of a reason that the server is told."""
 
 
 class Workshop:
@@ -44,6 +46,7 @@ class Workshop:
         settings: the owner's.
         federation: that the device has joined; empty for whatever the server says.
         stop: ends a computation.
+        far: what begins sessions with the far side of a job whose model is split.
 
     Attributes:
         failure: a ticket that is given up (or empty) and why, for the next check-in.
@@ -51,9 +54,9 @@ class Workshop:
     """
 
     def __init__(
-        self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop
+        self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop, far: Far
     ) -> None:
-        self._folder, self._settings, self._stop = folder, settings, stop
+        self._folder, self._settings, self._stop, self._far = folder, settings, stop, far
         self._federation = federation
         self._contents = Contents(folder)
         self._journal = Journal(folder / "task.json")
@@ -63,6 +66,7 @@ class Workshop:
         self._backbone = Path()
         self._corpus: Corpus | None = None
         self._worker: Worker | None = None
+        self._bottom: int | None = None  # blocks below the far ones that the worker has
         self._held: HeldModel | None = None
         self._gone = ""  # ticket of a task whose model was not offered any more
         self.failure = ("", "")
@@ -154,16 +158,10 @@ class Workshop:
         except Stopped:
             self._journal.end()  # it was not the task that ended the process
             raise
-        except TransferError as error:
-            if error.code == "resync":  # the same task comes again, with another form of the model
-                log.warning("%s", error)
-                self._journal.end()
-            else:
-                self._give_up(task, str(error))
         except FedloomError as error:
-            self._give_up(task, str(error))
+            self._failed(task, error)
         except Exception as error:  # a task must not end the device, whatever is in it
-            self._give_up(task, _memory_or(error), trace=error)
+            self._give_up(task, in_words(error), trace=error)
         finally:
             self._clean()
         return None
@@ -189,8 +187,9 @@ class Workshop:
         return self._contents.arrange(key[:32], names)
 
     def _made(self, task: Task, frame: bytes) -> tuple[Finished, bytes]:
-        worker, manifest = self._at_work()
+        manifest, corpus = self._ready()
         order = read_order(task.order, manifest, allow=self._settings.allow)
+        worker = self._at_work(manifest, corpus, order.task.bottom)
         number = order.task.round
         began = time.monotonic()
         coming = Coming(task.base if task.steps else None, task.keeps, task.digest)
@@ -211,29 +210,64 @@ class Workshop:
             raise TransferError(text, code="too-large")
         return finished, payload
 
-    def _at_work(self) -> "tuple[Worker, Manifest]":
-        """The worker, made when the first task comes: this loads torch and the model."""
-        manifest, corpus = self._manifest, self._corpus
-        if manifest is None or corpus is None:
+    def _ready(self) -> tuple[Manifest, Corpus]:
+        if self._manifest is None or self._corpus is None:
             raise DataError("this device is not ready for the job")
-        if self._worker is None:
+        return self._manifest, self._corpus
+
+    def _at_work(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Worker":
+        """The worker, made when the first task comes: this loads torch and the model.
+
+        It is made again where a task cuts a split model elsewhere.
+        """
+        if self._worker is None or bottom != self._bottom:
             from fedloom.client.worker import Worker
 
-            began = time.monotonic()
+            began, self._worker = time.monotonic(), None
             parts = manifest, self._backbone, corpus, self._settings, self._folder, self._held
-            self._worker = Worker(*parts)
+            self._worker = Worker(*parts, self._split(manifest, bottom))
+            self._bottom = bottom
             log.info("the model is loaded, in %.1f s", time.monotonic() - began)
-        return self._worker, manifest
+        return self._worker
+
+    def _split(self, manifest: Manifest, bottom: int | None) -> "SplitWork | None":
+        if manifest.job.split.mode == "none":
+            return None
+        from fedloom.client.split_work import SplitWork
+
+        own = self._backbone, self._far(manifest), self._folder
+        return SplitWork(manifest.job, self._job, *own, bottom)
 
     def _unfit(self, error: FedloomError) -> None:
         log.error("this device cannot take part in the job: %s", error)
         self._corpus = None
-        self.failure = ("", _short(str(error)))
+        self.failure = ("", short(str(error)))
+
+    def _failed(self, task: Task, error: FedloomError) -> None:
+        """A task was not done.
+
+        Raises:
+            TransferError: it may be later; the same task is given again.
+        """
+        code = getattr(error, "code", "")
+        later = passing(error)
+        if code == "resync":  # the same task comes again, with another form of the model
+            log.warning("%s", error)
+            self._journal.end()
+        elif later is not None or code == "abandoned":
+            self._journal.end()
+            raise later or error
+        elif code == "plan":
+            log.info("a task is left: its round is over (%s)", error)
+            self._journal.end()
+            self.failure = (task.ticket, short(str(error)))
+        else:
+            self._give_up(task, str(error))
 
     def _give_up(self, task: Task, text: str, *, trace: Exception | None = None) -> None:
         log.error("a task is given up: %s", text, exc_info=trace)
         self._journal.end()
-        self.failure = (task.ticket, _short(text))
+        self.failure = (task.ticket, short(text))
         self._worker = None  # whatever state it is in
         gc.collect()
 
@@ -241,17 +275,3 @@ class Workshop:
         files = self._manifest.files if self._manifest else ()
         keep = {self._job, *(file.sha256 for file in files)}
         self._contents.clean(keep, limit=int(self._settings.disk_gb * 2**30))
-
-
-def _memory_or(error: Exception) -> str:
-    """The error in words; those of too little memory in plain ones."""
-    text = f"{type(error).__name__}: {error}"
-    lowered = text.lower()
-    if "out of memory" in lowered or "can't allocate" in lowered or "memoryerror" in lowered:
-        return f"out of memory ({text})"
-    return text
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -22,7 +22,7 @@ from fedloom.core.types import (
     Payload,
 )
 
-__all__ = ["changed", "client_update", "received", "sent_down"]
+__all__ = ["changed", "client_update", "received", "sent_down", "with_far"]
 
 
 def changed(trains: Iterable[Selector], layout: Layout) -> Layout:
@@ -68,6 +68,7 @@ def client_update(
     num_examples: int,
     metrics: Metrics,
     cost: Cost,
+    model: Layout,
     steps: Steps | None = None,
 ) -> ClientUpdate:
     """What a client sends for a task: its delta, encoded, and what it cost.
@@ -82,6 +83,7 @@ def client_update(
         num_examples: training examples behind it.
         metrics: what training measured.
         cost: what it cost so far; the bytes sent are added.
+        model: the whole model's tensors, in whose order those that changed are sent.
         steps: what moved along known directions; a codec that does not send such steps sends the
             change that they come to.
     """
@@ -92,7 +94,7 @@ def client_update(
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     delta_sent = Delta(sent, vector, steps)
     if not getattr(codec, "sends_steps", False):
-        delta_sent = delta_sent.dense()
+        delta_sent = _in_order(delta_sent.dense(), model)
     try:
         payload = codec.encode(delta_sent, seed=seed % 2**63)
     except CodecError:
@@ -105,3 +107,27 @@ def client_update(
         metrics=metrics,
         cost=replace(cost, bytes_up=payload.nbytes if payload else 0),
     )
+
+
+def with_far(update: ClientUpdate, arrived: Delta, far: Delta | None) -> ClientUpdate:
+    """An update of a split model: what came of the client, and what moved on the far side.
+
+    Args:
+        update: what the client sent.
+        arrived: its delta, decoded: of the tensors at home.
+        far: of the others, which do not travel; None where nothing moved there.
+    """
+    if far is None:
+        return replace(update, payload=None, delta=arrived)
+    own = arrived.dense()
+    layout = Layout.concat((own.layout, far.layout))
+    both = Delta(layout, np.concatenate((own.vector, far.vector)))
+    return replace(update, payload=None, delta=both)
+
+
+def _in_order(delta: Delta, model: Layout) -> Delta:
+    """A change in the order of the model's tensors, in which the server expects it."""
+    part = Layout(tuple(spec for spec in model if spec.name in delta.layout))
+    if part == delta.layout:
+        return delta
+    return Delta(part, delta.layout.gather(delta.vector, part))

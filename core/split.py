@@ -32,9 +32,11 @@ class SplitConfig:
             ``int8``.
         codec_down: how they come down.
         recompute: the far side keeps only what went in, and finds the rest again.
-        clip: hidden states, and gradients, that go up are scaled to at most this L2 norm for each
-            token (0: as they are).
-        noise: standard deviation of Gaussian noise on what goes up, as a multiple of `clip`.
+        clip: hidden states that go up are scaled to at most this L2 norm for each token (0: as they
+            are).
+        clip_grad: gradients that go up, likewise; they are far smaller.
+        noise: standard deviation of Gaussian noise on what goes up, as a multiple of its clip; what
+            is not clipped gets none.
         patience: seconds for which a live far side keeps the others waiting for a late client.
         stages: with ``frozen``, live: ``HOST:PORT`` of every ``fedloom stage`` that serves blocks.
     """
@@ -48,6 +50,7 @@ class SplitConfig:
     recompute: bool = False
     most_bottom: int = 0
     clip: float = 0.0
+    clip_grad: float = 0.0
     noise: float = 0.0
     patience: float = 10.0
     stages: tuple[str, ...] = ()
@@ -58,12 +61,14 @@ class SplitConfig:
         require(self.labels in ("home", "far"), "split.labels", self.labels, "one of home, far")
         require(self.bottom >= 0, "split.bottom", self.bottom, "0 or more")
         require(self.top >= 0, "split.top", self.top, "0 or more")
-        require(self.most_bottom >= 0, "split.most_bottom", self.most_bottom, "0 or more")
-        for name in ("clip", "noise"):
+        most, text = self.most_bottom, f"0, or split.bottom = {self.bottom} or more"
+        require(most == 0 or most >= self.bottom, "split.most_bottom", most, text)
+        for name in ("clip", "clip_grad", "noise"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), f"split.{name}", value, "0 or more, and finite")
-        text = "0 without split.clip, of which it is a multiple"
-        require(self.noise == 0 or self.clip > 0, "split.noise", self.noise, text)
+        text = "0 without split.clip or split.clip_grad, of which it is a multiple"
+        clipped = self.clip > 0 or self.clip_grad > 0
+        require(self.noise == 0 or clipped, "split.noise", self.noise, text)
         require(self.patience > 0, "split.patience", self.patience, "above 0")
 
 

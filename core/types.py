@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.component import Component
+from fedloom.core.cuts import CutTable
 from fedloom.core.errors import LayoutError
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.steps import Steps
@@ -104,11 +105,13 @@ class Client:
         id: its name, unique in the federation.
         num_examples: how many training examples it says it holds.
         tier: what kind of device it is, where the job tells kinds apart.
+        memory: bytes that training may take there, as it says itself (0: not known).
     """
 
     id: ClientId
     num_examples: int
     tier: str = ""
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Cohort:
         selectors: the job's selectors; a planner may change them per client.
         seed: the run's seed.
         tiers: the job's kinds of devices.
+        cuts: what clients of a split model can hold; None where they all take the same.
         rounds: of the stage that the round is in; 0 where nobody says.
     """
 
@@ -131,6 +135,7 @@ class Cohort:
     selectors: Selectors = Selectors()
     seed: int = 0
     tiers: tuple[Tier, ...] = ()
+    cuts: CutTable | None = None
     rounds: int = 0
 
 

@@ -112,6 +112,10 @@ class Tier:
         codec: how updates travel.
         train: which of the stage's tensors train.
         local: numbers of local training.
+        memory_mb: MiB that training may take there (0: not known); of a split model such a device
+            takes as many blocks as fit.
+        bottom: blocks of a split model that such a device has below the far ones, whatever its
+            memory.
     """
 
     name: str
@@ -120,8 +124,14 @@ class Tier:
     codec: Component | None = None
     train: Selector | None = None
     local: LocalWork | None = None
+    memory_mb: int = 0
+    bottom: int | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "tiers.name", self.name, "not empty")
         require(0 <= self.share <= 1, "tiers.share", self.share, "0 to 1")
         require(self.train != NONE, "tiers.train", self.train, "at least one tag, block or name")
+        where = f"tiers.{self.name}"
+        require(self.memory_mb >= 0, f"{where}.memory_mb", self.memory_mb, "0 (not known) or more")
+        fixed = self.bottom is None or self.bottom >= 0
+        require(fixed, f"{where}.bottom", self.bottom, "0 or more")

@@ -20,6 +20,8 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
     add("--listen", default="127.0.0.1", metavar="ADDRESS", help="(default: 127.0.0.1)")
     add("--port", type=int, default=0, metavar="N", help="(default: any free one)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="(default: float32)")
+    text = "keep weights rounded to 8 bits: a quarter of float32's memory; other hidden states"
+    add("--bits", type=int, default=0, metavar="8", help=text)
     add("--device", default="auto", metavar="NAME", help="cpu, cuda or auto")
     who = parser.add_mutually_exclusive_group(required=True)
     text = "let in the clients of the server whose state is here (its server.directory)"
@@ -50,6 +52,7 @@ def _stage(options: argparse.Namespace) -> int:
     import torch
 
     from fedloom.backbones.files import resolve
+    from fedloom.server.hosting import Hosted
     from fedloom.server.stage_serve import StagePlan, serve_stage
     from fedloom.tuning.capacity import choose_device
 
@@ -63,10 +66,13 @@ def _stage(options: argparse.Namespace) -> int:
         None if options.insecure else Path(options.folder),
         torch.bfloat16 if options.dtype == "bfloat16" else torch.float32,
         choose_device(options.device),
+        bits=options.bits,
     )
 
-    def tell(address: str, port: int, name: str) -> None:
-        print(f"blocks {first} to {last} at {address}:{port}, weights {name}", flush=True)
+    def tell(address: str, port: int, found: Hosted) -> None:
+        size = f"{found.nbytes / 1e6:.1f} MB in {found.bits} bits"
+        print(f"blocks {first} to {last} of {found.depth}: {size}")
+        print(f"serving at {address}:{port}, weights {found.weights}", flush=True)
 
     serve_stage(plan, tell)
     return 0

@@ -32,6 +32,36 @@ ALL: Read
 FIRST: Read
 LAST: Read
 
+class DescribeRequest(_message.Message):
+    __slots__ = ("protocol",)
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    def __init__(self, protocol: _Optional[int] = ...) -> None: ...
+
+class Description(_message.Message):
+    __slots__ = ("plan", "first", "last", "depth", "width", "dtype", "bits", "throughput", "tokens", "sessions")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    THROUGHPUT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    first: int
+    last: int
+    depth: int
+    width: int
+    dtype: str
+    bits: int
+    throughput: float
+    tokens: int
+    sessions: int
+    def __init__(self, plan: _Optional[str] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., depth: _Optional[int] = ..., width: _Optional[int] = ..., dtype: _Optional[str] = ..., bits: _Optional[int] = ..., throughput: _Optional[float] = ..., tokens: _Optional[int] = ..., sessions: _Optional[int] = ...) -> None: ...
+
 class Up(_message.Message):
     __slots__ = ("open", "leg", "chunk", "sync", "evict", "close")
     OPEN_FIELD_NUMBER: _ClassVar[int]
@@ -49,20 +79,18 @@ class Up(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., leg: _Optional[_Union[Leg, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., evict: _Optional[_Union[Evict, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("ready", "answer", "chunk", "synced", "credit", "error")
+    __slots__ = ("ready", "answer", "chunk", "synced", "error")
     READY_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     SYNCED_FIELD_NUMBER: _ClassVar[int]
-    CREDIT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     answer: Answer
     chunk: Chunk
     synced: Synced
-    credit: Credit
     error: Error
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., synced: _Optional[_Union[Synced, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., synced: _Optional[_Union[Synced, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("protocol", "version", "session", "plan", "first", "last", "labels", "dtype", "codec_up", "codec_down", "seed", "round", "done")
@@ -151,14 +179,14 @@ class Places(_message.Message):
     def __init__(self, index: _Optional[_Iterable[int]] = ..., target: _Optional[_Iterable[int]] = ..., owner: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("offset", "crc32", "data")
+    __slots__ = ("offset", "sum", "data")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
-    CRC32_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     offset: int
-    crc32: int
+    sum: int
     data: bytes
-    def __init__(self, offset: _Optional[int] = ..., crc32: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, offset: _Optional[int] = ..., sum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("kind", "step", "version", "shape", "losses", "size")
@@ -189,12 +217,6 @@ class FarLosses(_message.Message):
     each: _containers.RepeatedScalarFieldContainer[float]
     predicted: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, loss: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[float]] = ..., count: _Optional[_Iterable[float]] = ..., each: _Optional[_Iterable[float]] = ..., predicted: _Optional[_Iterable[int]] = ...) -> None: ...
-
-class Credit(_message.Message):
-    __slots__ = ("legs",)
-    LEGS_FIELD_NUMBER: _ClassVar[int]
-    legs: int
-    def __init__(self, legs: _Optional[int] = ...) -> None: ...
 
 class Sync(_message.Message):
     __slots__ = ()

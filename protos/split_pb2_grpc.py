@@ -39,6 +39,11 @@ class SplitStub(object):
                 request_serializer=fedloom_dot_protos_dot_split__pb2.Up.SerializeToString,
                 response_deserializer=fedloom_dot_protos_dot_split__pb2.Down.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/fedloom.split.v1.Split/Describe',
+                request_serializer=fedloom_dot_protos_dot_split__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=fedloom_dot_protos_dot_split__pb2.Description.FromString,
+                _registered_method=True)
 
 
 class SplitServicer(object):
@@ -50,6 +55,13 @@ class SplitServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """of a stage of frozen blocks
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SplitServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_SplitServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=fedloom_dot_protos_dot_split__pb2.Up.FromString,
                     response_serializer=fedloom_dot_protos_dot_split__pb2.Down.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=fedloom_dot_protos_dot_split__pb2.DescribeRequest.FromString,
+                    response_serializer=fedloom_dot_protos_dot_split__pb2.Description.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class Split(object):
             '/fedloom.split.v1.Split/Session',
             fedloom_dot_protos_dot_split__pb2.Up.SerializeToString,
             fedloom_dot_protos_dot_split__pb2.Down.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedloom.split.v1.Split/Describe',
+            fedloom_dot_protos_dot_split__pb2.DescribeRequest.SerializeToString,
+            fedloom_dot_protos_dot_split__pb2.Description.FromString,
             options,
             channel_credentials,
             insecure,

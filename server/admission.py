@@ -15,9 +15,16 @@ from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Payload, Selectors
 
-__all__ = ["Admission", "Decode"]
+__all__ = ["Admission", "Decode", "Travels", "everything"]
 
 Decode: TypeAlias = Callable[[Payload, Layout], Delta]
+Travels: TypeAlias = Callable[[ClientTask, Layout], Layout]
+"""Which of the tensors that a task's client sends back it holds at all."""
+
+
+def everything(task: ClientTask, layout: Layout) -> Layout:
+    """Clients hold the whole model."""
+    return layout
 
 
 @dataclass(eq=False)
@@ -28,15 +35,17 @@ class Admission:
         tasks: who was asked for what.
         layout: the model's layout.
         decode: a payload, and the layout of what its client was asked to send, into a delta.
+        travels: which of what a client sends back it holds; all but over a split model.
         closed: the clients whose update is counted; no second one of theirs is.
-        sent: what clients with given selectors were asked to send.
+        sent: what clients with given selectors, and a given cut, were asked to send.
     """
 
     tasks: Mapping[ClientId, ClientTask]
     layout: Layout
     decode: Decode
+    travels: Travels = everything
     closed: set[ClientId] = field(default_factory=set)
-    sent: dict[Selectors, Layout] = field(default_factory=dict)
+    sent: dict[tuple[Selectors, int | None], Layout] = field(default_factory=dict)
 
     def admit(self, update: ClientUpdate) -> ClientUpdate:
         """The update with its delta decoded, if it can be used.
@@ -81,7 +90,7 @@ class Admission:
             text = f"the client sent no delta; it reports {measured or 'nothing'}"
             raise UpdateRefusedError(text, code="no-delta")
         try:
-            return self._decode(task)(update.payload, self._sent(task.selectors))
+            return self._decode(task)(update.payload, self._sent(task))
         # Any error: a codec may come from anyone, and what it reads comes from a client.
         except Exception as error:
             text = f"the payload cannot be decoded: {type(error).__name__}: {error}"
@@ -94,7 +103,8 @@ class Admission:
             return self.decode
         return cast(Codec, create("codecs", task.codec)).decode
 
-    def _sent(self, selectors: Selectors) -> Layout:
-        if selectors not in self.sent:
-            self.sent[selectors] = selectors.sent(self.layout)
-        return self.sent[selectors]
+    def _sent(self, task: ClientTask) -> Layout:
+        alike = task.selectors, task.bottom
+        if alike not in self.sent:
+            self.sent[alike] = self.travels(task, task.selectors.sent(self.layout))
+        return self.sent[alike]

@@ -81,11 +81,13 @@ class Presence:
         num_examples: training examples that it says it holds.
         seen: `time.monotonic` of its last word.
         tier: what kind of device it says it is.
+        memory: bytes that it says training may take.
     """
 
     num_examples: int
     seen: float
     tier: str = ""
+    memory: int = 0
 
 
 @dataclass(eq=False)
@@ -175,10 +177,10 @@ class Board:
                     del self._waiting[client]
         return self.offered(client)
 
-    def seen(self, client: ClientId, num_examples: int, *, tier: str = "") -> None:
+    def seen(self, client: ClientId, num_examples: int, *, tier: str = "", memory: int = 0) -> None:
         """A client has checked in."""
         with self._lock:
-            self._present[client] = Presence(num_examples, self.clock(), tier)
+            self._present[client] = Presence(num_examples, self.clock(), tier, memory)
 
     def touch(self, client: ClientId) -> None:
         """A client was heard of."""
@@ -200,7 +202,7 @@ class Board:
         with self._lock:
             since = self.clock() - within
             there = (
-                Client(name, p.num_examples, p.tier)
+                Client(name, p.num_examples, p.tier, p.memory)
                 for name, p in self._present.items()
                 if p.num_examples and (p.seen >= since or name in self._waiting)
             )

@@ -63,9 +63,12 @@ COURSE = (
 )
 
 SPLIT = (
+    "far-begun",
     "leg-arrived",
     "step-done",
     "step-written",
+    "session-closed",
+    "far-joined",
 )
 
 FAILPOINTS = STORE + COURSE

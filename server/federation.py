@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedloom.core.errors import RunError
 from fedloom.core.types import ClientId
@@ -29,8 +30,12 @@ from fedloom.server.refusing import TROUBLE
 from fedloom.server.register import Register
 from fedloom.server.room import is_full
 from fedloom.server.segments import Segments
+from fedloom.server.selection import count
 from fedloom.server.standing import Sign, Standing, write_standing
 from fedloom.server.uploads import Uploads
+
+if TYPE_CHECKING:
+    from fedloom.server.split_hosting import Hosting
 
 __all__ = ["Federation"]
 
@@ -57,6 +62,7 @@ class Federation:
         counting: counts for whoever watches.
         live: plays rounds.
         job: address of the manifest.
+        hosting: of the far side of a split model; None where nothing is hosted.
         told: whether it is told to end.
     """
 
@@ -73,6 +79,7 @@ class Federation:
     counting: Counting
     live: Live
     job: Content
+    hosting: "Hosting | None" = None
     told: bool = False
 
     @staticmethod
@@ -110,10 +117,11 @@ class Federation:
             Sign(folder),
             Standing(plan.job.name, rounds=plan.job.rounds),
             counting,
+            hosting := _hosting(plan, folder, job),
         )
         return Federation(
             *(plan, folder, authority, database, register, ledger, committer, board, contents),
-            *(intake, counting, live, job),
+            *(intake, counting, live, job, hosting),
         )
 
     def start(self, directory: RunDirectory, observer: Observer) -> "Future[Summary]":
@@ -156,6 +164,8 @@ class Federation:
 
     def close(self) -> None:
         """Let go of the state folder, everything written."""
+        if self.hosting is not None:
+            self.hosting.close()
         self.committer.close()
         self._flush()
         self.database.close()
@@ -233,6 +243,8 @@ class Federation:
         if opened is not None:
             log.warning("round %d in the ledger is of another run: dropped", opened.number)
         self.ledger.clear(self.job.sha256)
+        if self.hosting is not None:
+            self.hosting.clear()
         reach("rounds-cleared")
 
     def _close(
@@ -257,6 +269,19 @@ class Federation:
         if not interrupted:  # the last round's payloads serve no one any more
             self.ledger.clear(self.job.sha256)
             self.committer.sweep(over=True)
+            if self.hosting is not None:
+                self.hosting.clear()
         self.live.ended(interrupted=interrupted)
         observer.finished(summary)
         return summary
+
+
+def _hosting(plan: Plan, folder: Path, job: Content) -> "Hosting | None":
+    """What is hosted of a split model, beside the rest of the state."""
+    if plan.split is None or not plan.split.hosted:
+        return None
+    from fedloom.server.split_hosting import Hosting  # needs torch
+
+    most = max(stage.clients_per_round for stage in plan.job.stages)
+    asked = count(plan.job.server.over_select, most)
+    return Hosting(plan.split, folder / "split", job.sha256, asked)

@@ -28,10 +28,12 @@ class FrozenHost:
     Attributes:
         backbone: the span alone, its first block counted 0.
         ends: nothing comes after its last block but the final norm.
+        most: bytes of what is kept for gradients; beyond them the oldest is let go.
     """
 
     backbone: FusedBackbone
     ends: bool
+    most: int = 1 << 31
     _held: OrderedDict[tuple[str, int], tuple[Tensor, Packing]] = field(default_factory=OrderedDict)
 
     @staticmethod
@@ -47,6 +49,17 @@ class FrozenHost:
         span = replace(backbone, layers=backbone.layers[first:last], head=None, pooler=None)
         return FrozenHost(span, ends=last == depth)
 
+    def part(self, first: int, last: int) -> "FrozenHost":
+        """Some of these blocks, counted from 0; what is kept for gradients is kept together."""
+        ends = self.ends and last == len(self.backbone.layers)
+        span = replace(self.backbone, layers=self.backbone.layers[first:last])
+        return FrozenHost(span, ends, self.most, self._held)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the steps that wait for their gradient."""
+        return sum(hidden.nbytes for hidden, _ in self._held.values())
+
     def version(self, key: str) -> int:
         """Nothing steps."""
         return 0
@@ -58,6 +71,10 @@ class FrozenHost:
     def kept(self, key: str) -> dict[str, Tensor]:
         """Nothing changes."""
         return {}
+
+    def moved(self, key: str) -> Tensor:
+        """Nothing moves."""
+        return torch.zeros(1, 0)
 
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
         """There is nothing to go on with."""
@@ -73,7 +90,10 @@ class FrozenHost:
         with torch.no_grad():
             out = self._run(own, packing)
         if train:
+            self._held.pop((key, step), None)
             self._held[key, step] = own, packing
+            while len(self._held) > 1 and self.held_bytes > self.most:
+                self._held.popitem(last=False)
         return out
 
     def backward(self, key: str, step: int, grad: Tensor) -> Tensor:

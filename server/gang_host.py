@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedloom.backbones.base import Packing
 from fedloom.core.errors import FedloomError, SplitError
+from fedloom.core.types import ClientId
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.gang import Batch, Gang
 from fedloom.tuning.stage import Stage
@@ -51,7 +52,9 @@ class GangHost:
     """A `Host` of one stage whose sessions run, and step, as one. Each session has its own thread.
 
     A pass begins when every session that is there has brought its batch, or `patience` after the
-    first did. Who missed one is waited for again once it brings the next.
+    first did. Who missed one is waited for again once it brings the next. The first pass also waits
+    for the clients that are expected. Batches lie in the order in which clients are expected, so
+    that it does not matter who comes first.
 
     Args:
         stage: the far blocks, of mode ``concat``.
@@ -72,9 +75,29 @@ class GangHost:
         self._gang = Gang(stage, _NAME, most)
         self._turn = threading.Condition(threading.RLock())
         self._live: set[str] = set()
+        self._places: dict[ClientId, int] = {}
+        self._awaited: set[ClientId] = set()
         self._forming: _Meeting | None = None
         self._numbers = count(1)
         self._steps: dict[tuple[str, int], _Step] = {}
+
+    def expect(self, clients: Sequence[ClientId], *, wait: bool) -> None:
+        """Let batches lie in the order of their clients; those who are known keep their places.
+
+        Args:
+            clients: who may come.
+            wait: the next pass waits for those who are new here.
+        """
+        with self._turn:
+            new = [client for client in clients if client not in self._places]
+            self._places |= {client: len(self._places) + i for i, client in enumerate(new)}
+            self._awaited |= set(new) if wait else set()
+
+    def give_up(self, client: ClientId) -> None:
+        """A client will not come."""
+        with self._turn:
+            self._awaited.discard(client)
+            self._turn.notify_all()
 
     def version(self, key: str) -> int:
         """See `Host.version`."""
@@ -90,10 +113,16 @@ class GangHost:
         with self._turn:
             return {name: t.clone() for name, t in self.stage.lane().state().items()}
 
+    def moved(self, key: str = "") -> Tensor:
+        """See `Host.moved`."""
+        with self._turn:
+            return self.stage.lane().store.deltas()
+
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
         """See `Host.load`."""
         with self._turn:
             self.stage.lane().load(state)
+            self._awaited.clear()
 
     def join(self, key: str) -> None:
         """See `Host.join`."""
@@ -187,6 +216,7 @@ class GangHost:
     ) -> Any:
         """Bring a batch to the pass that forms."""
         self._live.add(key)
+        self._awaited.discard(_client(key))
         if self._forming is None:
             self._forming = _Meeting(self._clock() + self._patience)
         meeting = self._forming
@@ -194,9 +224,14 @@ class GangHost:
         def begin(batches: Mapping[str, Batch]) -> Mapping[str, Any]:
             self._forming = None
             self._live &= batches.keys()
-            return work(batches)
+            self._awaited.clear()
+            return work({key: batches[key] for key in sorted(batches, key=self._place)})
 
-        return self._meet(meeting, key, batch, lambda: self._live, begin)
+        return self._meet(meeting, key, batch, lambda: self._live | self._awaited, begin)
+
+    def _place(self, key: str) -> int:
+        """Of a session; who is not expected comes last, whoever was there first before others."""
+        return self._places.get(_client(key), len(self._places))
 
     def _meet(
         self,
@@ -222,3 +257,8 @@ class GangHost:
         if meeting.error is not None:
             raise meeting.error
         return meeting.found[key]
+
+
+def _client(key: str) -> ClientId:
+    """Whose a session is."""
+    return key.rpartition("/")[0]

@@ -14,7 +14,7 @@ import numpy as np
 from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.layout import Layout
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Payload
-from fedloom.server.admission import Admission, Decode
+from fedloom.server.admission import Admission, Decode, Travels, everything
 from fedloom.server.records import Result, Ticket
 
 __all__ = ["Gate", "check_weight"]
@@ -42,6 +42,7 @@ class Gate:
         norm_bound: largest L2 norm of a delta (0: any finite one).
         max_examples: largest weight that a client may claim.
         largest: bytes that a payload may have at most.
+        travels: which of what a client sends back it holds; all but over a split model.
     """
 
     tasks: Mapping[ClientId, ClientTask]
@@ -51,6 +52,7 @@ class Gate:
     norm_bound: float
     max_examples: int
     largest: int
+    travels: Travels = everything
 
     def size(self, result: Result) -> None:
         """Check what a header declares, before any memory is taken.
@@ -98,4 +100,4 @@ class Gate:
             cost=replace(result.cost, bytes_up=result.size, bytes_down=down),
             attempt=ticket.attempt,
         )
-        return Admission(self.tasks, self.layout, self.decode).admit(update)
+        return Admission(self.tasks, self.layout, self.decode, self.travels).admit(update)

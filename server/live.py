@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import Downlink, follows
@@ -26,6 +26,7 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.results.observe import Observer
+from fedloom.server.admission import everything
 from fedloom.server.board import Board
 from fedloom.server.client_evaluation import evaluate_on_clients
 from fedloom.server.contents import Contents
@@ -48,6 +49,9 @@ from fedloom.server.selection import choose, count
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import briefing_of
+
+if TYPE_CHECKING:
+    from fedloom.server.split_hosting import Hosting
 
 __all__ = ["Live", "Showing", "Stopped"]
 
@@ -72,6 +76,7 @@ class Live:
         show: given every change of where the federation stands.
         standing: where it stands.
         counting: what the calls of clients count.
+        hosting: of the far side of a split model; None where nothing is hosted.
     """
 
     plan: Plan
@@ -85,6 +90,7 @@ class Live:
     show: Showing
     standing: Standing = field(default_factory=lambda: Standing(""))
     counting: Counting = field(default_factory=Counting)
+    hosting: "Hosting | None" = None
     _models: Models | None = None
     _played: State | None = None
     _seconds: list[float] = field(default_factory=list)
@@ -172,13 +178,14 @@ class Live:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, Selectors(train=stage.train)
-            cohort = Cohort(
-                number, opened.cohort, work, selectors, job.seed, job.tiers, stage.rounds
-            )
+            terms = (job.seed, job.tiers, self.plan.cuts, stage.rounds)
+            cohort = Cohort(number, opened.cohort, work, selectors, *terms)
             dispatch = self._dispatch(opened, index, up, state.params, models)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
+            far, bound = self.hosting, job.server.norm_bound
+            whole = far.whole(dispatch, state.params, bound) if far else dispatch
             try:
-                return asyncio.run(run_round(strategy, state, cohort, dispatch, decode=up.decode))
+                return asyncio.run(run_round(strategy, state, cohort, whole, decode=up.decode))
             except TooFewError:
                 self.observer.note(
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
@@ -225,6 +232,7 @@ class Live:
             norm_bound=server.norm_bound,
             max_examples=server.max_examples,
             largest=OVERHEAD + 1024 + 8 * params.layout.size,
+            travels=self.plan.split.up if self.plan.split else everything,
         )
 
     def _publish(
@@ -234,6 +242,7 @@ class Live:
         job, params = self.plan.job, state.params
         up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
         part = changed((s.train for s in job.stages[: index + 1]), params.layout)
+        part = self.plan.split.down(part) if self.plan.split else part
         beside, follow = briefing, follows(up, down)
         made = Downlink(state, down, part, number=number, briefing=beside, following=follow)
         models, before = Models(made, self.contents), self._models
@@ -273,6 +282,8 @@ class Live:
         if before is None:
             self.ledger.begin(number, attempt, index, chosen)
             self.intake.begin_round()
+            if self.hosting is not None:
+                self.hosting.clear()
         else:
             self.ledger.widen((*kept, *chosen))
 

@@ -100,6 +100,14 @@ class LiveRound:
             yield self._again(gate, written)
         reach("updates-folded")
 
+    def once_more(self, tasks: Mapping[ClientId, ClientTask]) -> Iterator[ClientUpdate]:
+        """All updates that were taken, read from the disk again, one at a time."""
+        gate = self.gate(tasks)
+        for written in self.ledger.written(self.opened.number):
+            result = written.result
+            payload = self.segments.read(written.place) if result.size else None
+            yield gate.update(written.ticket, result, payload)
+
     @property
     def kept(self) -> tuple[Client, ...]:
         """Those of the cohort whose update came."""

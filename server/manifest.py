@@ -36,5 +36,6 @@ def manifest(plan: Plan, federation: str, files: Mapping[str, Content]) -> bytes
                 for name, content in files.items()
             ]
         },
+        "weights": plan.split.weights if plan.split else "",
     }
     return json.dumps(table, sort_keys=True).encode()

@@ -21,6 +21,7 @@ __all__ = [
     "check_protocol",
     "device_of",
     "holding_of",
+    "memory_of",
     "patience_of",
     "plain",
     "read",
@@ -95,6 +96,11 @@ def device_of(device: pb.Device) -> str:
     text = f"{device.machine[:_TEXT]} {device.system[:_TEXT]}, {device.cores} cores{memory}"
     text += f", tier {device.tier[:_TEXT]}" if device.tier else ""
     return plain(text)
+
+
+def memory_of(device: pb.Device) -> int:
+    """Bytes that a device says training may take; no more than a ledger can hold."""
+    return int(min(device.memory, 2**62))
 
 
 def patience_of(request: pb.CheckInRequest) -> float:

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from fedloom.core.cuts import CutTable
 from fedloom.core.job import Job
 from fedloom.core.types import Metrics, Params
 from fedloom.server.course import Judge
+
+if TYPE_CHECKING:
+    from fedloom.server.split_plan import SplitPlan
 
 __all__ = ["Finishing", "Judging", "Plan"]
 
@@ -27,6 +31,8 @@ class Plan:
         judging: gives the server-side judge of a stage; None where the server has no data.
         finishing: saves the adapter of the last model in a folder, and evaluates it on the test
             split; None where nothing is to be done.
+        cuts: what clients of a split model can hold; None where they all take the same.
+        split: how clients share the model with this server; None where they hold all of it.
     """
 
     job: Job
@@ -35,3 +41,5 @@ class Plan:
     files: Mapping[str, Path] = field(default_factory=dict)
     judging: Judging | None = None
     finishing: Finishing | None = None
+    cuts: CutTable | None = None
+    split: "SplitPlan | None" = None

@@ -47,11 +47,11 @@ def insert_round(connection: Connection, opened: OpenRound) -> None:
 def insert_cohort(connection: Connection, opened: OpenRound) -> None:
     """Write down who is asked in a round, with their tickets."""
     rows = (
-        (opened.number, i, c.id, c.num_examples, c.tier, ticket.id, ticket.attempt)
+        (opened.number, i, c.id, c.num_examples, c.tier, c.memory, ticket.id, ticket.attempt)
         for i, c in enumerate(opened.cohort)
         for ticket in (opened.tickets[c.id],)
     )
-    connection.executemany("INSERT INTO cohort VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO cohort VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def load_round(database: Database) -> OpenRound | None:
@@ -66,11 +66,12 @@ def load_round(database: Database) -> OpenRound | None:
     if len(rounds) > 1:
         raise RunError(f"{database.folder}: {len(rounds)} rounds are open; 1 can be")
     number, attempt, stage, closed, began = rounds[0]
-    sql = "SELECT client, num_examples, tier, ticket, attempt FROM cohort ORDER BY position"
-    rows = database.rows(sql)
-    cohort = tuple(Client(client, examples, tier) for client, examples, tier, _, _ in rows)
+    sql = "SELECT client, num_examples, tier, memory, ticket, attempt FROM cohort"
+    rows = database.rows(f"{sql} ORDER BY position")
+    cohort = tuple(Client(*client) for *client, _, _ in rows)
     tickets: dict[ClientId, Ticket] = {
-        client: Ticket(id, number, client, attempt=tries) for client, _, _, id, tries in rows
+        client.id: Ticket(id, number, client.id, attempt=tries)
+        for client, (*_, id, tries) in zip(cohort, rows, strict=True)
     }
     return OpenRound(number, attempt, stage, cohort, tickets, bool(closed), began)
 

@@ -2,7 +2,7 @@
 
 __all__ = ["SCHEMA", "VERSION"]
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = (
     # One row. `revision` counts what changes who may do what: every process looks at it.
@@ -53,6 +53,7 @@ SCHEMA = (
         client TEXT NOT NULL,
         num_examples INTEGER NOT NULL,
         tier TEXT NOT NULL,
+        memory INTEGER NOT NULL,
         ticket TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         PRIMARY KEY (round, position)

@@ -85,6 +85,8 @@ async def _serve(
 ) -> Summary:
     config, loop = federation.plan.job.server, asyncio.get_running_loop()
     federation.intake.loop = loop
+    if federation.hosting is not None:
+        federation.hosting.loop = loop
     servers: list[Any] = []
     watching = ExitStack()
     try:
@@ -112,8 +114,9 @@ async def _listen(federation: Federation, servers: list[Any]) -> Open:
     config, authority = federation.plan.job.server, federation.authority
     address, names = own_names(config.address)
     keys = None if config.insecure else authority.server_identity(names)
+    door = Anyone() if keys is None else Certified(authority.federation, federation.register)
     calls = FederationCalls(
-        Anyone() if keys is None else Certified(authority.federation, federation.register),
+        door,
         federation.board,
         federation.intake,
         federation.register,
@@ -126,19 +129,25 @@ async def _listen(federation: Federation, servers: list[Any]) -> Open:
     work = new_server()
     servers.append(work)
     work.add_generic_rpc_handlers((calls.handler(),))
+    if federation.hosting is not None:
+        from fedloom.server.split_service import SplitCalls  # needs torch
+
+        hosting = federation.hosting
+        split = SplitCalls(door, hosting, hosting.room, federation.counting)
+        work.add_generic_rpc_handlers((split.handler(),))
     await add_health(work)
     port = bind(work, config.listen, config.port, keys, authority)
     await work.start()
     if keys is None:
         return Open(address, port, 0, federation)
-    door = new_server()
-    servers.append(door)
+    enrol = new_server()
+    servers.append(enrol)
     enrolment = EnrolmentCalls(
         authority, federation.register, config.certificate_hours, port, federation.counting
     )
-    door.add_generic_rpc_handlers((enrolment.handler(),))
-    enrol_port = bind(door, config.listen, config.enrol_port, keys)
-    await door.start()
+    enrol.add_generic_rpc_handlers((enrolment.handler(),))
+    enrol_port = bind(enrol, config.listen, config.enrol_port, keys)
+    await enrol.start()
     return Open(address, port, enrol_port, federation)
 
 

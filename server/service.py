@@ -22,6 +22,7 @@ from fedloom.server.messages import (
     check_protocol,
     device_of,
     holding_of,
+    memory_of,
     patience_of,
     plain,
     read,
@@ -134,8 +135,8 @@ class FederationCalls:
     async def _work_for(self, client: ClientId, request: pb.CheckInRequest) -> pb.CheckInReply:
         self.counting.check_ins += 1
         examples, job = request.num_examples, blob_of(self.job)
-        tier = self._tier(client, request.device.tier)
-        self.board.seen(client, examples, tier=tier)
+        tier, memory = self._tier(client, request.device.tier), memory_of(request.device)
+        self.board.seen(client, examples, tier=tier, memory=memory)
         self.register.seen(client, num_examples=examples, device=device_of(request.device))
         known = self.register.client(client)
         if known is not None and known.quarantined is not None:
@@ -145,7 +146,7 @@ class FederationCalls:
             raise TransferError(text, code="quarantined", retry_after=LONGEST_POLL)
         if examples:
             offer = await self.board.wait(client, patience_of(request))
-            self.board.seen(client, examples, tier=tier)
+            self.board.seen(client, examples, tier=tier, memory=memory)
             if offer is not None:
                 reach("task-given")
                 return pb.CheckInReply(job=job, task=self._given(client, offer, request))

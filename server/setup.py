@@ -1,26 +1,33 @@
 """From a job to what the server needs of it: the first model, its files, and a judge of models."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.backbones.files import is_wanted
+from fedloom.backbones.portion import write_portion
+from fedloom.core.cuts import CutTable, widest
 from fedloom.core.errors import ConfigError
+from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
 from fedloom.core.types import Metrics, Params
 from fedloom.server.course import Judge
 from fedloom.server.plan import Plan
+from fedloom.server.split_plan import SplitPlan
 from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, measure_capacity
+from fedloom.tuning.cut_needs import cut_table, told
 from fedloom.tuning.data import Corpus, load_examples
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
+from fedloom.tuning.split_checks import check_split, cut_model
 
 __all__ = ["plan_of"]
 
@@ -35,9 +42,9 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
+    check_split(job)
+    _check_live_split(job)
     check_names(job)
-    if job.split.mode != "none":
-        raise ConfigError(f"split.mode = {job.split.mode!r}: simulations only")
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, note)
@@ -50,11 +57,12 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     model = model_of(job, folder, len(classes), dtype=dtype, device=device)
     _check_judged(job, known=corpus is not None)
     check_selectors(job, model.layout)
-    files = _files(folder)
+    split, cuts = _split(job, model, note)
+    files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)
     if corpus is None:
         finish = _Finish(model, classes)
-        return Plan(job, start, classes, files, finishing=finish)
+        return Plan(job, start, classes, files, finishing=finish, cuts=cuts, split=split)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
@@ -72,7 +80,37 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     def test(params: Params) -> Metrics:
         return judge_on(params, ALL, corpus.test)(params)
 
-    return Plan(job, start, classes, files, judging, _Finish(model, classes, test))
+    finish = _Finish(model, classes, test)
+    return Plan(job, start, classes, files, judging, finish, cuts, split)
+
+
+def _check_live_split(job: Job) -> None:
+    """Refuse what a split model can only do in a simulation."""
+    split, where = job.split, f"split.mode = {job.split.mode!r}"
+    if split.mode == "none":
+        return
+    if job.server.evaluate_clients:
+        text = "clients hold a part of the model, and cannot evaluate it"
+        raise ConfigError(f"server.evaluate_clients = {job.server.evaluate_clients}: {text}")
+    if split.mode == "frozen" and not split.stages:
+        raise ConfigError(f"split.stages = []: {where} needs stages that serve the far blocks")
+    most = max(stage.clients_per_round for stage in job.stages)
+    if split.mode == "sequential" and most > 1:
+        text = "live clients take turns by rounds of one client each: expected 1"
+        raise ConfigError(f"clients_per_round = {most}: {where}: {text}")
+
+
+def _split(
+    job: Job, model: CohortModel, note: Callable[[str], None]
+) -> tuple[SplitPlan | None, CutTable | None]:
+    """How a job is split, and what each number of blocks at home needs."""
+    if job.split.mode == "none":
+        return None, None
+    fused, cut = cut_model(job, model)
+    cuts, most = cut_table(job, fused, cut), widest(job.split, job.tiers)
+    for text in (*told(job, cuts), *exposed(job.split)):
+        note(text)
+    return SplitPlan(fused, cut, job.split, most, keep=job.server.longest), cuts
 
 
 class _Finish:
@@ -105,6 +143,15 @@ def _corpus(job: Job, folder: Path) -> Corpus | None:
     corpus = load_examples(job.data, reading_of(job.backbone, folder), seed=job.seed)
     corpus.check_test(job.data.path)
     return corpus
+
+
+def _home_files(folder: Path, job: Job, split: SplitPlan) -> Path:
+    """A folder with those blocks of a backbone that clients hold, among the server's state."""
+    what = "\n".join((split.model.backbone.digest, *sorted(split.held)))
+    name = hashlib.sha256(what.encode()).hexdigest()[:32]
+    return write_portion(
+        folder, Path(job.server.directory).expanduser() / "home" / name, split.held
+    )
 
 
 def _files(folder: Path) -> Mapping[str, Path]:

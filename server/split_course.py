@@ -28,6 +28,10 @@ class Course:
         """Do a leg; see `Session.work`."""
         return await self.do(session.work, leg)
 
+    def ask(self, call: Callable[[*Given], Found], *given: *Given) -> Found:
+        """Call in the thread, and wait for it in another one that is no event loop's."""
+        return self._thread.submit(call, *given).result()
+
     def begin(self, call: Callable[[*Given], object], *given: *Given) -> None:
         """Call in the thread, some time, in its turn; nobody waits for it."""
         self._thread.submit(call, *given)

@@ -35,6 +35,8 @@ class Terms:
         idle: seconds between legs after which a stream is ended; its session is kept.
         keep: seconds for which a session without a stream is kept.
         sessions: kept at once, of all clients.
+        within: a session may be of fewer blocks than all of these.
+        alone: a client's new session ends its older ones.
     """
 
     plan: str
@@ -52,6 +54,8 @@ class Terms:
     idle: float = 3600.0
     keep: float = 3600.0
     sessions: int = 1024
+    within: bool = False
+    alone: bool = False
 
 
 class Host(Protocol):
@@ -106,6 +110,10 @@ class Host(Protocol):
 
     def kept(self, key: str) -> dict[str, Tensor]:
         """All that steps have changed of the tensors that a session works with; not copies."""
+        ...
+
+    def moved(self, key: str) -> Tensor:
+        """What the tensors that a session works with have moved so far, float32 ``[1, P]``."""
         ...
 
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:

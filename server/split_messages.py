@@ -10,10 +10,12 @@ import torch
 from fedloom.backbones.lengths import Lengths
 from fedloom.backbones.packing import Read
 from fedloom.core.body import pieces
+from fedloom.core.chunks import chunk_message
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.protos import split_pb2 as pb
 from fedloom.server.messages import check_protocol
 from fedloom.server.split_host import Terms
+from fedloom.tuning.activation_codecs import Octets
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.targets import Places
 
@@ -22,9 +24,9 @@ __all__ = [
     "LegIn",
     "Mark",
     "answered_of",
-    "bytes_of",
     "check_open",
     "messages_of",
+    "parts_of",
     "read_leg",
 ]
 
@@ -85,7 +87,7 @@ class Answered:
     step: int
     version: int
     shape: tuple[int, ...]
-    body: bytes = field(repr=False)
+    body: Octets = field(repr=False)
     losses: FarLosses | None = None
 
 
@@ -98,8 +100,10 @@ def check_open(message: Any, terms: Terms) -> None:
     if message.plan != terms.plan:
         text = f"plan = {message.plan[:100]!r}; here it is {terms.plan!r}"
         raise SplitError(text, code="plan")
-    if (message.first, message.last) != (terms.first, terms.last):
-        asked = f"blocks {message.first} to {message.last}"
+    first, last = message.first, message.last
+    inside = terms.within and terms.first <= first < last <= terms.last
+    if not inside and (first, last) != (terms.first, terms.last):
+        asked = f"blocks {first} to {last}"
         raise SplitError(f"{asked}; here are {terms.first} to {terms.last}", code="cut")
     if message.labels not in pb.Labels.values() or (message.labels == pb.FAR and not terms.labels):
         raise SplitError("labels = far; here they stay at home", code="labels")
@@ -181,22 +185,21 @@ def _places(message: Any, shape: tuple[int, ...]) -> Places:
 def messages_of(answer: Answered) -> Iterator[bytes]:
     """An answer as it is sent: its header, then its body."""
     yield bytes(pb.Down(answer=_head(answer)).SerializeToString())
-    for offset, crc, data in pieces(answer.body):
-        chunk = pb.Chunk(offset=offset, crc32=crc, data=data)
-        yield bytes(pb.Down(chunk=chunk).SerializeToString())
+    for piece in pieces(answer.body):
+        yield chunk_message(*piece)
 
 
-def bytes_of(answer: Answered) -> bytes:
+def parts_of(answer: Answered) -> tuple[Octets, ...]:
     """An answer as it is kept: its body, its header, and four bytes of the header's length."""
     head = bytes(_head(answer).SerializeToString())
-    return answer.body + head + len(head).to_bytes(4, "little")
+    return answer.body, head, len(head).to_bytes(4, "little")
 
 
-def answered_of(kept: bytes) -> Answered:
+def answered_of(kept: Octets) -> Answered:
     """An answer that was kept."""
     end = len(kept) - 4
     size = int.from_bytes(kept[end:], "little")
-    head = pb.Answer.FromString(kept[end - size : end])
+    head = pb.Answer.FromString(bytes(kept[end - size : end]))
     said = head.losses
     losses = None
     if head.HasField("losses"):

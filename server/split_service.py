@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 
@@ -17,10 +17,25 @@ from fedloom.server.split_session import Session
 from fedloom.server.split_sessions import Sessions
 from fedloom.server.split_stream import Stream, next_part
 
-__all__ = ["SplitCalls"]
+__all__ = ["Finding", "SplitCalls"]
 
 Context: TypeAlias = Any
 """``grpc.aio.ServicerContext``, which has no types."""
+_OPENING = 30.0
+"""Seconds in which a stream says what it is for."""
+
+
+class Finding(Protocol):
+    """Knows the sessions among which an opening belongs."""
+
+    def of(self, client: ClientId, message: Any) -> Sessions:
+        """The sessions for a client's opening.
+
+        Raises:
+            SplitError: there are none for it (``plan``).
+            TransferError: not yet (``busy``).
+        """
+        ...
 
 
 @dataclass(eq=False)
@@ -29,13 +44,13 @@ class SplitCalls:
 
     Attributes:
         doorkeeper: says who is calling.
-        sessions: of the far blocks that are hosted.
+        finding: knows the sessions of the far blocks that are hosted.
         room: for bodies.
         counting: what is counted for whoever watches.
     """
 
     doorkeeper: Callable[[Context], ClientId]
-    sessions: Sessions
+    finding: Finding
     room: Room
     counting: Counting = field(default_factory=Counting)
 
@@ -47,31 +62,34 @@ class SplitCalls:
     async def _session(self, parts: AsyncIterator[bytes], context: Context) -> None:
         try:
             client = self.doorkeeper(context)
-            part = await next_part(parts, self.sessions.terms.patience)
+            part = await next_part(parts, _OPENING)
             if part is None or part.WhichOneof("part") != "open":
                 raise SplitError("a session begins with its opening", code="order")
-            session = await self.sessions.open(client, part.open)
-            await self._run(session, parts, context)
+            sessions = self.finding.of(client, part.open)
+            session = await sessions.open(client, part.open)
+            await self._run(sessions, session, parts, context)
         except TROUBLE as error:
             await turn_away(context, error, self.counting)
 
-    async def _run(self, session: Session, parts: AsyncIterator[bytes], context: Context) -> None:
+    async def _run(
+        self, sessions: Sessions, session: Session, parts: AsyncIterator[bytes], context: Context
+    ) -> None:
         stream = Stream(
             session,
             parts,
             context.write,
             self.room,
-            self.sessions.course,
+            sessions.course,
             check=lambda: self.doorkeeper(context),
         )
 
         async def talk() -> None:
-            await stream.send(pb.Down(ready=_ready(session, self.sessions.terms)))
+            await stream.send(pb.Down(ready=_ready(session, sessions.terms)))
             await stream.run()
 
-        await self.sessions.run(session, talk)
+        await sessions.run(session, talk)
         if stream.closed:
-            await self.sessions.close(session)
+            await sessions.close(session)
 
 
 def _ready(session: Session, terms: Terms) -> Any:

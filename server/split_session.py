@@ -19,8 +19,10 @@ from fedloom.protos import split_pb2 as pb
 from fedloom.server.failpoints import reach
 from fedloom.server.split_host import Host, Terms
 from fedloom.server.split_journal import Journal, SessionRow
-from fedloom.server.split_messages import Answered, LegIn, Mark, answered_of, bytes_of
+from fedloom.server.split_messages import Answered, LegIn, Mark, answered_of, parts_of
 from fedloom.tuning.activation_codecs import codec_named
+from fedloom.tuning.finite import is_finite
+from fedloom.tuning.leg_bytes import figure_bytes, length_bytes, place_bytes
 
 __all__ = ["Session"]
 
@@ -40,6 +42,8 @@ class Session:
         held: steps whose gradient may be asked for, and the shape that it has.
         newest: the highest step that came; None where that is not known after a restart.
         journal: where steps are written down; None for nowhere.
+        sent: bytes that the client's legs took, as `fedloom.tuning.leg_bytes` counts them.
+        received: bytes that the answers took.
     """
 
     key: str
@@ -52,6 +56,8 @@ class Session:
     held: dict[int, tuple[int, ...]] = field(default_factory=dict)
     newest: int | None = -1
     journal: Journal | None = None
+    sent: int = 0
+    received: int = 0
     _one: threading.RLock = field(default_factory=threading.RLock)
 
     @staticmethod
@@ -60,7 +66,8 @@ class Session:
         opened = pb.Open.FromString(row.opened)
         session = Session(row.key, row.client, opened, host, terms, journal=journal)
         session.done, session.newest = Mark(row.step, row.version), None
-        session.last = answered_of(row.answer)
+        session.last = answered_of(b"".join(row.answer))
+        session.sent, session.received = row.sent, row.received
         return session
 
     def agree(self, theirs: Mark | None) -> None:
@@ -148,7 +155,9 @@ class Session:
         out = self.host.forward(self.key, leg.step, hidden, packing, train=leg.train)
         if leg.train:
             self._hold(leg.step, tuple(out.shape))
-        return self._answer(leg, out)
+        answer = self._answer(leg, out)
+        self._count(leg, answer)
+        return answer
 
     def _backward(self, leg: LegIn) -> Answered:
         try:
@@ -164,6 +173,7 @@ class Session:
             self.evict(next(iter(self.held)))
 
     def _stepped(self, leg: LegIn, answer: Answered) -> Answered:
+        self._count(leg, answer)
         if leg.kind == pb.BACKWARD or leg.train:
             reach("step-done")
             self.done, self.last = Mark(leg.step, answer.version), answer
@@ -171,22 +181,34 @@ class Session:
             reach("step-written")
         return answer
 
+    def _count(self, leg: LegIn, answer: Answered) -> None:
+        examples = sum(map(len, leg.lengths.tokens)) if leg.lengths else 0
+        self.sent += len(leg.body) + length_bytes(examples)
+        if leg.places is None:
+            self.received += len(answer.body)
+            return
+        predictions = len(leg.places.index)
+        self.sent += place_bytes(predictions)
+        self.received += figure_bytes(predictions, leg.shape[0])
+        self.received += len(answer.body) if leg.train else 0
+
     def _write(self) -> None:
         if self.journal is None or self.done is None or self.last is None:
             return
         opened, lane = bytes(self.opened.SerializeToString()), self.host.lane(self.key)
-        step, version, answer = self.done.step, self.done.version, bytes_of(self.last)
-        row = SessionRow(self.key, self.client, lane, opened, step, version, answer)
-        self.journal.write(row, self.host.kept(self.key))
+        step, version, answer = self.done.step, self.done.version, parts_of(self.last)
+        where = (self.key, self.client, lane, opened, step, version, answer)
+        row = SessionRow(*where, self.sent, self.received)
+        self.journal.write(row, lambda: self.host.kept(self.key))
 
     def _tensor(self, leg: LegIn) -> Tensor:
-        found = codec_named(self.opened.codec_up).decode(bytes(leg.body), leg.shape)
-        if not bool(torch.isfinite(found).all()):
+        found = codec_named(self.opened.codec_up).decode(leg.body, leg.shape)
+        if not is_finite(found):
             raise SplitError(f"step {leg.step}: what came is not finite", code="not-finite")
         return found
 
     def _answer(self, leg: LegIn, tensor: Tensor) -> Answered:
-        if not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             text = f"step {leg.step}: what came of it is not finite"
             raise SplitError(text, code="not-finite")
         what = "forward" if leg.kind == pb.FORWARD else "backward"

@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.core.types import ClientId
+from fedloom.server.failpoints import reach
 from fedloom.server.split_course import Course
 from fedloom.server.split_host import Host, Terms
-from fedloom.server.split_journal import Journal
+from fedloom.server.split_journal import Journal, Moved
 from fedloom.server.split_messages import Mark, check_open
 from fedloom.server.split_session import Session
 
@@ -45,6 +48,9 @@ class Sessions:
         course: where everything that touches the host is done.
         journal: where steps are written down; None for nowhere.
         clock: seconds.
+        part: the host of some of its blocks, from the first up to the last that are asked for;
+            None where all are served together.
+        over: why there is no session any more; empty while there may be.
     """
 
     host: Host
@@ -52,6 +58,8 @@ class Sessions:
     course: Course
     journal: Journal | None = None
     clock: Callable[[], float] = time.monotonic
+    part: Callable[[int, int], Host] | None = None
+    over: str = ""
     _kept: dict[str, _Kept] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +75,15 @@ class Sessions:
             self.host.load(row.key, state, row.step)
             self._kept[row.key] = _Kept(session, left=self.clock())
 
+    @property
+    def live(self) -> int:
+        """Sessions that are on a stream now."""
+        return sum(kept.live for kept in self._kept.values())
+
+    def of(self, client: ClientId, message: Any) -> "Sessions":
+        """See `fedloom.server.split_service.Finding`: those of whoever asks."""
+        return self
+
     async def open(self, client: ClientId, message: Any) -> Session:
         """A new session, or one that goes on; an older stream of it is ended first.
 
@@ -74,6 +91,8 @@ class Sessions:
             SplitError: it cannot be had so, or client and host do not agree where it stands.
             TransferError: there are too many (``busy``).
         """
+        if self.over:
+            raise SplitError(self.over, code="plan")
         check_open(message, self.terms)
         key = f"{client}/{message.session.hex()}"
         await self._forget()
@@ -116,27 +135,66 @@ class Sessions:
         finally:
             own.cancel()
         if own.cancelled():
+            if self.over:
+                raise SplitError(self.over, code="plan")
             raise TransferError("the client came back on another stream", code="superseded")
         own.result()
 
     async def close(self, session: Session) -> None:
         """A session is over."""
-        if self._kept.pop(session.key, None) is not None:
-            await self.course.do(self._leave, session.key)
+        await self.course.do(self._leave, session)
 
-    def _leave(self, key: str) -> None:
+    def end(self, why: str) -> None:
+        """No session begins or goes on any more; what they came to stays."""
+        self.over = why
+        for kept in list(self._kept.values()):
+            if kept.stream is not None:
+                kept.stream.cancel()
+
+    def moved(self, client: ClientId) -> Moved | None:
+        """What a client's latest session has come to; None where it had none. In the course."""
+        every = [kept.session for kept in list(self._kept.values())]
+        own = [session for session in every if session.client == client]
+        if own:
+            return self._come_to(own[-1])
+        return None if self.journal is None else self.journal.moved(client)
+
+    def _leave(self, session: Session) -> None:
+        if session.key not in self._kept:
+            return
         if self.journal is not None:
-            self.journal.forget(key, self.host.lane(key))
-        self.host.leave(key)
+            lane = self.host.lane(session.key)
+            self.journal.forget(session.key, lane, session.client, self._come_to(session))
+            reach("session-closed")
+        self.host.leave(session.key)
+        self._kept.pop(session.key, None)
+
+    def _come_to(self, session: Session) -> Moved:
+        host, key = self.host, session.key
+        own = host.moved(key) if host.lane(key) else torch.zeros(1, 0)
+        return Moved(host.version(key), session.sent, session.received, own)
 
     async def _made(self, key: str, client: ClientId, message: Any) -> _Kept:
+        before = await self._ended(client) if self.terms.alone else None
         if len(self._kept) >= self.terms.sessions:
             text = f"{len(self._kept)} sessions; no more are taken now"
             raise TransferError(text, code="busy", retry_after=10.0)
         await self._joined(key)
-        session = Session(key, client, message, self.host, self.terms, journal=self.journal)
+        host = self.part(message.first, message.last) if self.part else self.host
+        session = Session(key, client, message, host, self.terms, journal=self.journal)
+        if before is not None:
+            session.sent, session.received = before.sent, before.received
         self._kept[key] = _Kept(session, left=self.clock())
         return self._kept[key]
+
+    async def _ended(self, client: ClientId) -> Moved | None:
+        """What a client's older sessions came to, which are over now."""
+        for kept in list(self._kept.values()):
+            if kept.session.client == client:
+                if kept.stream is not None:
+                    kept.stream.cancel()
+                await self.close(kept.session)
+        return await self.course.do(self.moved, client)
 
     async def _joined(self, key: str) -> None:
         """Let the host know; where sessions take turns, this one waits for its own."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from fedloom.core.body import Body
+from fedloom.core.chunks import read_chunk
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.protos import split_pb2 as pb
 from fedloom.server.messages import read
@@ -105,18 +106,18 @@ class Stream:
         except SplitError as error:
             if error.code not in _PASSING:
                 raise
-            self._freed(size)
+            self._done(size)
             said = pb.Error(kind=leg.kind, step=leg.step, code=error.code, text=str(error)[:500])
             await self.send(pb.Down(error=said))
         else:
             del leg
-            self._freed(size)
+            self._done(size)
             for message in messages_of(answer):
                 await self._send(message)
-        self._legs -= 1
-        await self.send(pb.Down(credit=pb.Credit(legs=1)))
 
-    def _freed(self, size: int) -> None:
+    def _done(self, size: int) -> None:
+        """A leg is no longer under way: before its answer is sent, after which another may come."""
+        self._legs -= 1
         self._taken -= size
         self.room.give(size)
 
@@ -161,12 +162,16 @@ class Stream:
         return replace(leg, body=body.data)
 
     async def _read_chunk(self, body: Body) -> None:
-        part = await self._next(None)
-        if part is None:
+        message = await _arrived(self.parts, None)
+        if message is None:
             raise TransferError("the stream ended within a leg", code="too-short", retry_after=0.0)
+        if found := read_chunk(message):
+            body.add(*found)
+            return
+        part = read(pb.Up, message)
         if part.WhichOneof("part") != "chunk":
             raise SplitError(f"{part.WhichOneof('part')} within a leg", code="order")
-        body.add(part.chunk.offset, part.chunk.crc32, part.chunk.data)
+        body.add(part.chunk.offset, part.chunk.sum, part.chunk.data)
 
     async def _next(self, seconds: float | None) -> Any:
         return await next_part(self.parts, seconds)
@@ -178,12 +183,16 @@ async def next_part(parts: AsyncIterator[bytes], seconds: float | None) -> Any:
     Raises:
         TransferError: none comes in time (``stalled``), or it cannot be read (``protocol``).
     """
+    message = await _arrived(parts, seconds)
+    return None if message is None else read(pb.Up, message)
+
+
+async def _arrived(parts: AsyncIterator[bytes], seconds: float | None) -> bytes | None:
     try:
         async with asyncio.timeout(seconds):
-            message = await anext(parts, None)
+            return await anext(parts, None)
     except TimeoutError:
         if seconds is None:
             raise
         text = f"nothing came for {seconds:g} s"
         raise TransferError(text, code="stalled", retry_after=1.0) from None
-    return None if message is None else read(pb.Up, message)

@@ -19,12 +19,9 @@ class StageHost:
 
     Attributes:
         stage: the far blocks.
-        moved: what the far tensors of sessions that are over have moved, by session: ``[1, P]``,
-            for whoever joins it with what the client's have.
     """
 
     stage: Stage
-    moved: dict[str, Tensor]
 
     def version(self, key: str) -> int:
         """See `Host.version`."""
@@ -37,6 +34,10 @@ class StageHost:
     def kept(self, key: str) -> dict[str, Tensor]:
         """See `Host.kept`."""
         return self.stage.lane(key).state()
+
+    def moved(self, key: str) -> Tensor:
+        """See `Host.moved`."""
+        return self.stage.lane(key).store.deltas()
 
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
         """See `Host.load`."""
@@ -77,4 +78,4 @@ class StageHost:
 
     def leave(self, key: str) -> None:
         """See `Host.leave`."""
-        self.moved[key] = self.stage.close(key)
+        self.stage.close(key)

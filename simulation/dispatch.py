@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import client_update
+from fedloom.codecs.exchange import client_update, with_far
 from fedloom.core.errors import ConfigError
-from fedloom.core.layout import Layout, Selector
+from fedloom.core.layout import Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Delta, Params
+from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
@@ -118,17 +118,19 @@ def dispatcher(
     return dispatch
 
 
-def _groups(tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    """Tasks that can share a chunk: the same numbers, tensors, and way of training."""
+def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[ClientTask]]:
+    """Tasks that can share a chunk: the same numbers, tensors, way of training, and cut."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
-        found.setdefault((task.work, task.selectors.train, task.blocks, way), []).append(task)
+        cut = split.at(task.bottom).cut if split is not None else None
+        key = (task.work, task.selectors.train, task.blocks, way, cut)
+        found.setdefault(key, []).append(task)
     return list(found.values())
 
 
 def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    found = _groups(tasks)
+    found = _groups(federation.split, tasks)
     if federation.split is not None and any(task.blocks for task in tasks):
         raise ConfigError("blocks: clients of a split model run all of its layers")
     if len(found) > 1 and federation.split is not None and federation.split.shared:
@@ -163,7 +165,7 @@ def _train(
     ]
     learner, train = federation.learner_of(tasks[0]), tasks[0].selectors.train
     if federation.split is not None:
-        split, work = federation.split, tasks[0].work
+        split, work = federation.split.at(tasks[0].bottom), tasks[0].work
         results = split.train(learner, params, train, work, cohort, briefing)
     else:
         session = federation.session_for(tasks[0])
@@ -189,6 +191,7 @@ def _update(
         num_examples=result.num_examples,
         metrics=result.metrics,
         cost=Cost(bytes_down=received, flops=result.flops, seconds=result.seconds),
+        model=params.layout,
         steps=result.steps,
     )
     if federation.split is None:
@@ -197,15 +200,5 @@ def _update(
     update = replace(update, cost=sent)
     if update.payload is None:
         return update
-    home = federation.split.home(task.selectors.sent(params.layout))
-    return _with_far(update, codec.decode(update.payload, home), result.far)
-
-
-def _with_far(update: ClientUpdate, arrived: Delta, far: Delta | None) -> ClientUpdate:
-    """The update beside what its client moved on the far side, which does not travel."""
-    if far is None:
-        return replace(update, payload=None, delta=arrived)
-    own = arrived.dense()
-    layout = Layout.concat((own.layout, far.layout))
-    both = Delta(layout, np.concatenate((own.vector, far.vector)))
-    return replace(update, payload=None, delta=both)
+    home = federation.split.at(task.bottom).home(task.selectors.sent(params.layout))
+    return with_far(update, codec.decode(update.payload, home), result.far)

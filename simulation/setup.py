@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.registry import create
 from fedloom.results.observe import Observer
@@ -20,11 +21,13 @@ from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity
+from fedloom.tuning.cut_needs import told
 from fedloom.tuning.data import Corpus, corpus_from_rows, load_examples
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
-from fedloom.tuning.split_training import SplitTraining, check_split, split_of
+from fedloom.tuning.split_checks import check_split
+from fedloom.tuning.split_training import SplitTraining, split_of
 
 __all__ = ["Choices", "Prepared", "prepare"]
 
@@ -128,6 +131,10 @@ def prepare(
         observer.note(model.note)
     check_selectors(job, model.layout)
     split = split_of(job, model, corpus.train)
+    for line in told(job, split.table) if split is not None else ():
+        observer.note(line)
+    for text in exposed(job.split):
+        observer.note(text)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     if earlier:
         capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)

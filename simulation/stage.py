@@ -90,7 +90,7 @@ class Stages:
         selectors, following = Selectors(train=stage.train), follows(up, down)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
         if prepared.split is not None:
-            sent = prepared.split.home(sent)  # the far side has its own tensors
+            sent = prepared.split.sent(sent)  # the far side has its own tensors
         learner = cast(Learner, create("learners", job.learner))
         sessions = StageSession(
             lambda params, train: training_session(prepared, params, stage, train)
@@ -105,7 +105,8 @@ class Stages:
                     selectors=selectors,
                     drawn=drawn_for(state, number),
                 )
-                cohort = replace(cohort, tiers=job.tiers, rounds=stage.rounds)
+                cuts = prepared.split.table if prepared.split is not None else None
+                cohort = replace(cohort, tiers=job.tiers, cuts=cuts, rounds=stage.rounds)
                 state, held = Held.taken_from(state, prepared.population)
                 model = Downlink(
                     state,

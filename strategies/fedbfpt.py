@@ -1,6 +1,6 @@
 """One layer at a time in a model of few layers: FedBFPT.
 
-Wang, Li, Chen, Liu and Xie, "FedBFPT: An Efficient Federated Learning Framework for BERT Further
+Wang, Li, Chen and Shou, "FedBFPT: An Efficient Federated Learning Framework for BERT Further
 Pre-training", IJCAI 2023. Clients hold a shallow model: the layers up to the one that trains, and
 above it a few drawn from the rest of the global model (progressive learning with sampled deep
 layers). They train and send that layer and the head; the layer moves deeper by halving what is left
@@ -78,16 +78,14 @@ class OneLayer:
         """One task per client: the round's layer and the head, and the client's own layers.
 
         Raises:
-            ConfigError: the layer has no tensors that may train.
+            ConfigError: the schedule comes to a layer that has no tensors that may train.
         """
         tasks, layout = Constant().plan(state, cohort), state.params.layout
         own = dict.fromkeys(s.block for s in layout if s.block.startswith("layer."))
         if not own:  # a head alone has no layers to choose from
             return tasks
+        self._check(cohort.rounds, tuple(own))
         layer = self._layer(state.version, cohort.rounds)
-        if f"layer.{layer}" not in own:
-            text = f"round {cohort.round} trains layer.{layer}; what may train: {', '.join(own)}"
-            raise ConfigError(f"strategy fedbfpt: {text}")
         numbers = [int(block.removeprefix("layer.")) for block in own]
         head = ("head",) if any("head" in spec.tags for spec in layout) else ()
         selectors = replace(cohort.selectors, train=(f"layer.{layer}", *head))
@@ -104,6 +102,14 @@ class OneLayer:
             )
             for name, task in tasks.items()
         }
+
+    def _check(self, rounds: int, own: tuple[str, ...]) -> None:
+        """Find a layer of a late round that cannot train before the first."""
+        wanted = [f"layer.{layer}" for layer in halving(rounds)] if self.progressive else []
+        missing = [block for block in ("layer.0", *wanted) if block not in own]
+        if missing:
+            text = f"{rounds} rounds come to {missing[0]}; what may train: {', '.join(own)}"
+            raise ConfigError(f"strategy fedbfpt: {text}")
 
     def _layer(self, done: int, rounds: int) -> int:
         """The layer that trains after so many of the stage's rounds."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from fedloom.core.cuts import MIB
 from fedloom.core.errors import require
 from fedloom.core.types import Client, ClientId, ClientTask, Cohort, LocalWork, State, Tier
 
@@ -33,7 +34,11 @@ class Constant:
 
 
 def task_for(client: Client, state: State, cohort: Cohort) -> ClientTask:
-    """What the job asks of a client, from the current version of the model."""
+    """What the job asks of a client, from the current version of the model.
+
+    Of a split model it takes the blocks that its kind of device has; else as many as the smaller
+    of two memories holds: its own, and that of its kind. Where neither is known, the job's.
+    """
     task = ClientTask(
         client=client.id,
         round=cohort.round,
@@ -42,10 +47,14 @@ def task_for(client: Client, state: State, cohort: Cohort) -> ClientTask:
         selectors=cohort.selectors,
         seed=cohort.seed,
     )
-    for tier in cohort.tiers:
-        if tier.name == client.tier:
-            return fitted(task, tier)
-    return task
+    tier = next((tier for tier in cohort.tiers if tier.name == client.tier), None)
+    if tier is not None:
+        task = fitted(task, tier)
+    if cohort.cuts is None or task.bottom is not None:
+        return task
+    said = (client.memory, tier.memory_mb * MIB if tier else 0)
+    memory = min((one for one in said if one), default=0)
+    return replace(task, bottom=cohort.cuts.bottom(memory, task.work)) if memory else task
 
 
 def fitted(task: ClientTask, tier: Tier) -> ClientTask:
@@ -59,4 +68,5 @@ def fitted(task: ClientTask, tier: Tier) -> ClientTask:
         codec=tier.codec or task.codec,
         work=tier.local or task.work,
         selectors=selectors,
+        bottom=tier.bottom,
     )

@@ -58,6 +58,9 @@ class Scaling:
     def kept(self, key: str) -> dict[str, Tensor]:
         return {"weight": torch.tensor([self.weight, self.steps], dtype=torch.float64)}
 
+    def moved(self, key: str) -> Tensor:
+        return torch.tensor([[self.weight]])
+
     def load(self, key: str, state: Mapping[str, Tensor], done: int) -> None:
         weight, steps = state["weight"].tolist()
         self.weight, self.steps = weight, int(steps)
@@ -133,18 +136,6 @@ class Serving:
     counting: Counting
 
 
-def split_calls(
-    host: Host,
-    terms: Terms,
-    room: int,
-    door: Callable[[object], str] | None = None,
-    journal: Journal | None = None,
-    threads: int = 1,
-) -> SplitCalls:
-    sessions = Sessions(host, terms, Course(threads), journal)
-    return SplitCalls(door or Anyone(), sessions, Room(room))
-
-
 @contextmanager
 def serving(
     host: Host,
@@ -154,26 +145,28 @@ def serving(
     authority: Authority | None = None,
     register: Register | None = None,
     threads: int = 1,
+    journal: Journal | None = None,
 ) -> Iterator[Serving]:
     """Serve in a thread, with mutual TLS where there is an authority."""
     loop, found = asyncio.new_event_loop(), []
     ready, end = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        door = None
+        door: Callable[[object], str] | None = None
         if authority is not None and register is not None:
             door = Certified(authority.federation, register)
-        calls = split_calls(host, terms, room, door, threads=threads)
+        sessions = Sessions(host, terms, Course(threads), journal)
+        calls = SplitCalls(door or Anyone(), sessions, Room(room))
         keys = authority.server_identity() if authority else None
         server = new_server()
         server.add_generic_rpc_handlers((calls.handler(),))
         port = bind(server, "127.0.0.1", 0, keys, authority)
         await server.start()
-        found.append(Serving(port, calls.sessions, calls.room, calls.counting))
+        found.append(Serving(port, sessions, calls.room, calls.counting))
         ready.set()
         await end.wait()
         await server.stop(0.2)
-        calls.sessions.course.close()
+        sessions.course.close()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
@@ -188,7 +181,8 @@ def serving(
 
 async def _alone(folder: Path, port: int) -> None:
     host = Scaling()
-    calls = split_calls(host, TERMS, 1 << 26, journal=Journal(folder / "split.sqlite"))
+    sessions = Sessions(host, TERMS, Course(), Journal(folder / "split.sqlite"))
+    calls = SplitCalls(Anyone(), sessions, Room(1 << 26))
     server = new_server()
     server.add_generic_rpc_handlers((calls.handler(),))
     print(bind(server, "127.0.0.1", port, None), flush=True)

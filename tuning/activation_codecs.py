@@ -4,7 +4,7 @@ Each codec states the largest error of an element, and is used in both direction
 little-endian, in the order of the elements.
 """
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -13,10 +13,21 @@ from torch import Tensor
 
 from fedloom.core.errors import CodecError, SplitError, UnknownNameError, nearest
 from fedloom.core.seeds import Stream
+from fedloom.tuning.finite import is_finite
 
-__all__ = ["ACTIVATION_CODECS", "ActivationCodec", "Bfloat16", "Blocks8", "Plain", "codec_named"]
+__all__ = [
+    "ACTIVATION_CODECS",
+    "ActivationCodec",
+    "Bfloat16",
+    "Blocks8",
+    "Octets",
+    "Plain",
+    "codec_named",
+]
 
 Floats = NDArray[np.float32]
+Octets: TypeAlias = bytes | memoryview
+"""Bytes, one by one."""
 
 LARGEST = float(np.finfo(np.float32).max) / 127
 """A scale above it has steps beyond float32."""
@@ -34,20 +45,26 @@ class ActivationCodec(Protocol):
         """Bytes that so many elements take."""
         ...
 
-    def encode(self, values: Tensor, draw: Stream) -> bytes:
+    def encode(self, values: Tensor, draw: Stream) -> Octets:
         """Pack a tensor of any shape.
 
         Args:
             values: floats.
             draw: where rounding takes its random numbers, if it takes any.
 
+        Returns:
+            The body; it may be the tensor's own memory, where that is as it is sent.
+
         Raises:
             SplitError: a value is not finite, or too large for the codec.
         """
         ...
 
-    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+    def decode(self, body: Octets, shape: tuple[int, ...]) -> Tensor:
         """Unpack into float32 (float64 where it was), of the given shape.
+
+        Returns:
+            The numbers; they may lie in the body's own memory, where that can be written to.
 
         Raises:
             CodecError: the body is of another size, or cannot have been written so.
@@ -75,17 +92,19 @@ class Plain:
         """Four bytes (or eight) an element."""
         return elements * self._dtype.itemsize
 
-    def encode(self, values: Tensor, draw: Stream) -> bytes:
+    def encode(self, values: Tensor, draw: Stream) -> Octets:
         """The numbers themselves."""
-        packed = _finite(self.name, values).to(self._dtype).numpy().astype(self._packed)
-        if not np.isfinite(packed).all():
-            raise _too_large(self.name)
-        return packed.tobytes()
+        found = values.detach().cpu().to(self._dtype)
+        _check(self.name, values, found)
+        return _octets(found.contiguous().numpy().astype(self._packed, copy=False))
 
-    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+    def decode(self, body: Octets, shape: tuple[int, ...]) -> Tensor:
         """The numbers themselves."""
         _sized(self, body, shape)
-        numbers = np.frombuffer(body, self._packed).astype(self._packed.newbyteorder("="))
+        numbers = np.frombuffer(body, self._packed)
+        own = not (numbers.flags.writeable and numbers.dtype.isnative)
+        if own:
+            numbers = numbers.astype(self._packed.newbyteorder("="))
         return torch.from_numpy(numbers).view(shape)
 
     def error_bound(self, values: Tensor) -> float:
@@ -103,14 +122,13 @@ class Bfloat16:
         """Two bytes an element."""
         return 2 * elements
 
-    def encode(self, values: Tensor, draw: Stream) -> bytes:
+    def encode(self, values: Tensor, draw: Stream) -> Octets:
         """Rounded to nearest, ties to even."""
-        packed = _finite(self.name, values).bfloat16()
-        if not bool(torch.isfinite(packed).all()):
-            raise _too_large(self.name)
-        return bytes(packed.view(torch.int16).numpy().astype("<i2").tobytes())
+        packed = values.detach().cpu().bfloat16()
+        _check(self.name, values, packed)
+        return _octets(packed.contiguous().view(torch.int16).numpy().astype("<i2", copy=False))
 
-    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+    def decode(self, body: Octets, shape: tuple[int, ...]) -> Tensor:
         """As float32, exactly."""
         _sized(self, body, shape)
         numbers = np.frombuffer(body, "<i2").astype(np.int16)
@@ -136,11 +154,10 @@ class Blocks8:
         """A byte an element and four a block."""
         return elements + 4 * -(-elements // self.block)
 
-    def encode(self, values: Tensor, draw: Stream) -> bytes:
+    def encode(self, values: Tensor, draw: Stream) -> Octets:
         """Scales, then steps from -127 to 127."""
-        flat = _finite(self.name, values).float().flatten()
-        if not bool(torch.isfinite(flat).all()):
-            raise _too_large(self.name)
+        flat = values.detach().cpu().float().flatten()
+        _check(self.name, values, flat)
         size = flat.numel()
         padded = np.zeros(-(-size // self.block) * self.block, dtype=np.float32)
         padded[:size] = flat.numpy()
@@ -155,7 +172,7 @@ class Blocks8:
         steps = np.clip(np.floor(ratios.reshape(-1) + part), -127, 127).astype(np.int8)
         return bytes(scales.astype("<f4").tobytes() + steps[:size].tobytes())
 
-    def decode(self, body: bytes, shape: tuple[int, ...]) -> Tensor:
+    def decode(self, body: Octets, shape: tuple[int, ...]) -> Tensor:
         """Steps times scales, float32."""
         _sized(self, body, shape)
         size = int(np.prod(shape))
@@ -197,19 +214,25 @@ def codec_named(name: str) -> ActivationCodec:
         raise UnknownNameError(f"activation codec {name!r}: {known}") from None
 
 
-def _finite(codec: str, values: Tensor) -> Tensor:
-    """The values in memory, checked."""
-    found = values.detach().cpu()
-    if not bool(torch.isfinite(found).all()):
+def _octets(numbers: NDArray[Any]) -> memoryview:
+    """The memory of an array that lies in one piece."""
+    return numbers.reshape(-1).view(np.uint8).data
+
+
+def _check(codec: str, values: Tensor, rounded: Tensor) -> None:
+    """Refuse values that are no numbers, or no numbers once they are rounded."""
+    if is_finite(rounded):
+        return
+    if not is_finite(values):
         raise SplitError(f"{codec}: a value is not finite", code="not-finite")
-    return found
+    raise _too_large(codec)
 
 
 def _too_large(codec: str) -> SplitError:
     return SplitError(f"{codec}: a value is too large for it", code="not-finite")
 
 
-def _sized(codec: ActivationCodec, body: bytes, shape: tuple[int, ...]) -> None:
+def _sized(codec: ActivationCodec, body: Octets, shape: tuple[int, ...]) -> None:
     expected = codec.nbytes(int(np.prod(shape)))
     if len(body) != expected:
         text = f"a body of {len(body)} bytes; {list(shape)} takes {expected}"

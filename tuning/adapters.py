@@ -55,12 +55,7 @@ def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) 
 
     Where there is an encoder and a decoder, layers are counted in each.
     """
-    stacks = Counter(b.rpartition("layer.")[0] for b in catalog.blocks if "layer." in b)
-    depth = min(stacks.values(), default=0)
-    bad = [n for n in layers if not -depth <= n < depth]
-    if bad:
-        raise ConfigError(f"adapter.layers = {bad[0]}: the backbone has layers 0 to {depth - 1}")
-    blocks = {f"{stack}layer.{n % count}" for stack, count in stacks.items() for n in layers}
+    blocks = {block for n in layers for block in _blocks(catalog, n, "adapter.layers")}
     # A pooler or a head is no place for an adapter: it is frozen, or trained in full.
     layered = [x for x in catalog.linears if "layer." in x.block]
     inside = [x for x in layered if not blocks or x.block in blocks]
@@ -71,6 +66,15 @@ def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) 
             known = {linear.name.rpartition(".")[2] for linear in inside}
             raise ConfigError(f"adapter.targets: no module {target!r}; {nearest(target, known)}")
     return [x for x in inside if any(_ends_in(x.name, target) for target in targets)]
+
+
+def _blocks(catalog: Catalog, layer: int, field: str) -> list[str]:
+    """The block of a layer's index, which is negative from the top; one in each stack."""
+    stacks = Counter(b.rpartition("layer.")[0] for b in catalog.blocks if "layer." in b)
+    depth = min(stacks.values(), default=0)
+    if not -depth <= layer < depth:
+        raise ConfigError(f"{field} = {layer}: the backbone has layers 0 to {depth - 1}")
+    return [f"{stack}layer.{layer % count}" for stack, count in stacks.items()]
 
 
 def _ends_in(name: str, target: str) -> bool:
@@ -86,10 +90,13 @@ class Lora:
 
     Args:
         rank: r.
-        alpha: numerator of the scaling (0: twice the rank).
+        alpha: numerator of the scaling (0: twice the rank, a layer's own one too).
         targets: module names, as PEFT's ``target_modules``; ``all-linear`` for every one.
         layers: indices of transformer layers, negative from the top; empty for all.
         rslora: scale by alpha / sqrt(r) (Kalajdzievski, 2023) instead of alpha / r.
+        ranks: pairs of a layer's index and the lower rank that it has, such as the layers beside
+            the cut of a split model (the idea of SplitFT, Shan et al., arXiv 2604.26388); what
+            they are scaled by is of that rank.
     """
 
     affine = False
@@ -101,32 +108,57 @@ class Lora:
         targets: tuple[str, ...] = (),
         layers: tuple[int, ...] = (),
         rslora: bool = False,
+        ranks: tuple[tuple[int, int], ...] = (),
     ) -> None:
         _require_layers("rank", rank)
         require(alpha >= 0, "adapter.alpha", alpha, "0 (twice the rank) or more")
-        self._rank, self._alpha = rank, alpha or 2.0 * rank
+        for layer, own in ranks:
+            text = f"1 to adapter.rank = {rank}"
+            require(1 <= own <= rank, f"adapter.ranks of layer {layer}", own, text)
+        self._rank, self._alpha, self._ranks = rank, alpha, ranks
         self._targets, self._layers, self._rslora = targets, layers, rslora
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
         """A and B for every target."""
-        scaling = self._alpha / (math.sqrt(self._rank) if self._rslora else self._rank)
-        targets = _targets(catalog, self._targets, LORA_TARGETS)
-        found = chosen(catalog, targets, self._layers)
-        return [LoraPart(linear, self._rank, scaling) for linear in found]
+        return [LoraPart(x, rank, self._scaling(rank)) for x, rank in self._chosen(catalog)]
+
+    def _alpha_of(self, rank: int) -> float:
+        return self._alpha or 2.0 * rank
+
+    def _scaling(self, rank: int) -> float:
+        return self._alpha_of(rank) / (math.sqrt(rank) if self._rslora else rank)
+
+    def _chosen(self, catalog: Catalog) -> list[tuple[Linear, int]]:
+        """Every target with its rank."""
+        found = chosen(catalog, _targets(catalog, self._targets, LORA_TARGETS), self._layers)
+        own: dict[str, int] = {}
+        for layer, rank in self._ranks:
+            blocks = _blocks(catalog, layer, "adapter.ranks: layer")
+            here = {linear.block for linear in found}.intersection(blocks)
+            if not here or here.intersection(own):
+                text = "each layer once, of those with an adapter"
+                raise ConfigError(f"adapter.ranks: layer = {layer}: {text}")
+            own |= dict.fromkeys(here, rank)
+        return [(linear, own.get(linear.block, self._rank)) for linear in found]
 
     def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
         """``LoraConfig``; the modules are named in full, so that layers need no pattern."""
-        targets = _targets(catalog, self._targets, LORA_TARGETS)
-        return {
+        found = self._chosen(catalog)
+        lower = {linear.name: rank for linear, rank in found if rank != self._rank}
+        config: dict[str, object] = {
             "peft_type": "LORA",
             "r": self._rank,
-            "lora_alpha": self._alpha,
+            "lora_alpha": self._alpha_of(self._rank),
             "lora_dropout": 0.0,
             "use_rslora": self._rslora,
             "bias": "none",
             "fan_in_fan_out": catalog.family == "gpt2",
-            "target_modules": [x.name for x in chosen(catalog, targets, self._layers)],
+            "target_modules": [linear.name for linear, _ in found],
         }
+        if lower:
+            alphas = {name: self._alpha_of(rank) for name, rank in lower.items()}
+            config |= {"rank_pattern": lower, "alpha_pattern": alphas}
+        return config
 
 
 class Ia3:

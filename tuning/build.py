@@ -119,19 +119,15 @@ def _saved_head(
     folder: Path, width: int, classes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None] | None:
     """The checkpoint's own classifier, where it has one of this shape."""
-    from safetensors import safe_open
+    from fedloom.backbones.checkpoint import open_checkpoint
+    from fedloom.backbones.head import SAVED_HEADS
 
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        return None
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        for name in ("classifier", "score"):
-            if f"{name}.weight" not in names:
-                continue
-            weight = file.get_tensor(f"{name}.weight").float().numpy()
-            if weight.shape != (classes, width):
-                return None
-            bias = f"{name}.bias"
-            return weight, file.get_tensor(bias).float().numpy() if bias in names else None
+    saved = open_checkpoint(folder, torch.device("cpu"))
+    for name in SAVED_HEADS:
+        weight, bias = (saved.find((f"{name}.{part}",)) for part in ("weight", "bias"))
+        if weight is None:
+            continue
+        if weight.shape != (classes, width):
+            return None
+        return weight.float().numpy(), None if bias is None else bias.float().numpy()
     return None

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from fedloom.core.errors import SplitError
+from fedloom.core.errors import ConfigError, SplitError
 from fedloom.core.layout import Layout, Selector
+from fedloom.core.split import SplitConfig
 from fedloom.core.types import Params
 
-__all__ = ["Cut", "own_params", "own_train"]
+__all__ = ["Cut", "cut_of", "own_params", "own_train"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,28 @@ class Cut:
         """Names of the blocks at home."""
         every = {"embeddings", "final", "head", *(f"layer.{i}" for i in range(depth))}
         return frozenset(every - self.far(depth))
+
+
+def cut_of(
+    split: SplitConfig, depth: int, bottom: int | None = None, where: str = "split.bottom"
+) -> Cut:
+    """Where a model of `depth` blocks is cut.
+
+    Args:
+        split: the job's keys.
+        depth: blocks of the model.
+        bottom: blocks below the far ones for some client; None for the job's.
+        where: what says so, for the message.
+
+    Raises:
+        ConfigError: no block is left far away.
+    """
+    below = split.bottom if bottom is None else bottom
+    top = split.top if split.labels == "home" else 0
+    if below + top >= depth:
+        text = f"{below} blocks below and {top} above leave none of {depth} far away"
+        raise ConfigError(f"{where}, split.top: {text}")
+    return Cut(below, depth - top, split.labels)
 
 
 def own_params(params: Params, side: Layout) -> Params:

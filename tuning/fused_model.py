@@ -8,17 +8,16 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedloom.backbones.base import Linear, Sites
-from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.backbones.packing import Read
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
-from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Part, Task
+from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.frozen import FrozenModules
 from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.parts import HeadPart
@@ -58,6 +57,8 @@ class FusedModel:
     ) -> None:
         self.backbone, self.adapter, self.task = backbone, adapter, task
         self.depth = backbone.shape.depth
+        layers = {f"layer.{i}" for i in range(self.depth)}
+        self._own_depth = self.depth if held is None else len(layers.intersection(held))
         own = task.pooling == "mean" and task.kind != "causal-lm"
         self.base = "" if own else f"{backbone.prefix}."
         self.catalog = self._make_catalog()
@@ -74,7 +75,7 @@ class FusedModel:
 
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
-        tensors = _tensors(backbone)
+        tensors = FrozenModules(backbone)
 
         def named(linear: Linear) -> Linear:
             return Linear(base + linear.name, linear.block, linear.d_in, linear.d_out)
@@ -84,7 +85,7 @@ class FusedModel:
             tuple(named(linear) for linear in backbone.linears),
             tuple(named(norm) for norm in backbone.norms),
             (*backbone.blocks, HEAD),
-            lambda name: tensors[name.removeprefix(base)],
+            lambda name: tensors.of(name.removeprefix(base)),
         )
 
     def _head(
@@ -104,9 +105,9 @@ class FusedModel:
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one token in a training step through every block."""
+        """Memory of one token in a training step through every block of this side."""
         full = {p.linear.block for p in self.composition.parts if isinstance(p, FullPart)}
-        kept = self.backbone.saved_bytes_per_token() * self.depth
+        kept = self.backbone.saved_bytes_per_token() * self._own_depth
         return kept + self.backbone.input_bytes_per_token() * len(full)
 
     @property
@@ -187,26 +188,3 @@ class FusedModel:
             order=np.arange(len(examples)) if order is None else order,
             limits=limits,
         )
-
-
-def _tensors(backbone: FusedBackbone) -> dict[str, Frozen]:
-    """The frozen tensors of every module, in transformers' shapes."""
-    turned = FAMILIES[backbone.shape.family].transposed
-    found = {}
-    for block in backbone.layers:
-        for product in block.products:
-            for member in product.members:
-                span = slice(member.start, member.stop)
-                weight = product.weight[span].t() if turned else product.weight[span]
-                bias = None if product.bias is None else _known(product.bias)[span]
-                found[member.name] = Frozen(weight, bias, transposed=turned)
-        for norm in (block.norm1, block.norm2):
-            bias, centred = norm.bias, norm.bias is not None
-            known = None if bias is None else _known(bias)
-            found[norm.name] = Frozen(norm.weight, known, eps=norm.eps, centred=centred)
-    return found
-
-
-def _known(bias: Tensor) -> Tensor:
-    """A bias; zeros where it is of a block that is not held, and so of no consequence."""
-    return torch.zeros(bias.shape) if bias.is_meta else bias

@@ -1,12 +1,12 @@
 """What a far side checks of a leg before it computes with it."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
 from fedloom.backbones.lengths import lengths_of
 from fedloom.core.errors import SplitError
+from fedloom.tuning.finite import is_finite
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.targets import Places
 
@@ -68,5 +68,5 @@ def _check(what: str, found: Tensor, shape: tuple[int, ...]) -> None:
         raise SplitError(f"{what}: {text}", code="shape")
     if not found.is_floating_point():
         raise SplitError(f"{what}: {found.dtype}; expected floats", code="dtype")
-    if not bool(torch.isfinite(found).all()):
+    if not is_finite(found):
         raise SplitError(f"{what}: a value is not finite", code="not-finite")

@@ -11,13 +11,11 @@ from fedloom.core.errors import SplitError
 from fedloom.core.seeds import stream
 from fedloom.tuning.activation_codecs import ActivationCodec
 from fedloom.tuning.far import FarLosses
+from fedloom.tuning.leg_bytes import figure_bytes, length_bytes, place_bytes
 from fedloom.tuning.stage import Stage
 from fedloom.tuning.targets import Places
 
 __all__ = ["Bytes", "Codecs", "NearStage"]
-
-NUMBER = 4
-"""Bytes of a length, a label, a place, or a figure of a loss."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ class NearStage:
         said, grad = self._stage.losses(self.session, step, sent, packing, places, train=train)
         for client in range(packing.clients):
             own = int((places.owner == client).sum())
-            self.bytes.add("up", client, 2 * NUMBER * own)
-            self.bytes.add("down", client, NUMBER * (3 + 2 * own))
+            self.bytes.add("up", client, place_bytes(own))
+            self.bytes.add("down", client, figure_bytes(own))
         if train:
             grad = self._down("backward", step, grad, packing)
         bad = FarLosses(
@@ -127,7 +125,7 @@ class NearStage:
 
     def _count_lengths(self, packing: Packing) -> None:
         for client, own in enumerate(lengths_of(packing).tokens):
-            self.bytes.add("up", client, NUMBER * len(own))
+            self.bytes.add("up", client, length_bytes(len(own)))
 
     def _up(self, what: str, step: int, values: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """What arrives over there, and which clients' numbers were finite, bool ``[k]``."""

@@ -8,6 +8,7 @@ With f_i the loss of client i's batch and eta the learning rate
     v2           S   <- S   - eta grad f_i(S)                 one copy, moved by each batch in turn
     sequential   as v2, and one session at a time
     concat       S   <- S   - eta / k sum_i grad f_i(S)       the batches of k clients as one
+    frozen       S   stays                                    there is nothing far that trains
 
 The frozen weights are there once. A client's own gradient is that of its own loss in every mode.
 """
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 from fedloom.core.errors import require
 from fedloom.core.split import MODES
 
-__all__ = ["StageOptions"]
+__all__ = ["ALONE", "StageOptions"]
+
+ALONE = ("v1", "frozen")
+"""Modes in which no session's batches touch another's tensors."""
 
 
 @dataclass(frozen=True)

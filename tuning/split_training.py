@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
-from fedloom.core.errors import ConfigError
+from fedloom.core.cuts import CutTable, widest
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout, Selector, Vector
 from fedloom.core.seeds import stream
@@ -15,58 +14,35 @@ from fedloom.core.types import Briefing, Delta, LocalWork, Params
 from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.cut import Cut
+from fedloom.tuning.cut_needs import cut_table
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.far import Far
 from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.guard import guarded
 from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.near import Codecs, NearStage
-from fedloom.tuning.ordering import StageOptions
+from fedloom.tuning.noise import SeededNoise
+from fedloom.tuning.ordering import ALONE, StageOptions
+from fedloom.tuning.split_checks import cut_model
 from fedloom.tuning.split_session import SplitSession
 from fedloom.tuning.stage import Stage
 
-__all__ = ["SplitTraining", "check_split", "split_of"]
-
-LEARNERS = ("backprop", "finite-difference")
-"""Those that ask a far side for nothing but hidden states and gradients."""
-
-
-def check_split(job: Job) -> None:
-    """Refuse a job whose split and other parts do not go together.
-
-    Raises:
-        ConfigError: a codec that is unknown, or a learner or tiers that a split model has not.
-    """
-    split = job.split
-    if split.mode == "none":
-        return
-    for name in (split.codec_up, split.codec_down):
-        codec_named(name)
-    if job.learner.name not in LEARNERS:
-        text = f"a split model (split.mode = {split.mode!r}) goes with {', '.join(LEARNERS)}"
-        raise ConfigError(f"learner = {job.learner.name!r}: {text}")
-    if job.tiers:
-        text = "a split model is cut alike for all clients; leave out [[tiers]]"
-        raise ConfigError(f"split.mode = {split.mode!r}: {text}")
+__all__ = ["SplitTraining", "split_of"]
 
 
 def split_of(job: Job, model: CohortModel, examples: Examples) -> "SplitTraining | None":
     """How a job trains over a split model; None where it does not.
 
     Raises:
-        ConfigError: the model has no blocks to cut between, or too few of them.
+        ConfigError: as `cut_model` says.
     """
     split = job.split
     if split.mode == "none":
         return None
-    where = f"split.mode = {split.mode!r}"
-    if not isinstance(model, FusedModel):
-        raise ConfigError(f"{where}: only models of the fused engine can be cut")
-    top = split.top if split.labels == "home" else 0
-    if split.bottom + top >= model.depth:
-        text = f"{split.bottom} blocks below and {top} above leave none of {model.depth} far away"
-        raise ConfigError(f"split.bottom, split.top: {text}")
-    cut = Cut(split.bottom, model.depth - top, split.labels)
-    return SplitTraining(model, examples, cut, split)
+    fused, cut = cut_model(job, model)
+    most, table = widest(split, job.tiers), cut_table(job, fused, cut)
+    return SplitTraining(fused, examples, cut, split, most, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,27 +52,38 @@ class SplitTraining:
     Attributes:
         model: the whole model.
         examples: the training examples.
-        cut: what is far away.
+        cut: what is far away; see `at`.
         config: how the sides work together.
+        most: the most blocks below the far ones that any client has.
+        table: what each number of them needs.
     """
 
     model: FusedModel
     examples: Examples
     cut: Cut
     config: SplitConfig
+    most: int
+    table: CutTable
 
     @property
     def shared(self) -> bool:
         """Whether all clients of a round move the same far tensors, and so train in one go."""
-        return self.config.mode != "v1"
+        return self.config.mode not in ALONE
+
+    def at(self, bottom: int | None) -> "SplitTraining":
+        """The same for clients with so many blocks below the far ones; None: the job's."""
+        if bottom is None or bottom == self.cut.first:
+            return self
+        return replace(self, cut=replace(self.cut, first=bottom))
 
     def home(self, layout: Layout) -> Layout:
         """Those tensors that clients hold."""
-        return Layout(tuple(spec for spec in layout if spec.name in self._home))
+        home = self.cut.home(self.model.depth)
+        return Layout(tuple(spec for spec in layout if spec.block in home))
 
-    @cached_property
-    def _home(self) -> Layout:
-        return self.model.holding(self.cut.home(self.model.depth)).layout
+    def sent(self, layout: Layout) -> Layout:
+        """Those tensors that every client is sent: what one with the most blocks holds."""
+        return self.at(self.most).home(layout)
 
     def train(
         self,
@@ -175,9 +162,23 @@ class _Round:
     ) -> list[LocalResult]:
         split, start = self.split, params or self.params
         session = SplitSession(
-            split.model, start, self.train, split.examples, cut=split.cut, fars=fars
+            split.model,
+            start,
+            self.train,
+            split.examples,
+            cut=split.cut,
+            fars=self._guarded(cohort, fars),
         )
         return self.learner.train(session, start, self.work, cohort, self.briefing)
+
+    def _guarded(self, cohort: Sequence[Assignment], fars: Sequence[Far]) -> list[Far]:
+        """One far side for all, or one for each, that gets what the job lets it have."""
+        groups = [cohort] if len(fars) == 1 else [[own] for own in cohort]
+        seed, turn = cohort[0].seed, cohort[0].round
+        return [
+            guarded(far, self.split.config, SeededNoise(seed, turn, [own.client for own in group]))
+            for far, group in zip(fars, groups, strict=True)
+        ]
 
     def _with_far(
         self, found: Sequence[LocalResult], fars: Sequence[NearStage]

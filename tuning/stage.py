@@ -15,7 +15,7 @@ from fedloom.tuning.far import FarLosses
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.lanes import Lane, Lanes, Sitting
 from fedloom.tuning.legs import check_grad, check_hidden, check_places
-from fedloom.tuning.ordering import StageOptions
+from fedloom.tuning.ordering import ALONE, StageOptions
 from fedloom.tuning.readout import losses_at
 from fedloom.tuning.tapes import Tape, Tapes
 from fedloom.tuning.targets import Places
@@ -118,7 +118,7 @@ class Stage:
         if clients > 1 and mode in ("sequential", "v2"):
             text = f"{clients} clients step together; mode {mode} takes them one by one"
             raise SplitError(f"session {session}: {text}", code="shape")
-        lane = self._lanes.make(clients) if mode == "v1" else self._common
+        lane = self._lanes.make(clients) if mode in ALONE else self._common
         self._sessions[session] = Sitting(lane, clients)
 
     def close(self, session: str) -> Tensor:

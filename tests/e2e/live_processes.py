@@ -22,7 +22,7 @@ from fedloom.server.failpoints import VARIABLE
 from fedloom.server.ledger import Ledger
 from fedloom.simulation.held import SLOT
 
-__all__ = ["Fleet", "era_rows", "table_of", "tensors", "until"]
+__all__ = ["Fleet", "era_rows", "free_ports", "table_of", "tensors", "until"]
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "text_era.jsonl.gz"
 LONGEST = 90.0
@@ -41,7 +41,7 @@ def era_rows(clients: int) -> list[dict[str, Any]]:
 
 def table_of(backbone: Path | str, clients: int, **changes: Any) -> dict[str, Any]:
     """A job for them; the ports are free ones, and stay the same when the server starts again."""
-    port, enrol_port = _free_ports()
+    port, enrol_port = free_ports()
     return {
         "name": "live",
         "partition": "natural",
@@ -73,7 +73,7 @@ def tensors(run: Path) -> dict[str, bytes]:
     return {name: a.tobytes() for name, a in found.items() if name != f"slot/{SLOT}"}
 
 
-def _free_ports() -> list[int]:
+def free_ports() -> list[int]:
     """Two ports below those that the system gives to whoever dials out."""
     draw, found = random.SystemRandom(), list[int]()
     while len(found) < 2:
@@ -149,6 +149,8 @@ class Fleet:
         assert self.server.stdout is not None
         readable, _, _ = select.select([self.server.stdout], [], [], LONGEST)
         told = self.server.stdout.readline() if readable else b""
+        while b'"event": "note"' in told:
+            told = self.server.stdout.readline()
         assert b'"open"' in told, (told, (self.folder / "server.err").read_text())
 
     def join(self, client: str) -> None:

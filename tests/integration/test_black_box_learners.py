@@ -174,6 +174,7 @@ def test_a_model_that_gives_no_number_is_not_sent(
             num_examples=result.num_examples,
             metrics=result.metrics,
             cost=Cost(),
+            model=params.layout,
         )
         assert update.payload is None  # which the server refuses as no-delta
 

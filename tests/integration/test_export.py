@@ -121,6 +121,21 @@ def test_options_of_lora_reach_peft(model_folder: Folders, ragged: Ragged, tmp_p
     np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 5.0])
+@pytest.mark.parametrize("name", ["bert", "gpt2-lm", "vit"])
+def test_layers_of_a_rank_of_their_own_reach_peft(
+    model_folder: Folders, ragged: Ragged, tmp_path: Path, name: str, alpha: float
+) -> None:
+    case = CASES[name]
+    options: dict[str, Option] = {"rank": 4, "alpha": alpha, "ranks": ((0, 2), (1, 1))}
+    examples = case.examples(ragged).take(np.arange(6))
+    model, params = exported(case, model_folder, Component("lora", options), tmp_path)
+    assert len({spec.shape[0] for spec in model.layout if "A" in spec.tags}) > 1
+    here = evaluate(model.session(params, (), examples), params, examples).loss
+    there = losses_in_peft(in_peft(case, model_folder, tmp_path), case, examples, tmp_path)
+    np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-5)
+
+
 def test_both_engines_write_the_same_files(model_folder: Folders, tmp_path: Path) -> None:
     case = CASES["llama"]
     for engine in ("fused", "transformers"):

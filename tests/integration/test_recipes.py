@@ -1,4 +1,4 @@
-"""Every recipe of steps along directions for a few rounds on a tiny model."""
+"""Every recipe with local steps for a few rounds on a tiny model of three blocks."""
 
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ SCALARS = {
 }
 
 
-def table_of(name: str, backbone: Path, folder: Path) -> dict[str, Any]:
+def table_of(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     """A recipe as it is, but for the model, the data and how long it runs."""
     table = read_toml(recipes()[name])
+    backbone = models[table["backbone"].get("task", "classify")]
     table["backbone"] |= {"name": str(backbone), "max_tokens": 32, "dtype": "float32"}
     table["data"] = {"client": "client", "split": "split"}
     table["run"] = {"directory": str(folder), "workers": 1, "cache_gb": 0.1, "cache_disk_gb": 0.0}
@@ -40,20 +41,22 @@ def table_of(name: str, backbone: Path, folder: Path) -> dict[str, Any]:
     table["local"]["steps"] = min(table["local"].get("steps", 1), 4)
     if "patience" in table["strategy"]:
         table["strategy"]["patience"] = 2
+    if "split" in table:
+        table["split"]["bottom"] = min(table["split"]["bottom"], 1)
+        at_home = [n for n in table["adapter"].get("layers", ()) if n in (0, -1)]
+        table["adapter"]["layers"] = at_home
     for tier in table.get("tiers", ()):  # the tiny model has three blocks
         tier["train"] = [p.replace("layer.5", "layer.2") for p in tier.get("train", ["head", "B"])]
     return table
 
 
-def played(name: str, backbone: Path, folder: Path) -> Run:
-    return fedloom.simulate(
-        table_of(name, backbone, folder), data=labelled_rows(), observer=Quiet()
-    )
+def played(name: str, models: dict[str, Path], folder: Path) -> Run:
+    return fedloom.simulate(table_of(name, models, folder), data=labelled_rows(), observer=Quiet())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_recipe_moves_the_model(name: str, text_model: dict[str, Path], tmp_path: Path) -> None:
-    run = played(name, text_model["classify"], tmp_path)
+    run = played(name, text_model, tmp_path)
     start: Params = run.prepared.model.initial(run.prepared.job.seed)
     assert len(run.history) == 4
     assert np.isfinite(run.history["evaluation.loss"]).all()
@@ -67,5 +70,5 @@ def test_a_recipe_moves_the_model(name: str, text_model: dict[str, Path], tmp_pa
 def test_an_exact_head_learns_in_a_few_rounds(
     name: str, text_model: dict[str, Path], tmp_path: Path
 ) -> None:
-    loss = played(name, text_model["classify"], tmp_path).history["evaluation.loss"]
+    loss = played(name, text_model, tmp_path).history["evaluation.loss"]
     assert loss[-1] < loss[0] - 0.02  # of three classes: ln 3 = 1.10 before

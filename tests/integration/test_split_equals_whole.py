@@ -7,6 +7,7 @@ from cohorts import CASES, Folders, Ragged, cohort, start
 from splits import ALL, Split, cuts, fused
 
 from fedloom.core.types import LocalWork
+from fedloom.tuning.cut import Cut
 from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.ordering import StageOptions
 
@@ -34,3 +35,21 @@ def test_every_cut_moves_every_tensor_as_the_whole_model_does(
         for mine, other in zip(found, whole, strict=True):
             np.testing.assert_array_equal(mine.delta, other.delta, err_msg=str(cut))
             assert mine.metrics == other.metrics
+
+
+@pytest.mark.parametrize(("codec", "most"), [("float64", 0.0), ("bf16", 0.02), ("int8", 0.05)])
+@pytest.mark.parametrize("name", ["bert", "gpt2-lm", "vit"])
+def test_frozen_far_blocks_leave_what_trains_at_home_as_it_is(
+    model_folder: Folders, ragged: Ragged, name: str, codec: str, most: float
+) -> None:
+    case, clients = CASES[name], cohort()
+    model, examples = fused(case, model_folder, torch.float64), case.examples(ragged)
+    params, cut = model.initial(3), Cut(1, model.depth)
+    train = tuple(s.name for s in model.layout if s.block == "layer.0" or "head" in s.tags)
+    whole = Backprop().train(model.session(params, train, examples), params, WORK, clients)
+    split = Split(model, params, examples, cut, codec, train)
+    found, _ = split.at_once(clients, WORK, StageOptions("frozen"))
+    assert split.stage(WORK, StageOptions("frozen")).trained.size == 0
+    for mine, other in zip(found, whole, strict=True):
+        delta = model.layout.gather(mine.delta, other.layout)
+        assert np.linalg.norm(delta - other.delta) <= most * np.linalg.norm(other.delta)

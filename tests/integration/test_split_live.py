@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fedloom.core.errors import SplitError
 from fedloom.core.types import LocalWork
 from fedloom.server.gang_host import GangHost
 from fedloom.server.split_host import Terms
+from fedloom.server.split_journal import Journal
 from fedloom.server.stage_host import StageHost
 from fedloom.tuning.cut import Cut
 from fedloom.tuning.learners.backprop import Backprop
@@ -63,7 +65,7 @@ def session(split: Split, far: RemoteFar) -> SplitSession:
 @pytest.mark.parametrize("codec", ["float64", "int8"])
 @pytest.mark.parametrize("name", ["bert", "gpt2-lm", "vit"])
 def test_every_cut_over_a_stream(
-    model_folder: Folders, ragged: Ragged, name: str, codec: str
+    model_folder: Folders, ragged: Ragged, tmp_path: Path, name: str, codec: str
 ) -> None:
     # One client of a cohort over the wire finds the bits that it finds over a far side in its own
     # process, int8 with its random rounding included; in float64 those of the whole model.
@@ -76,14 +78,16 @@ def test_every_cut_over_a_stream(
         split = Split(model, params, examples, cut, codec)
         near, _ = split.at_once([client], WORK, options)
         stage = split.stage(WORK, options)
-        host = StageHost(stage, {})
-        with serving(host, terms_of(split)) as server:
+        journal = Journal(tmp_path / f"{cut}.sqlite")
+        with serving(StageHost(stage), terms_of(split), journal=journal) as server:
             with fars(split, server.port, [client.client]) as found:
                 own = session(split, found[client.client])
                 (home,) = Backprop().train(own, params, WORK, [client])
             assert server.counting.refused == {}
-        (moved,) = host.moved.values()
-        joined = split.joined(home, stage, moved.numpy()[0])
+        moved = journal.moved(client.client)
+        assert moved is not None
+        journal.close()
+        joined = split.joined(home, stage, moved.delta.numpy()[0])
         np.testing.assert_array_equal(joined.delta, near[0].delta, err_msg=str(cut))
         if codec == "float64":
             np.testing.assert_array_equal(joined.delta, whole[0].delta, err_msg=str(cut))
@@ -154,7 +158,7 @@ def test_sessions_take_turns_and_nobody_keeps_one(model_folder: Folders, ragged:
     case = CASES["bert"]
     model, examples = fused(case, model_folder, torch.float64), case.examples(ragged)
     split = Split(model, start(model), examples, Cut(1, model.depth), "float64")
-    host = StageHost(split.stage(WORK, StageOptions("sequential")), {})
+    host = StageHost(split.stage(WORK, StageOptions("sequential")))
     terms = replace(terms_of(split), idle=0.3, keep=0.0)
     with serving(host, terms) as server, fars(split, server.port, ["silent"]):
         # It has its turn and says nothing; after 0.3 s the next one has it.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from zlib import crc32
 
 import grpc
 import numpy as np
@@ -18,6 +17,7 @@ from split_server import TERMS, WIDTH, Scaling, Serving, serving
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import Channel
 from fedloom.client.span import RemoteFar, SpanPlan
+from fedloom.core.body import word_sum
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.protos import split_pb2 as pb
 from fedloom.protos.split_pb2_grpc import SplitStub
@@ -60,7 +60,7 @@ def leg(kind: Any = pb.FORWARD, step: int = 0, **changes: Any) -> Any:
 
 
 def chunk(data: bytes = BODY, **changes: Any) -> Any:
-    return pb.Up(chunk=pb.Chunk(**{"offset": 0, "crc32": crc32(data), "data": data, **changes}))
+    return pb.Up(chunk=pb.Chunk(**{"offset": 0, "sum": word_sum(data), "data": data, **changes}))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ LEGS = {
         "labels",
         "a leg with labels; they stay at home",
     ),
-    "damaged": ([opening(), leg(), chunk(crc32=1)], "chunk-crc", "the piece at 0 was damaged"),
+    "damaged": ([opening(), leg(), chunk(sum=1)], "chunk-crc", "the piece at 0 was damaged"),
     "offset": ([opening(), leg(), chunk(offset=4)], "chunk-order", "the next one begins at 0"),
     "cut-short": (
         [opening(), leg(), chunk(BODY[:8])],

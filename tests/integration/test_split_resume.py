@@ -1,5 +1,8 @@
 """Streams of split sessions that break: each step is done once, whatever was lost."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ from torch import Tensor
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import Channel
 from fedloom.client.span import RemoteFar, SpanPlan
+from fedloom.client.stopping import Stop, Stopped
 from fedloom.core.errors import SplitError
 from fedloom.tuning.far import remote_span
 
@@ -76,6 +80,33 @@ def test_breaks_anywhere(unbroken: tuple[float, list[Tensor], int], first: int) 
     assert all(torch.equal(a, b) for a, b in zip(found, gradients, strict=True))
     assert (host.weight, host.steps) == (weight, STEPS)
     assert host.held == {}
+
+
+def test_the_last_word_after_a_break(unbroken: tuple[float, list[Tensor], int]) -> None:
+    # The line holds for what four steps take, and not for what comes after them.
+    host = Scaling()
+    with serving(host) as server, over_line(server.port, [unbroken[2]]) as (far, line):
+        train(far)
+        assert far.sync() == STEPS
+        assert not line.budget
+    assert host.steps == STEPS
+
+
+@pytest.mark.parametrize("leg", ["forward", "backward"])
+def test_a_signal_ends_the_wait_for_an_answer(leg: str) -> None:
+    over, stop = threading.Event(), Stop()
+
+    def hang(what: str) -> None:
+        if what == leg:
+            os.kill(os.getpid(), signal.SIGTERM)
+            over.wait()
+
+    with serving(Scaling(before=hang)) as server, over_line(server.port, []) as (far, _):
+        with pytest.raises(Stopped), stop.signals(), stop.interruptible():
+            train(far, range(1))
+        assert stop.is_set()
+        far.drop()
+        over.set()
 
 
 def test_a_far_side_that_forgot_is_not_gone_on_with() -> None:

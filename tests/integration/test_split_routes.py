@@ -11,7 +11,8 @@ from split_server import serving
 from splits import Split, fused
 
 from fedloom.client.channel import Channel
-from fedloom.client.router import Router, Served
+from fedloom.client.paths import Hop, Served
+from fedloom.client.router import Router
 from fedloom.client.span import RemoteFar, SpanPlan
 from fedloom.core.errors import ConfigError, SplitError
 from fedloom.core.types import LocalWork
@@ -73,10 +74,10 @@ def test_a_third_of_the_calls_fails_and_the_gradients_are_those_of_the_whole(
     Flaky.failures = 0
     with stages(model, [s for s in spans if s[1] <= model.depth], client.client) as (served, lines):
 
-        def connect(stage: Served) -> RemoteFar:
+        def connect(hop: Hop) -> RemoteFar:
             dtype = torch.float64
-            plan = SpanPlan("frozen", stage.first, stage.last, dtype, "float64", "float64")
-            return RemoteFar(lines[stage.name].split, plan, attempts=1)
+            plan = SpanPlan("frozen", hop.first, hop.last, dtype, "float64", "float64")
+            return RemoteFar(lines[hop.stage.name].split, plan, attempts=1)
 
         now = [0.0]
 

@@ -89,11 +89,11 @@ class Recorded:
     ) -> Generator[Any, None, None]:
         def kept() -> Iterator[Any]:
             for part in parts:
-                self.sent += part.SerializeToString()
+                self.sent += part
                 yield part
 
         for part in self.channel.split(kept(), begun):
-            self.sent += part.SerializeToString()
+            self.sent += part
             yield part
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedloom.backbones.base import Linear
+from fedloom.core.component import Option
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component, create
 from fedloom.tuning.adapters import BitFit, Bottleneck, HeadOnly, Ia3, Lora
@@ -85,6 +86,32 @@ def test_scaling_of_lora() -> None:
     assert scaling(Lora(rank=4, alpha=4, rslora=True)) == 4 / math.sqrt(4)
 
 
+def ranks(adapter: Lora) -> list[tuple[int, float]]:
+    parts = adapter.parts(bert())
+    assert all(isinstance(part, LoraPart) for part in parts)
+    return [(p.rank, p.scaling) for p in parts if isinstance(p, LoraPart)]
+
+
+def test_layers_of_a_rank_of_their_own() -> None:
+    lower = ((1, 2), (-1, 3))
+    one = (("query",), (), False, lower)
+    # alpha / r of each layer: 8 / 4, 8 / 2, 8 / 3; twice the layer's own rank without alpha.
+    assert ranks(Lora(4, 8.0, *one)) == [(4, 2.0), (2, 4.0), (3, 8 / 3)]
+    assert ranks(Lora(4, 0.0, *one)) == [(4, 2.0), (2, 2.0), (3, 2.0)]
+    rooted = ranks(Lora(4, 8.0, ("query",), (), True, lower))
+    assert rooted == [(4, 4.0), (2, 8 / math.sqrt(2)), (3, 8 / math.sqrt(3))]
+    a, b = Lora(4, ranks=lower).parts(bert())[2].specs  # the query of layer 1
+    assert (a.shape, b.shape) == ((2, 8), (8, 2))
+
+
+def test_peft_s_patterns_name_what_has_a_rank_of_its_own() -> None:
+    config = Lora(rank=4, targets=("query",), ranks=((0, 4), (1, 2))).peft_config(bert())
+    name = "bert.encoder.layer.1.attention.self.query"
+    assert (config["rank_pattern"], config["alpha_pattern"]) == ({name: 2}, {name: 4.0})
+    assert config["r"] == 4
+    assert "rank_pattern" not in Lora(rank=4).peft_config(bert())
+
+
 def test_ia3_scales_outputs_and_inputs_in_the_models_order() -> None:
     parts = Ia3(layers=(0,)).parts(bert())
     assert [(part.module.rpartition("layer.0.")[2], part.before) for part in parts] == [
@@ -132,6 +159,9 @@ def test_affine_adapters() -> None:
     [
         (Lora(targets=("qury",)), "no module 'qury'; known: dense, .* did you mean 'query'"),
         (Lora(layers=(3,)), "adapter.layers = 3: the backbone has layers 0 to 2"),
+        (Lora(ranks=((3, 4),)), "adapter.ranks: layer = 3: the backbone has layers 0 to 2"),
+        (Lora(ranks=((2, 4), (-1, 3))), "adapter.ranks: layer = -1: each layer once"),
+        (Lora(layers=(0,), ranks=((1, 4),)), "layer = 1: each layer once, of those with an adap"),
         (Ia3(layers=(-4,)), "adapter.layers = -4: the backbone has layers 0 to 2"),
         (BitFit(layers=(7,)), "adapter.layers = 7: the backbone has layers 0 to 2"),
         (Bottleneck(targets=("classifier",)), "no module 'classifier'"),
@@ -155,10 +185,15 @@ def test_a_family_without_defaults_needs_targets(adapter: Lora | Ia3 | Bottlenec
         ("lora", {"rank": 0}, "adapter.rank = 0: 1 or more"),
         ("lora", {"alpha": -1.0}, "adapter.alpha = -1.0"),
         ("bottleneck", {"width": 0}, "adapter.width = 0: 1 or more"),
-        ("lora", {"ranks": 4}, "unknown option 'ranks'; .*did you mean 'rank'"),
+        ("lora", {"rnk": 4}, "unknown option 'rnk'; .*did you mean 'rank'"),
+        ("lora", {"ranks": 4}, "adapters.lora.ranks = 4: expected a list"),
+        ("lora", {"ranks": (2, 4)}, r"adapters.lora.ranks\[0\] = 2: expected a list"),
+        ("lora", {"ranks": ((2, 4, 1),)}, r"ranks\[0\] = \(2, 4, 1\): expected 2 values"),
+        ("lora", {"ranks": ((2, 9),)}, "adapter.ranks of layer 2 = 9: 1 to adapter.rank = 8"),
+        ("lora", {"ranks": ((2, 0),)}, "adapter.ranks of layer 2 = 0: 1 to adapter.rank = 8"),
     ],
 )
-def test_options_are_checked(name: str, options: dict[str, int], message: str) -> None:
+def test_options_are_checked(name: str, options: dict[str, Option], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create("adapters", Component(name, options))
 

@@ -106,6 +106,12 @@ def test_who_is_there_is_who_was_heard_of_lately_and_has_examples() -> None:
     assert board.counts == (2, 0)
 
 
+def test_what_a_device_says_of_itself_is_known_of_the_client() -> None:
+    board = Board(Clock())
+    board.seen("a", 3, tier="phone", memory=2**30)
+    assert board.present(10) == (Client("a", 3, "phone", 2**30),)
+
+
 def test_who_waits_counts_as_there() -> None:
     clock = Clock()
     board = Board(clock)

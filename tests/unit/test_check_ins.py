@@ -90,8 +90,8 @@ def test_a_device_says_of_what_kind_it_is(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("fedloom.server"), "propagate", True)
     calls.tiers = ["phone"]
-    check_in(calls, num_examples=3, device={"tier": "phone"})
-    assert calls.board.present(10.0) == (Client("attic", 3, "phone"),)
+    check_in(calls, num_examples=3, device={"tier": "phone", "memory": 2**30})
+    assert calls.board.present(10.0) == (Client("attic", 3, "phone", 2**30),)
     for _ in range(2):
         check_in(calls, num_examples=3, device={"tier": "toaster"})
     assert calls.board.present(10.0) == (Client("attic", 3, ""),)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fedloom.client.manifest import Manifest, Order
 from fedloom.client.settings import ClientSettings
 from fedloom.client.stopping import Stop
 from fedloom.client.worker import Worker
-from fedloom.client.workshop import Workshop
+from fedloom.client.workshop import Far, Workshop
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.downlink import Downlink, Form
 from fedloom.core.advance import Advance, Contribution, Move
@@ -154,7 +155,8 @@ def test_a_task_that_must_come_again_is_not_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ClientSettings(data=str(tmp_path / "own.csv"))
-    workshop = Workshop(tmp_path / "state", settings, federation="f", stop=Stop())
+    far = cast(Far, None)  # the model is not split
+    workshop = Workshop(tmp_path / "state", settings, federation="f", stop=Stop(), far=far)
 
     def astray(*_: object) -> None:
         raise TransferError("another", code="resync")

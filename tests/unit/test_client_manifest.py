@@ -77,7 +77,9 @@ def test_a_server_names_none_within_another_either(inner: object) -> None:
 
 
 def order(**changes: Any) -> str:
-    task = ClientTask("c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7)
+    task = ClientTask(
+        "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7, blocks=(0, 2, 2)
+    )
     return json.dumps({"task": to_table(task), "stage": 1, **changes})
 
 
@@ -85,7 +87,7 @@ def test_a_work_order() -> None:
     found = read_order(order(), read_manifest(manifest()))
     assert found.stage == 1
     assert found.task == ClientTask(
-        "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7
+        "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7, blocks=(0, 2, 2)
     )
 
 

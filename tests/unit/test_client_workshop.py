@@ -1,15 +1,22 @@
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from fedloom.client.manifest import Manifest
 from fedloom.client.settings import ClientSettings
+from fedloom.client.span import SpanPlan
+from fedloom.client.split_work import Connect, Remote, SplitWork
 from fedloom.client.stopping import Stop
 from fedloom.client.workshop import Workshop
-from fedloom.core.errors import DataError, TransferError
+from fedloom.core.errors import DataError, FedloomError, SplitError, TransferError
+from fedloom.core.job import job_from
 from fedloom.protos.federation_pb2 import Blob, Chunk, Task
 from fedloom.tuning.data import Corpus
+
+if TYPE_CHECKING:
+    from fedloom.client.worker import Worker
 
 SHA = "a" * 64
 
@@ -24,10 +31,17 @@ def cut(sha256: str, offset: int) -> Iterator[Chunk]:
     yield Chunk()
 
 
+def no_far(manifest: Manifest) -> Connect:
+    def connect(plan: SpanPlan) -> Remote:
+        raise TransferError("no far side", code="protocol")
+
+    return connect
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     given = ClientSettings(data=str(tmp_path / "own.csv"))
-    return Workshop(tmp_path / "state", given, federation="f", stop=Stop())
+    return Workshop(tmp_path / "state", given, federation="f", stop=Stop(), far=no_far)
 
 
 TASK = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))
@@ -95,6 +109,65 @@ def test_whatever_fails_in_a_task_is_told(
     assert len(text) <= 500
     # the journal has no open task: the next one begins at one
     assert workshop._journal.begin("t", 1) == 1
+
+
+def failing(workshop: Workshop, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    held(workshop)
+    monkeypatch.setattr(workshop, "_made", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SplitError("no room", code="memory"),
+        SplitError("another has its turn", code="busy"),
+        TransferError("64 sessions", code="busy", retry_after=10.0),
+        TransferError("no answer", code="unreachable", retry_after=0.0),
+        TransferError("this device stops", code="abandoned"),
+    ],
+)
+def test_a_far_side_that_cannot_now_is_asked_again(
+    workshop: Workshop, error: FedloomError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(workshop, error, monkeypatch)
+    for _ in range(5):  # more often than a task is begun
+        with pytest.raises(TransferError, match=str(error)):
+            workshop.work(TASK, nothing)
+    assert workshop.failure == ("", "")
+
+
+def test_a_round_that_is_over_is_left_without_harm(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing(workshop, SplitError("round 3 is over", code="plan"), monkeypatch)
+    workshop._worker = worker = cast("Worker", object())
+    with caplog.at_level("INFO", logger="fedloom.client"):
+        assert workshop.work(TASK, nothing) is None
+    assert workshop.failure == ("t", "round 3 is over")
+    assert workshop._worker is worker  # the model stays in memory
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_another_cut_loads_the_model_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[SplitWork] = []
+
+    def make(*parts: Any) -> object:
+        made.append(parts[-1])
+        return object()
+
+    monkeypatch.setattr("fedloom.client.worker.Worker", make)
+    job = job_from({"split": {"mode": "v1"}})
+    manifest, corpus = Manifest("f", job, (), "", ()), Corpus.__new__(Corpus)
+    workshop._job = SHA
+    for bottom in (None, None, 3, 3, 1):
+        workshop._at_work(manifest, corpus, bottom)
+    assert [work.bottom for work in made] == [None, 3, 1]
+    assert {work.name for work in made} == {SHA}
 
 
 def test_a_data_file_that_changes_is_read_again(workshop: Workshop, tmp_path: Path) -> None:

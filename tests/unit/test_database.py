@@ -114,7 +114,7 @@ def test_another_version_of_the_tables_is_refused(tmp_path: Path) -> None:
     with database.writing() as connection:
         connection.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(RunError, match=r"state\.sqlite: .*tables 99, here 2"):
+    with pytest.raises(RunError, match=r"state\.sqlite: .*tables 99, here 3"):
         Database.open(tmp_path, exclusive=True)
 
 

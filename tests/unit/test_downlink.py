@@ -98,6 +98,7 @@ def test_with_fedkseeds_numbers_a_round_is_below_18_kib() -> None:
         num_examples=200,
         metrics={},
         cost=Cost(),
+        model=LAYOUT,
         steps=Steps(moved, scalars, STEP, agreed),
     )
     assert sent.payload is not None

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from fedloom.codecs.dense import BFloat16, Float32
-from fedloom.codecs.exchange import changed, client_update, received, sent_down
+from fedloom.codecs.exchange import changed, client_update, received, sent_down, with_far
 from fedloom.codecs.quantized import Int8
 from fedloom.core.errors import CodecError
 from fedloom.core.layout import ALL, Layout, TensorSpec
-from fedloom.core.types import ClientTask, Cost, Params, Selectors
+from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Params, Selectors
 
 HEAD = TensorSpec("head", (2,), tags=frozenset({"head"}))
 BODY = TensorSpec("body", (3,), tags=frozenset({"lora"}))
@@ -49,6 +49,7 @@ def test_an_update_is_the_delta_and_its_cost() -> None:
         num_examples=9,
         metrics={"loss": 0.5},
         cost=Cost(flops=4.0, bytes_up=99),
+        model=LAYOUT,
     )
     assert update.payload is not None
     assert BFloat16().decode(update.payload, LAYOUT).vector.tolist() == [1, 2, 3, 4, 5]
@@ -60,15 +61,37 @@ def test_only_what_is_asked_for_goes_up() -> None:
     task = ClientTask("ann", 3, 2, selectors=Selectors(up=("head",)))
     delta = np.array([1, 2, 3, 4, 5], dtype=np.float32)
     found = client_update(
-        task, LAYOUT, delta, Float32(), num_examples=9, metrics={}, cost=Cost()
+        task, LAYOUT, delta, Float32(), num_examples=9, metrics={}, cost=Cost(), model=LAYOUT
     ).payload
     assert found is not None
     assert Float32().decode(found, LAYOUT.select(("head",))).vector.tolist() == [4.0, 5.0]
 
 
+def test_tensors_go_up_in_the_models_order() -> None:
+    # What has a gradient stands before what moved along directions, whatever the model's order.
+    parts = [LAYOUT.select((spec.name,)) for spec in LAYOUT]
+    other = Layout.concat(reversed(parts))
+    delta = other.gather(np.array([4, 5, 1, 2, 3], dtype=np.float32), other)
+    found = client_update(
+        TASK, other, delta, Float32(), num_examples=9, metrics={}, cost=Cost(), model=LAYOUT
+    ).payload
+    assert found is not None
+    assert Float32().decode(found, LAYOUT).vector.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
 def test_a_delta_that_is_not_finite_is_not_sent() -> None:
     delta = np.array([1, 2, np.nan, 4, 5], dtype=np.float32)
-    update = client_update(
-        TASK, LAYOUT, delta, Float32(), num_examples=9, metrics={"loss": 7.0}, cost=Cost()
-    )
+    told = {"num_examples": 9, "metrics": {"loss": 7.0}, "cost": Cost(), "model": LAYOUT}
+    update = client_update(TASK, LAYOUT, delta, Float32(), **told)  # type: ignore[arg-type]
     assert (update.payload, update.cost.bytes_up, update.metrics) == (None, 0, {"loss": 7.0})
+
+
+def test_what_moved_far_away_stands_beside_what_came() -> None:
+    head, body = Layout((HEAD,)), Layout((BODY,))
+    came = Delta(head, np.array([1, 2], dtype=np.float32))
+    far = Delta(body, np.array([3, 4, 5], dtype=np.float32))
+    update = ClientUpdate("ann", 3, 9)
+    both = with_far(update, came, far).delta
+    assert both is not None
+    assert (both.layout.names, both.vector.tolist()) == (("head", "body"), [1, 2, 3, 4, 5])
+    assert with_far(update, came, None).delta is came

@@ -36,6 +36,8 @@ def test_part_shares_the_weights() -> None:
     members = (Member("q", 0, 2), Member("k", 2, 3), Member("v", 3, 5))
     product = Product(members, torch.randn(5, 4), torch.randn(5))
     part = product.part(1, 3)
+    assert isinstance(part.weight, Tensor)
+    assert isinstance(product.weight, Tensor)
     assert part.members == (Member("k", 0, 1), Member("v", 1, 3))
     assert part.weight.data_ptr() == product.weight[2:].data_ptr()
     x = torch.randn(3, 4)

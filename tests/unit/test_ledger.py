@@ -8,7 +8,7 @@ from fedloom.server.database import Database
 from fedloom.server.ledger import Ledger
 from fedloom.server.records import Entry, OpenRound, Place, Result, Ticket, Written
 
-COHORT = [Client("ann", 10), Client("bob", 20), Client("cy", 30, "phone")]
+COHORT = [Client("ann", 10), Client("bob", 20), Client("cy", 30, "phone", 2**31)]
 
 
 @pytest.fixture

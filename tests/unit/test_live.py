@@ -1,5 +1,6 @@
 """Rounds of a live federation, played with clients that are functions."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from small_server import LAYOUT, Noted, frame_of, opened, plan_of, take
 
+from fedloom.core.cuts import CutTable, Need
 from fedloom.core.types import Params, State
 from fedloom.server.board import Offer
 from fedloom.server.course import Played
@@ -99,6 +101,22 @@ def test_after_its_last_try_a_round_ends_with_nothing(tmp_path: Path) -> None:
             (done,) = played(federation)
     assert done.report.accepted == 0
     assert done.state.params.vector.tolist() == [0.0] * 4
+
+
+def test_of_a_split_model_a_client_is_asked_to_hold_what_its_memory_does(tmp_path: Path) -> None:
+    asked: dict[str, int | None] = {}
+    with opened(tmp_path) as federation:
+        needs = (Need(100, 0, 0), Need(200, 0, 0))
+        federation.live.plan = replace(federation.live.plan, cuts=CutTable(1, needs, 8))
+
+        def answer(offer: Offer) -> None:
+            asked[offer.ticket.client] = json.loads(offer.order)["task"].get("bottom")
+            sends(federation, 1.0)(offer)
+
+        with clients(federation, {"ann": answer, "bob": answer}):
+            federation.board.seen("ann", 3, memory=200)
+            played(federation)
+    assert asked == {"ann": 2, "bob": None}  # of bob nothing is known
 
 
 def test_a_paused_federation_begins_no_round(tmp_path: Path) -> None:

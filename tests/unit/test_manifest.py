@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from small_server import LAYOUT, plan_of
 
@@ -10,6 +12,7 @@ from fedloom.core.job import RunConfig
 from fedloom.core.serving import ServerConfig
 from fedloom.server.contents import Content
 from fedloom.server.manifest import manifest
+from fedloom.server.split_plan import SplitPlan
 
 FILES = {"config.json": Content("ab" * 32, 12), "model.safetensors": Content("cd" * 32, 99)}
 
@@ -38,3 +41,11 @@ def test_nothing_of_the_server_is_told(tmp_path: Path) -> None:
 
 def test_it_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert manifest(plan_of(tmp_path), "f", FILES) == manifest(plan_of(tmp_path), "f", FILES)
+
+
+def test_a_device_knows_what_weights_stages_must_serve(tmp_path: Path) -> None:
+    whole = plan_of(tmp_path)
+    split = SimpleNamespace(weights="5d" * 32)
+    plan = replace(whole, split=cast(SplitPlan, split))
+    assert read_manifest(manifest(plan, "f", FILES)).weights == "5d" * 32
+    assert read_manifest(manifest(whole, "f", FILES)).weights == ""

@@ -11,6 +11,7 @@ from fedloom.server.messages import (
     blob_of,
     device_of,
     holding_of,
+    memory_of,
     patience_of,
     plain,
     read,
@@ -61,6 +62,8 @@ def test_a_device_in_a_few_words() -> None:
     phone = pb.Device(machine="aarch64", system="Android", cores=8, tier="phone\n")
     assert device_of(phone) == "aarch64 Android, 8 cores, tier phone"
     rude = pb.Device(machine="\x1b[2J" + "x" * 1000, memory=2**64 - 1)
+    assert (memory_of(device), memory_of(pb.Device())) == (2**31, 0)
+    assert memory_of(rude) == 2**62  # more than that, a ledger could not write down
     assert device_of(rude) == "[2J" + "x" * 76 + " , 0 cores, 17179869184.0 GiB"
 
 

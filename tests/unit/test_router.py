@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from fedloom.backbones.base import Packing
 from fedloom.backbones.lengths import Lengths, packing_of
-from fedloom.client.router import Router, Served
+from fedloom.client.paths import Hop, Served
+from fedloom.client.router import Router
 from fedloom.core.errors import SplitError, TransferError
 from fedloom.tuning.far import remote_span
 
@@ -37,16 +39,16 @@ class World:
     waits: list[float] = field(default_factory=list)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
 
-    def connect(self, stage: Served) -> "Fake":
-        return Fake(self, stage)
+    def connect(self, hop: Hop) -> "Fake":
+        return Fake(self, hop)
 
     def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
         self.now += seconds
 
-    def router(self, *stages: Served, last: int = 4, **options: float) -> Router:
+    def router(self, *stages: Served, last: int = 4, **options: Any) -> Router:
         clock = lambda: self.now  # noqa: E731
-        return Router(stages, self.connect, 0, last, clock=clock, sleep=self.sleep, **options)  # type: ignore[arg-type]
+        return Router(stages, self.connect, 0, last, clock=clock, sleep=self.sleep, **options)
 
 
 @dataclass
@@ -54,13 +56,13 @@ class Fake:
     """A session that multiplies, and forgets everything when it fails."""
 
     world: World
-    stage: Served
+    hop: Hop
     held: set[int] = field(default_factory=set)
     dropped: bool = False
 
     @property
     def factor(self) -> float:
-        return float(np.prod(BLOCKS[self.stage.first : self.stage.last]))
+        return float(np.prod(BLOCKS[self.hop.first : self.hop.last]))
 
     def forward(self, step: int, hidden: Tensor, packing: Packing, *, train: bool) -> Tensor:
         self._called("forward")
@@ -81,7 +83,7 @@ class Fake:
 
     def _called(self, what: str) -> None:
         assert not self.dropped
-        name = self.stage.name
+        name = self.hop.stage.name
         self.world.calls[name, what] += 1
         self.world.now += self.world.seconds.get(name, 0.0)
         if name in self.world.down or self.world.random.random() < self.world.rate:
@@ -90,14 +92,14 @@ class Fake:
 
 def test_the_quickest_path_is_taken() -> None:
     # a-b would take 0.02 + 0.02 s, c 0.1 s; once b has taken a second, it is expected to take
-    # 0.02 + 0.2 (1 - 0.02) = 0.216 s, so that c is quicker
+    # 0.02 + 0.2 (1 - 0.02) = 0.216 s, and c 0.05 s for the same blocks
     world = World(seconds={"b": 1.0})
     a, b, c = Served("a", 0, 2), Served("b", 2, 4), Served("c", 0, 4, throughput=40.0)
     router = world.router(a, b, c)
     x = torch.ones(1, 2, 3)
     assert torch.equal(router.forward(1, x, PACKING, train=False), x * 210)
     assert torch.equal(router.forward(2, x, PACKING, train=False), x * 210)
-    assert world.calls == {("a", "forward"): 1, ("b", "forward"): 1, ("c", "forward"): 1}
+    assert world.calls == {("a", "forward"): 2, ("b", "forward"): 1, ("c", "forward"): 1}
 
 
 def test_only_the_span_that_failed_is_computed_again() -> None:
@@ -158,3 +160,41 @@ def test_a_step_that_is_long_gone() -> None:
         router.backward(1, x)
     assert refused.value.code == "evicted"
     assert torch.equal(router.backward(3, x), x * 210)
+
+
+def test_a_stage_serves_any_blocks_within_its_own() -> None:
+    # Of 0 to 4 only 1 to 3 are far: neither stage begins and ends there.
+    world = World()
+    stages = (Served("low", 0, 2), Served("high", 2, 4))
+    router = Router(stages, world.connect, 1, 3)
+    x = torch.ones(1, 2, 3)
+    assert torch.equal(router.forward(1, x, PACKING, train=True), x * 15)
+    assert torch.equal(router.backward(1, x), x * 15)
+
+
+def test_stages_that_come_later_are_found() -> None:
+    world = World(down={"a"})
+    late: list[Served] = []
+
+    def look() -> list[Served]:
+        if world.now > 7:
+            late[:] = [Served("b", 0, 4)]
+        return late
+
+    router = world.router(Served("a", 0, 4), look=look)
+    x = torch.ones(1, 2, 3)
+    assert torch.equal(router.forward(1, x, PACKING, train=True), x * 210)
+    assert world.waits == [5.0, 5.0]  # a is left alone for 15 s, b is there after 7
+    assert world.calls["a", "forward"] == 1
+
+
+def test_a_device_that_stops_looks_for_no_other_way() -> None:
+    class Stopping(Fake):
+        def forward(self, step: int, hidden: Tensor, packing: Packing, *, train: bool) -> Tensor:
+            raise TransferError("this device stops", code="abandoned")
+
+    world = World()
+    router = Router([Served("a", 0, 4)], lambda hop: Stopping(world, hop), 0, 4)
+    with pytest.raises(TransferError, match="this device stops"):
+        router.forward(1, torch.ones(1, 2, 3), PACKING, train=True)
+    assert router.failures == 0

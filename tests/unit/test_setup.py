@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from small_jobs import WORDS, classify_table, labelled_rows, write_rows
 
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.job import Job, job_from
 from fedloom.core.layout import ALL
 from fedloom.core.split import SplitConfig
+from fedloom.core.types import ClientTask
 from fedloom.server.setup import plan_of
 
 CLASSES = sorted(WORDS)
@@ -67,8 +69,66 @@ def test_what_cannot_be_served(text_model: dict[str, Path], tmp_path: Path) -> N
         plan_of(job_of(text_model, tmp_path, str(rows)), silent)
 
 
-def test_split_models_are_simulated_only(text_model: dict[str, Path], tmp_path: Path) -> None:
+LIVE: list[tuple[dict[str, Any], str]] = [
+    ({"server": {"evaluate_clients": 2}}, "server.evaluate_clients = 2: clients hold a part"),
+    ({"split": {"mode": "frozen"}}, r"split.stages = \[\]: split.mode = 'frozen' needs stages"),
+    (
+        {"split": {"mode": "sequential"}},
+        "clients_per_round = 6: split.mode = 'sequential': live clients take turns by rounds",
+    ),
+    ({"split": {"bottom": 2}}, "2 blocks below and 1 above leave none of 3"),
+    ({"learner": {"name": "forward-gradient"}}, "learner = 'forward-gradient': a split model"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), LIVE)
+def test_what_a_live_split_cannot_have(
+    text_model: dict[str, Path], tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    changes = dict(changes)
+    table = classify_table(text_model["classify"])
+    table["data"]["classes"] = CLASSES
+    table["split"] = {"mode": "v1", "bottom": 1} | changes.pop("split", {})
+    table["server"] = {"directory": str(tmp_path / "state")} | changes.pop("server", {})
+    with pytest.raises(ConfigError, match=text):
+        plan_of(job_from(table | changes), silent)
+
+
+def test_devices_fetch_what_they_hold_of_a_split_model(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    job, notes = job_of(text_model, tmp_path, classes=CLASSES), list[str]()
+    split = SplitConfig("v1", bottom=1)
+    plan = plan_of(dataclasses.replace(job, split=split), notes.append)
+    names = load_file(plan.files["model.safetensors"])
+    assert {n.split("layer.")[1][0] for n in names if "layer." in n} == {"0", "2"}
+    assert plan.split is not None
+    assert (plan.split.hosted, plan.split.shared, plan.split.mode) == (True, False, "v1")
+    down = {spec.block for spec in plan.split.down(plan.start.layout)}
+    assert down == {"layer.0", "layer.2", "head"}
+    assert any("split.bottom = 1" in note for note in notes)
+
+
+def test_clients_with_fewer_blocks_send_fewer_tensors(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
     job = job_of(text_model, tmp_path, classes=CLASSES)
-    split = dataclasses.replace(job, split=SplitConfig("v1"))
-    with pytest.raises(ConfigError, match=r"split.mode = 'v1': simulations only"):
-        plan_of(split, silent)
+    wide, own = SplitConfig("v1", bottom=1), SplitConfig("v1", bottom=0, most_bottom=1)
+    plans = [plan_of(dataclasses.replace(job, split=each), silent) for each in (wide, own)]
+    assert plans[0].files == plans[1].files  # the same blocks are at home at most
+    split, layout, task = plans[1].split, plans[1].start.layout, ClientTask("ann", 1, 0)
+    assert split is not None
+    assert {spec.block for spec in split.up(task, layout)} == {"layer.2", "head"}
+    more = dataclasses.replace(task, bottom=1)
+    assert split.up(more, layout) == split.down(layout)
+
+
+def test_one_client_a_round_has_far_tensors_of_its_own(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    job = job_of(text_model, tmp_path, classes=CLASSES)
+    alone = tuple(dataclasses.replace(stage, clients_per_round=1) for stage in job.stages)
+    split = SplitConfig("sequential", bottom=1)
+    plan = plan_of(dataclasses.replace(job, split=split, stages=alone), silent)
+    assert plan.split is not None
+    assert (plan.split.mode, plan.split.shared) == ("v1", False)

@@ -19,7 +19,7 @@ from fedloom.tuning.base import Session
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.optimizers import optimizer_for
 
-__all__ = ["Backprop", "local_batches"]
+__all__ = ["Backprop", "local_batches", "step_count"]
 
 
 class Backprop:
@@ -82,8 +82,7 @@ def local_batches(assignment: Assignment, work: LocalWork) -> Iterator[NDArray[n
     if work.max_examples and len(rows) > work.max_examples:
         rows = rows[draw.permutation(len(rows))[: work.max_examples]]
     per_epoch = -(-len(rows) // work.batch_size)
-    steps = work.steps or work.epochs * per_epoch
-    for step in range(steps):
+    for step in range(step_count(len(rows), work)):
         if step % per_epoch == 0:
             shuffled = rows[draw.permutation(len(rows))]
         start = step % per_epoch * work.batch_size
@@ -96,3 +95,9 @@ def _on_host(tensor: Tensor) -> NDArray[np.float32]:
         return tensor.numpy()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor).numpy()
+
+
+def step_count(examples: int, work: LocalWork) -> int:
+    """Steps that a client of so many training examples takes in a round."""
+    used = min(examples, work.max_examples or examples)
+    return work.steps or work.epochs * -(-used // work.batch_size)

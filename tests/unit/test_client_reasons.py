@@ -1,0 +1,13 @@
+from fedloom.client.reasons import in_words, short
+
+
+def test_too_little_memory_is_said_in_plain_words() -> None:
+    assert in_words(ValueError("no")) == "ValueError: no"
+    text = in_words(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert text.startswith("out of memory (RuntimeError: ")
+
+
+def test_a_reason_is_a_short_line() -> None:
+    assert short("one\n  two") == "one two"
+    assert short("a" * 501) == "a" * 497 + "..."
+    assert short("a" * 500) == "a" * 500
