@@ -18,14 +18,14 @@ from fedloom.progress import Quiet
 
 __all__ = ["WAYS"]
 
-NNADQ: Mapping[str, object] = {"name": "nnadq", "weight": 1e-4}
-COARSE: Mapping[str, object] = {"name": "nnadq", "weight": 1e-3}
+NNADQ: Mapping[str, object] = {"name": "nnadq", "weight": 1e-3}
+FINE: Mapping[str, object] = {"name": "nnadq", "weight": 1e-4}
 BLOCKWISE: Mapping[str, object] = {"name": "blockwise", "bits": 4}
 WAYS: Mapping[str, tuple[object, bool]] = {
     "dense": ("float32", False),
-    "NNADQ": (NNADQ, False),
+    "NNADQ, weight 1e-4": (FINE, False),
+    "FedOBD, weight 1e-4": (FINE, True),
     "FedOBD": (NNADQ, True),
-    "FedOBD, weight 1e-3": (COARSE, True),
     "FedOBD, blockwise": (BLOCKWISE, True),
 }
 """How a number travels, and whether blocks are dropped, by name."""

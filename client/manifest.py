@@ -90,8 +90,8 @@ def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
     _check_trusted("adapters", job.adapter, allow)
     for learner in (job.learner, *(tier.learner for tier in job.tiers)):
         _check_trusted("learners", learner, allow)
-    own = (*(stage.codec_up for stage in job.stages), *(tier.codec for tier in job.tiers))
-    for codec in (job.codec_up, job.codec_down, *own):
+    theirs = (*(stage.codec_up for stage in job.stages), *(tier.codec for tier in job.tiers))
+    for codec in (job.codec_up, job.codec_down, *theirs):
         _check_trusted("codecs", codec, allow)
     return manifest
 

@@ -57,7 +57,7 @@ class Nnadq:
         ConfigError: an option is out of range.
     """
 
-    weight: float = 1e-4
+    weight: float = 1e-3
     bits: int = 32
 
     name: ClassVar[str] = "nnadq"

@@ -1,6 +1,6 @@
 """What few bits an element keep of real updates and weights: `nnadq` beside `blockwise`.
 
-Usage: ``codecs.py [--backbone FOLDER]``, from the repository's root. Updates are those of all
+Usage: ``few_bits.py [--backbone FOLDER]``, from the repository's root. Updates are those of all
 layers after 20 steps on topics of Debian packages, by AdamW and by SGD; the weights are the
 model's. For each weight of `nnadq`, `blockwise` has the most levels with which its frame is no
 larger. Sizes are of frames; errors are relative to the norm of what was coded.
