@@ -140,11 +140,11 @@ class Live:
         """Say where clients reach this server."""
         self._stand(address=address, port=port, enrol_port=enrol_port)
 
-    def ended(self, *, interrupted: bool) -> None:
-        """There are no more rounds, or none of this process."""
+    def ended(self, done: int, *, interrupted: bool) -> None:
+        """There are no more rounds after so many, or none of this process."""
         self._stand(phase="stopped" if interrupted else "finished")
         if not interrupted:
-            self.board.finish(f"all {self.standing.round} rounds are done")
+            self.board.finish(f"all {done} rounds are done")
 
     def _asked_of_clients(self, index: int, model: Params) -> Metrics:
         job, number = self.plan.job, self.standing.round
