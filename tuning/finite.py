@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ def is_finite(values: Tensor) -> bool:
     found = values.detach()
     if found.device.type == "cpu" and found.dtype != torch.bfloat16:
         # In the thread that asks: torch's own would wake all others for so little.
-        total = float(found.numpy().sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(found.numpy().sum())
     else:
         total = float(found.sum())
     return math.isfinite(total) or bool(torch.isfinite(found).all())
