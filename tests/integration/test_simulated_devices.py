@@ -10,6 +10,7 @@ from fedloom.api import job_of
 from fedloom.core.errors import ConfigError
 from fedloom.progress import Quiet
 from fedloom.results.history import line_from_json, line_to_json
+from fedloom.simulation.devices import outgrown
 from fedloom.simulation.simulator import Run, simulate
 
 WAYS = ("device", "network")
@@ -79,3 +80,11 @@ def test_an_unknown_device_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match="devices: unknown name 'rpi9'"):
         ran(tmp_path, text_model["classify"], device="rpi9")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_too_small_is_told_of() -> None:
+    small = {"name": "custom", "memory_mb": 2.0}
+    job = job_of({"device": small, "tiers": [{"name": "a", "device": {**small, "memory_mb": 3.0}}]})
+    assert outgrown(job, 3 * 2**20) == ""
+    assert outgrown(job, 5 * 2**20) == "a client held 5 MiB; its device has 3"
+    assert outgrown(job_of({}), 2**60) == ""

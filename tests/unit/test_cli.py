@@ -251,7 +251,7 @@ def test_sweep_explains_itself_and_lists_what_it_would_run(
 
 
 def test_a_target_is_told_of_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [str(synthetic_run(tmp_path / name, name)) for name in ("one", "two")]
+    runs = [str(synthetic_run(tmp_path / name).path) for name in ("one", "two")]
     assert main(["report", *runs, "--out", str(tmp_path / "both"), "--target", "0.5"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["run", "one", "two"]

@@ -89,11 +89,12 @@ def test_a_language_model_is_shown_by_its_perplexity(tmp_path: Path) -> None:
 
 
 def test_cost_has_a_unit_that_fits(tmp_path: Path) -> None:
-    drawn = cost([record(tmp_path)])
+    one = record(tmp_path)
+    drawn = cost([one])
     assert drawn is not None
     # 24 rounds: 283 MB, 36 s; 984 seconds and 7200 joules on the devices
     assert [axes.get_xlabel() for axes in drawn.axes] == ["MB", "seconds"]
-    drawn = on_devices([record(tmp_path)])
+    drawn = on_devices([one])
     assert drawn is not None
     assert [axes.get_xlabel() for axes in drawn.axes] == ["minutes", "kJ"]
 

@@ -94,7 +94,7 @@ def test_several_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_target_has_a_table_of_its_own(tmp_path: Path) -> None:
-    paths = [synthetic_run(tmp_path / name, name) for name in ("one", "two")]
+    paths = [synthetic_run(tmp_path / name).path for name in ("one", "two")]
     text = write_report(paths, out=tmp_path / "both", target=0.5).read_text(encoding="utf-8")
     assert "<h2>Until 0.5</h2>" in text
 

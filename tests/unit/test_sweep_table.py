@@ -28,9 +28,19 @@ def test_seeds_are_one_row_with_mean_and_deviation() -> None:
 def test_text_has_a_line_for_each_row() -> None:
     head, lora, one, none = as_text(OUTCOMES).splitlines()
     assert head.split()[:2] == ["adapter", "accuracy"]
-    assert lora.split()[
-        1:12
-    ] == ["60.0", "%", "14.1", "%", "2", "1.00", "kB", "30.0", "s", "500", "J"]
+    assert lora.split()[1:12] == [
+        "60.0",
+        "%",
+        "14.1",
+        "%",
+        "2",
+        "1.00",
+        "kB",
+        "30.0",
+        "s",
+        "500",
+        "J",
+    ]
     assert one.split()[:5] == ["head", "25.0", "%", "-", "1"]
     assert none.endswith("no such adapter")
     assert as_text([]) == ""
