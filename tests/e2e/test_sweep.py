@@ -95,7 +95,8 @@ def test_it_stops_at_an_interrupt_and_says_so(config: Path) -> None:
 def test_from_python(config: Path) -> None:
     below = config.read_text().partition("[sweep]")[0]
     config.write_text(below)
-    grid = {"adapter": [{"name": "lora", "rank": 2}, "head"], "rounds": [1]}
+    adapters = [{"name": "lora", "rank": 2}, "head"]
+    grid: dict[str, list[object]] = {"adapter": [*adapters], "rounds": [1]}
     outcomes = fedloom.sweep(config, grid=grid, out=config.parent / "py", settings={"seed": 3})
     assert [outcome.state for outcome in outcomes] == ["finished"] * 2
     assert all(outcome.spent["joules"] > 0 for outcome in outcomes)
