@@ -48,7 +48,7 @@ Started = Callable[[int, Settings], Observer]
 def run_grid(
     grid: Grid, folder: Path, started: Started, ended: Callable[[int, Outcome], None]
 ) -> list[Outcome]:
-    """Run what is left of a grid.
+    """Run what is left of a grid; each job has the name of its folder.
 
     A job that has finished in its folder is not run again; one that was broken off goes on. A job
     that cannot run is noted as refused, and the next one follows. Ctrl-C ends the job at hand and
@@ -64,8 +64,8 @@ def run_grid(
     for number, settings in enumerate(grid, start=1):
         directory = folder / folder_name(settings)
         try:
-            changes = {**grid.fixed, **settings, "run.directory": str(directory)}
-            job = job_of(grid.table, changes)
+            named = {**grid.fixed, "name": directory.name, "run.directory": str(directory)}
+            job = job_of(grid.table, {**named, **settings})
             if not _has_finished(job, directory):
                 _run(job, started(number, settings))
             outcome = _read(settings, directory)
