@@ -180,8 +180,8 @@ class Worker:
 
     def _received(self, order: Order, frame: bytes, coming: Coming) -> tuple[Params, Briefing]:
         """The model of what came down, and what came beside it; it is kept where that is asked."""
-        trains = (stage.train for stage in self.manifest.job.stages[: order.stage + 1])
-        part = changed(trains, self._start.layout)
+        stages = [stage.selectors for stage in self.manifest.job.stages[: order.stage + 1]]
+        part = changed(stages, self._start.layout)
         if self.split is not None:
             training = self.split.over(self._model, self.corpus.train)
             part = training.sent(part)  # the far side has its own tensors

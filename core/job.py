@@ -14,7 +14,7 @@ from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
 from fedloom.core.serving import ServerConfig
 from fedloom.core.split import SplitConfig
-from fedloom.core.types import LocalWork, Tier
+from fedloom.core.types import LocalWork, Selectors, Tier
 
 __all__ = [
     "BackboneConfig",
@@ -113,6 +113,11 @@ class Stage:
         rounds: how many.
         clients_per_round: size of the cohort.
         train: which tensors train (tags, blocks or globs); the rest of the adapter stays as it is.
+        up: which of them are sent to the server.
+        down: which of the tensors that rounds have changed are sent to clients; they have the
+            others as they were before the first round.
+        keep: which of those that train each client keeps for itself, from round to round. They are
+            never sent: the global model has them as they were.
         local: numbers of local training.
         strategy: how updates become the next model.
     """
@@ -121,6 +126,9 @@ class Stage:
     rounds: int = 10
     clients_per_round: int = 10
     train: Selector = ALL
+    up: Selector = ALL
+    down: Selector = ALL
+    keep: Selector = NONE
     local: LocalWork = LocalWork()
     strategy: Component = Component("fedavg")
 
@@ -132,7 +140,14 @@ class Stage:
             self.clients_per_round,
             "1 or more",
         )
-        require(self.train != NONE, "train", self.train, "at least one tag, block or name")
+        for name in ("train", "up"):
+            patterns = getattr(self, name)
+            require(patterns != NONE, name, patterns, "at least one tag, block or name")
+
+    @property
+    def selectors(self) -> Selectors:
+        """Which tensors take part, and how."""
+        return Selectors(self.train, self.up, self.down, self.keep)
 
 
 @dataclass(frozen=True)
@@ -143,14 +158,18 @@ class EvaluateConfig:
         every: rounds between evaluations (the first and last model are always evaluated).
         split: ``valid`` or ``test``, for the curve; the final model is also evaluated on ``test``.
         clients: at the end, evaluate the global model on each client's own examples (0: none, else
-            at most so many clients).
+            at most so many clients); where clients keep tensors, each client's own model too.
+        hold_out: share of its examples that a simulated client does not train on, and on which it
+            is evaluated (0: on those that it trains on).
     """
 
     every: int = 1
     split: str = "test"
     clients: int = 0
+    hold_out: float = 0.0
 
     def __post_init__(self) -> None:
+        require(0 <= self.hold_out < 1, "evaluate.hold_out", self.hold_out, "in [0, 1)")
         require(self.every >= 1, "evaluate.every", self.every, "1 or more")
         require(self.clients >= 0, "evaluate.clients", self.clients, "0 or more")
         _one_of("evaluate.split", self.split, ("valid", "test"))
@@ -239,15 +258,18 @@ class Job:
         return sum(stage.rounds for stage in self.stages)
 
 
-STAGE_KEYS = ("rounds", "clients_per_round", "train", "local", "strategy")
+STAGE_KEYS = (
+    *("rounds", "clients_per_round", "train", "up", "down", "keep"),
+    *("local", "strategy"),
+)
 
 
 def job_from(table: Mapping[str, Any]) -> Job:
     """Build a job from a table as TOML gives it.
 
-    The keys of a stage (``rounds``, ``clients_per_round``, ``train``, ``[local]``,
-    ``[strategy]``) may stand at the top level: there they are the default of every stage, or the
-    only stage where there is no ``[[stages]]``.
+    The keys of a stage (``rounds``, ``clients_per_round``, ``train``, ``up``, ``down``, ``keep``,
+    ``[local]``, ``[strategy]``) may stand at the top level: there they are the default of every
+    stage, or the only stage where there is no ``[[stages]]``.
 
     Raises:
         ConfigError: a key or value that the schema does not allow.

@@ -67,7 +67,7 @@ class Federation:
         return self.server.put(json.dumps(table).encode())
 
     def task(self, number: int, stage: int, ticket: str, *, kind: str = "train") -> wire.Task:
-        part = changed((s.train for s in self.job.stages[: stage + 1]), self.model.layout)
+        part = changed([s.selectors for s in self.job.stages[: stage + 1]], self.model.layout)
         frame = sent_down(self.params, Float32(), part, version=0).frame
         order = {"task": to_table(self.order(number, stage)), "stage": stage}
         return wire.Task(
