@@ -58,7 +58,8 @@ def test_a_client_with_its_own_head_trains_as_if_the_global_model_had_it(
     at_once = Backprop().train(session, params, WORK, clients)
     assert apart(at_once, alone) < 1e-5
     for mine, other in zip(at_once, alone, strict=True):
-        assert mine.kept is not None and other.kept is not None
+        assert mine.kept is not None
+        assert other.kept is not None
         np.testing.assert_allclose(mine.kept.vector, other.kept.vector, rtol=1e-4, atol=1e-6)
 
 
@@ -86,7 +87,9 @@ def table(models: dict[str, Path], **stage: Any) -> dict[str, Any]:
     made = classify_table(models["classify"])
     made["stages"] = [
         {
-            **{"rounds": 6, "clients_per_round": 10, "keep": ["head"]},
+            "rounds": 6,
+            "clients_per_round": 10,
+            "keep": ["head"],
             "local": {"lr": 0.1, "batch_size": 8, "momentum": 0.5},
             **stage,
         }
@@ -103,7 +106,8 @@ def simulate(made: dict[str, Any], folder: Path, **run: Any) -> Run:
 def kept_of(run: Run) -> dict[str, list[float]]:
     """What each client has kept, at the end of a run."""
     model, job = run.prepared.model, run.prepared.job
-    told = {"backbone": job.backbone.name, "seed": job.seed, "layout": model.layout.digest}
+    told: dict[str, str | int] = {"backbone": job.backbone.name, "seed": job.seed}
+    told["layout"] = model.layout.digest
     layout = model.layout.select(job.stages[-1].keep)
     store = PersonalStore(run.directory / "personal", layout, told, done=job.rounds)
     partition = run.prepared.population.partition
@@ -187,14 +191,14 @@ def test_models_are_judged_on_each_client_s_own_examples(
     assert set(run.summary.per_client) == set(found)
     never = [name for name, own in kept_of(run).items() if own == _first_head(run)]
     told = json.loads((run.directory / "clients.json").read_text())
-    assert never and all(
-        told[name]["personal_loss"] == told[name]["loss"] for name in never if name in told
-    )
+    assert never
+    same = (told[name]["personal_loss"] == told[name]["loss"] for name in never if name in told)
+    assert all(same)
 
 
 def _first_head(run: Run) -> list[float]:
     layout, first = run.params.layout, run.prepared.model.initial(0)
-    return layout.gather(first.vector, layout.select(("head",))).tolist()
+    return [float(x) for x in layout.gather(first.vector, layout.select(("head",)))]
 
 
 def test_sharing_a_and_keeping_b_is_a_matter_of_selectors(

@@ -21,7 +21,9 @@ def test_what_is_kept_is_not_sent_and_trains() -> None:
     selectors = Selectors(keep=("head",))
     assert selectors.kept(LAYOUT).names == ("head",)
     assert selectors.sent(LAYOUT).names == ("q.A", "q.B")
-    with pytest.raises(LayoutError, match=r"'head' is kept and does not train \(train = \['lora'\]"):
+    with pytest.raises(
+        LayoutError, match=r"'head' is kept and does not train \(train = \['lora'\]"
+    ):
         Selectors(train=("lora",), keep=("head",)).kept(LAYOUT)
 
 

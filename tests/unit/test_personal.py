@@ -25,7 +25,7 @@ def opened(folder: Path, done: int = 0, **changes: object) -> PersonalStore:
 def numbers(store: PersonalStore, client: str) -> list[float]:
     found = store.own(client, GLOBAL)
     assert found.layout == store.layout
-    return found.vector.tolist()
+    return [float(x) for x in found.vector]
 
 
 def kept(store: PersonalStore, client: str, round: int, *values: float) -> None:
