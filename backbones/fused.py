@@ -3,7 +3,7 @@
 Neither transformers nor peft is needed.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -120,16 +120,18 @@ class FusedBackbone:
         *,
         first: int = 0,
         last: int | None = None,
+        order: Sequence[int] | None = None,
         sites: Sites | None = None,
         trim: bool = False,
     ) -> Tensor:
-        """Run the blocks from `first` up to `last`.
+        """Run the blocks from `first` up to `last`, or those of an order of one's own.
 
         Args:
             hidden: ``[k, L, d]``.
             packing: where each example's tokens lie.
             first: the first block, counted from 0.
             last: the block to stop before; None runs all.
+            order: indices of the blocks to run instead, some left out or taken twice.
             sites: what is attached, by module name; names of other blocks are passed over.
             trim: compute the last of these blocks only for the tokens in ``packing.read``. Exact
                 where nothing else is read, which holds for the very last block.
@@ -144,7 +146,8 @@ class FusedBackbone:
         """
         if trim and packing.read is None:
             raise ModelError("run: trim needs a packing with read = 'first' or 'last'")
-        blocks = self.layers[first:last]
+        taken = range(self.shape.depth)[first:last] if order is None else order
+        blocks = [self.layers[i] for i in taken]
         sites = sites or {}
         whole = frame(packing, self.shape, self.dtype, trim=False)
         for i, block in enumerate(blocks):
@@ -194,18 +197,20 @@ class FusedBackbone:
             raise ModelError(f"{self.checkpoint.folder}: no language-model head (lm_head.weight)")
         return self.head(rows if self.final is None else frozen_norm(self.final, rows))
 
-    def flops_per_token(self, first_trained: int) -> float:
+    def flops_per_token(self, first_trained: int, depth: int | None = None) -> float:
         """Floating-point operations of the frozen products in one training step, per token.
 
-        Forward through all blocks, the input gradient down to block `first_trained`, in which the
-        products of queries, keys and values need none. Attention itself is left out.
+        Forward through all blocks, or so many as `depth` says; the input gradient down to the
+        block at `first_trained`, in which the products of queries, keys and values need none.
+        Attention itself is left out.
         """
         if not self.layers:
             return 0.0
         sizes = [product.weight.shape.numel() for product in self.layers[0].products]
-        trained = max(0, self.shape.depth - first_trained)
+        run = self.shape.depth if depth is None else depth
+        trained = max(0, run - first_trained)
         backward = trained * sum(sizes) - (sizes[0] if trained else 0)
-        return 2.0 * (self.shape.depth * sum(sizes) + backward)
+        return 2.0 * (run * sum(sizes) + backward)
 
     def saved_bytes_per_token(self, length: int = 128) -> int:
         """Memory that one trained block keeps for its backward pass, per token.
@@ -216,6 +221,14 @@ class FusedBackbone:
         inner = self.shape.inner * (2 if self.shape.gated else 1)
         kept = 3 * self.shape.width + sum(self.shape.qkv_widths) + inner + self.shape.heads * length
         return kept * self.dtype.itemsize
+
+    def input_bytes_per_token(self) -> int:
+        """Memory of the inputs of one block's products and of its norms' outputs, per token.
+
+        They are kept where weights train: of the norms in float32, as they are computed.
+        """
+        width, inner = self.shape.width, self.shape.inner
+        return (2 * width + self.shape.qkv_widths[0] + inner) * self.dtype.itemsize + 8 * width
 
 
 def load_fused(

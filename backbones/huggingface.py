@@ -4,7 +4,6 @@ Importing this module imports transformers (seconds, and well over 100 MB); the 
 without.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from torch import nn
 
 from fedloom.backbones.base import Linear
+from fedloom.backbones.blocks import block_names
 from fedloom.core.errors import ModelError
 
-__all__ = ["block_of", "is_linear", "linears_of", "load", "norms_of"]
+__all__ = ["is_linear", "linears_of", "load", "norm_kind", "norms_of"]
 
 _AUTO = {
     ("classify", "mean"): "AutoModel",
@@ -24,7 +24,6 @@ _AUTO = {
     ("classify-image", "mean"): "AutoModel",
     ("classify-image", "model"): "AutoModelForImageClassification",
 }
-_LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 
 def load(
@@ -91,32 +90,46 @@ def widths(module: Any) -> tuple[int, int]:
     return int(d_in), int(d_out)
 
 
-def block_of(name: str, base: str) -> str:
-    """The block of a module path: ``layer.N``, ``head`` outside the base model, else ``other``."""
-    if base and name != base and not name.startswith(f"{base}."):
-        return "head"
-    found = _LAYER.search(name)
-    if found is None:
-        return "embeddings" if "embed" in name else "other"
-    stack = "decoder." if ".decoder." in f".{name}" and "encoder" not in name else ""
-    return f"{stack}layer.{found.group(1)}"
+def _blocks(model: nn.Module, base: str) -> dict[str, str]:
+    """The block of every parameter, tied ones under each of their names."""
+    return block_names([name for name, _ in model.named_parameters(remove_duplicate=False)], base)
 
 
 def linears_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
     """Every linear map of a model, in order, with its block, but for a language model's head."""
     out = getattr(model, "get_output_embeddings", lambda: None)()
+    blocks = _blocks(model, base)
     return tuple(
-        Linear(name, block_of(name, base), *widths(module))
+        Linear(name, blocks[f"{name}.weight"], *widths(module))
         for name, module in model.named_modules()
         if is_linear(module) and module is not out
     )
 
 
 def norms_of(model: nn.Module, base: str) -> tuple[Linear, ...]:
-    """Every normalisation with a bias."""
-    found = []
-    for name, module in model.named_modules():
-        bias = getattr(module, "bias", None)
-        if "norm" in type(module).__name__.lower() and isinstance(bias, torch.Tensor):
-            found.append(Linear(name, block_of(name, base), len(bias), len(bias)))
-    return tuple(found)
+    """Every normalisation with a weight for each feature, in order."""
+    blocks = _blocks(model, base)
+    return tuple(
+        Linear(name, blocks[f"{name}.weight"], len(module.weight), len(module.weight))
+        for name, module in model.named_modules()
+        if _is_norm(module)
+    )
+
+
+def _is_norm(module: Any) -> bool:
+    named = "norm" in type(module).__name__.lower()
+    weight = getattr(module, "weight", None)
+    return named and isinstance(weight, torch.Tensor) and weight.ndim == 1
+
+
+def norm_kind(module: Any) -> tuple[float, bool] | None:
+    """What a norm adds to the variance, and whether it subtracts the mean (layer norm).
+
+    None where it is neither a layer norm nor an RMS norm.
+    """
+    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    kind = type(module).__name__
+    centred = isinstance(module, nn.LayerNorm)
+    if not isinstance(eps, float) or not (centred or "RMSNorm" in kind or kind == "T5LayerNorm"):
+        return None
+    return eps, centred

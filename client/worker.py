@@ -39,6 +39,7 @@ from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, free_memory
 from fedloom.tuning.data import Corpus
+from fedloom.tuning.depth import picked
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
@@ -144,12 +145,14 @@ class Worker:
     ) -> LocalResult:
         task, examples, split = order.task, self.corpus.train, self.split
         if split is not None:
+            if task.blocks:
+                raise ConfigError("blocks: a device of a split model runs all of its own")
             training = split.over(self._model, examples)
             side = split.side(training)
             self._check_memory(side, float(side.token_counts(examples).mean()), task.work)
             return split.train(learner, training, params, task, briefing)
         rows = np.arange(len(examples))
-        session = self._session(order, params)
+        session = picked(self._session(order, params), task.blocks)
         self._check_memory(self._model, session.tokens(rows) / len(rows), task.work)
         own = self._own(task, params, before=task.round)
         assignment = Assignment(task.client, rows, task.round, task.seed, task.batches, own)

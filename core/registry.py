@@ -35,6 +35,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fwdllm": "fedloom.strategies.pacing:paced",
         "fedkseed": "fedloom.strategies.kseed:fedkseed",
         "spry": "fedloom.strategies.spry:spry",
+        "fedbfpt": "fedloom.strategies.fedbfpt:fedbfpt",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
@@ -48,6 +49,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",
+        "full": "fedloom.tuning.full:Full",
+        "kv-parallel": "fedloom.tuning.kv_parallel:KvParallel",
         "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",

@@ -126,6 +126,7 @@ class Cohort:
         seed: the run's seed.
         tiers: the job's kinds of devices.
         cuts: what clients of a split model can hold; None where they all take the same.
+        rounds: of the stage that the round is in; 0 where nobody says.
     """
 
     round: int
@@ -135,6 +136,7 @@ class Cohort:
     seed: int = 0
     tiers: tuple[Tier, ...] = ()
     cuts: CutTable | None = None
+    rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class ClientTask:
         deadline: seconds the client has, or 0 for no limit.
         batches: number of the round whose batches are used once more; 0 for new ones.
         bottom: blocks below the far ones of a split model; None for the job's.
+        blocks: layers of the backbone that run, in order, some left out or taken twice; empty for
+            all as they are.
     """
 
     client: ClientId
@@ -166,6 +170,7 @@ class ClientTask:
     deadline: float = 0.0
     batches: int = 0
     bottom: int | None = None
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

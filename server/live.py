@@ -175,7 +175,7 @@ class Live:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
             work, selectors = stage.local, stage.selectors
-            terms = (job.seed, job.tiers, self.plan.cuts)
+            terms = (job.seed, job.tiers, self.plan.cuts, stage.rounds)
             cohort = Cohort(number, opened.cohort, work, selectors, *terms)
             dispatch = self._dispatch(opened, index, up, state.params, models)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)

@@ -21,6 +21,7 @@ from fedloom.simulation.personal import PersonalStore
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
+from fedloom.tuning.depth import picked
 from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
 from fedloom.tuning.split_training import SplitTraining
 
@@ -65,6 +66,10 @@ class Federation:
     def codec_of(self, task: ClientTask) -> Codec:
         """What encodes a task's update."""
         return self.codec if task.codec is None else cast(Codec, create("codecs", task.codec))
+
+    def session_for(self, task: ClientTask) -> Session:
+        """The model set up for a task."""
+        return picked(self.session_of(task.selectors.train), task.blocks)
 
 
 def dispatcher(
@@ -124,13 +129,15 @@ def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[C
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
         cut = split.at(task.bottom).cut if split is not None else None
-        key = (task.work, task.selectors.train, way, cut)
+        key = (task.work, task.selectors.train, task.blocks, way, cut)
         found.setdefault(key, []).append(task)
     return list(found.values())
 
 
 def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
     found = _groups(federation.split, tasks)
+    if federation.split is not None and any(task.blocks for task in tasks):
+        raise ConfigError("blocks: clients of a split model run all of its layers")
     if len(found) > 1 and federation.split is not None and federation.split.shared:
         mode = federation.split.config.mode
         text = "its clients were asked for different work; v1 allows it"
@@ -141,7 +148,7 @@ def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientT
 def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
     if federation.split is not None and federation.split.shared:
         return [tasks]
-    sizes, session = [], federation.session_of(tasks[0].selectors.train)
+    sizes, session = [], federation.session_for(tasks[0])
     copies = getattr(federation.learner_of(tasks[0]), "copies", 1)
     for task in tasks:
         rows = federation.rows_of(task.client)
@@ -161,7 +168,7 @@ def _train(
         split, work = federation.split.at(tasks[0].bottom), tasks[0].work
         results = split.train(learner, params, train, work, cohort, briefing)
     else:
-        session = federation.session_of(train)
+        session = federation.session_for(tasks[0])
         results = learner.train(session, params, tasks[0].work, cohort, briefing)
     return list(zip(tasks, results, strict=True))
 

@@ -113,7 +113,7 @@ class Stages:
                     drawn=drawn_for(state, number),
                 )
                 cuts = prepared.split.table if prepared.split is not None else None
-                cohort = replace(cohort, tiers=job.tiers, cuts=cuts)
+                cohort = replace(cohort, tiers=job.tiers, cuts=cuts, rounds=stage.rounds)
                 state, held = Held.taken_from(state, prepared.population)
                 model = Downlink(
                     state,

@@ -5,6 +5,7 @@ a time.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fedloom.backbones.base import Linear
@@ -50,8 +51,11 @@ def _targets(
 
 
 def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) -> list[Linear]:
-    """Linear maps whose name ends in a target, in the chosen layers (negative: from the top)."""
-    blocks = {_block(catalog, n, "adapter.layers") for n in layers}
+    """Linear maps whose name ends in a target, in the chosen layers (negative: from the top).
+
+    Where there is an encoder and a decoder, layers are counted in each.
+    """
+    blocks = {block for n in layers for block in _blocks(catalog, n, "adapter.layers")}
     # A pooler or a head is no place for an adapter: it is frozen, or trained in full.
     layered = [x for x in catalog.linears if "layer." in x.block]
     inside = [x for x in layered if not blocks or x.block in blocks]
@@ -64,12 +68,13 @@ def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) 
     return [x for x in inside if any(_ends_in(x.name, target) for target in targets)]
 
 
-def _block(catalog: Catalog, layer: int, field: str) -> str:
-    """The block of a layer's index, which is negative from the top."""
-    depth = sum(block.startswith("layer.") for block in catalog.blocks)
+def _blocks(catalog: Catalog, layer: int, field: str) -> list[str]:
+    """The block of a layer's index, which is negative from the top; one in each stack."""
+    stacks = Counter(b.rpartition("layer.")[0] for b in catalog.blocks if "layer." in b)
+    depth = min(stacks.values(), default=0)
     if not -depth <= layer < depth:
         raise ConfigError(f"{field} = {layer}: the backbone has layers 0 to {depth - 1}")
-    return f"layer.{layer % depth}"
+    return [f"{stack}layer.{layer % count}" for stack, count in stacks.items()]
 
 
 def _ends_in(name: str, target: str) -> bool:
@@ -128,11 +133,12 @@ class Lora:
         found = chosen(catalog, _targets(catalog, self._targets, LORA_TARGETS), self._layers)
         own: dict[str, int] = {}
         for layer, rank in self._ranks:
-            block = _block(catalog, layer, "adapter.ranks: layer")
-            if block in own or all(linear.block != block for linear in found):
+            blocks = _blocks(catalog, layer, "adapter.ranks: layer")
+            here = {linear.block for linear in found}.intersection(blocks)
+            if not here or here.intersection(own):
                 text = "each layer once, of those with an adapter"
                 raise ConfigError(f"adapter.ranks: layer = {layer}: {text}")
-            own[block] = rank
+            own |= dict.fromkeys(here, rank)
         return [(linear, own.get(linear.block, self._rank)) for linear in found]
 
     def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
@@ -216,7 +222,7 @@ class BitFit:
         """Every bias in the chosen layers."""
         blocks = {linear.block for linear in chosen(catalog, ("all-linear",), self._layers)}
         modules = (*catalog.linears, *(catalog.norms if self._norms else ()))
-        found = [(m, catalog.bias(m.name)) for m in modules if m.block in blocks]
+        found = [(m, catalog.frozen(m.name).bias) for m in modules if m.block in blocks]
         parts = [BiasPart(module, bias) for module, bias in found if bias is not None]
         if not parts:
             raise ConfigError(f"adapter bitfit: {catalog.family!r} models have no biases to train")

@@ -19,6 +19,7 @@ __all__ = [
     "Catalog",
     "CohortModel",
     "Exported",
+    "Frozen",
     "Losses",
     "Part",
     "Rows",
@@ -30,6 +31,25 @@ Rows = Sequence[NDArray[np.int64]]
 """For each of k clients, the indices of its examples in the batch."""
 
 
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """The frozen tensors of a module.
+
+    Attributes:
+        weight: of a linear map ``[d_out, d_in]``, of a normalisation ``[d]``.
+        bias: ``[d_out]``, or None.
+        transposed: the weight is ``[d_in, d_out]``, as in GPT-2's checkpoints.
+        eps: what a layer norm or RMS norm adds to the variance; None for anything else.
+        centred: the normalisation subtracts the mean (layer norm); else it does not (RMS norm).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    transposed: bool = False
+    eps: float | None = None
+    centred: bool = True
+
+
 @dataclass(frozen=True)
 class Catalog:
     """What an adapter may attach to in one backbone.
@@ -37,16 +57,16 @@ class Catalog:
     Attributes:
         family: ``bert``, ``llama``, ..., transformers' ``model_type``.
         linears: linear maps in order, by module path in transformers' naming.
-        norms: normalisations with a bias, likewise.
+        norms: normalisations, likewise.
         blocks: names of all blocks from input to output, ``head`` last.
-        bias: the frozen bias of a module (float32 ``[d_out]``), or None where it has none.
+        frozen: the tensors of one of these modules.
     """
 
     family: str
     linears: tuple[Linear, ...]
     norms: tuple[Linear, ...]
     blocks: tuple[str, ...]
-    bias: Callable[[str], Tensor | None]
+    frozen: Callable[[str], Frozen]
 
 
 class Part(Protocol):
@@ -180,6 +200,7 @@ class Exported:
         left_out: tensors that PEFT's format has no place for.
         convert: makes the contents of PEFT's file of all tensors by name, where they are not
             simply the tensors under PEFT's names.
+        plain: all tensors but a head of ours are those of transformers' own state dict.
     """
 
     config: Mapping[str, object]
@@ -187,6 +208,7 @@ class Exported:
     arguments: str = ""
     left_out: frozenset[str] = frozenset()
     convert: Callable[[Mapping[str, Vector]], dict[str, Vector]] | None = None
+    plain: bool = False
 
     def contents(self, tensors: Mapping[str, Vector]) -> dict[str, Vector]:
         """What ``adapter_model.safetensors`` holds, of all tensors by name."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.func import functional_call
 
-from fedloom.backbones.huggingface import block_of, linears_of, load
+from fedloom.backbones.blocks import block_names
+from fedloom.backbones.huggingface import linears_of, load
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.seeds import derive
@@ -63,7 +64,11 @@ class BridgedModel:
         self.module, self.own_heads = self._load(0)
         self.pad = int(getattr(self.module.config, "pad_token_id", None) or 0)
         self.parameters = _trainable(self.module)
-        specs = [_spec(name, stored, tensor) for name, (stored, tensor) in self.parameters.items()]
+        blocks = block_names([stored for stored, _ in self.module.named_parameters()])
+        specs = [
+            _spec(name, stored, tensor, blocks[stored])
+            for name, (stored, tensor) in self.parameters.items()
+        ]
         self.layout = Layout((*specs, *self.own_heads.layout))
         self._check_trains(specs)
 
@@ -233,11 +238,11 @@ def _trainable(module: Any) -> dict[str, tuple[str, Tensor]]:
     return found
 
 
-def _spec(name: str, stored: str, tensor: Tensor) -> TensorSpec:
+def _spec(name: str, stored: str, tensor: Tensor, block: str) -> TensorSpec:
     shape = tuple(tensor.shape)
     if ".modules_to_save." in stored:
         return TensorSpec(name, shape, HEAD, frozenset({"head"}))
-    return TensorSpec(name, shape, block_of(name, ""), frozenset({"peft"}))
+    return TensorSpec(name, shape, block, frozenset({"peft"}))
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

@@ -96,6 +96,16 @@ def _readme(exported: Exported, classes: Sequence[str]) -> str:
             "```",
             "",
         ]
+    if exported.plain:
+        lines += [
+            "```python",
+            "from safetensors.torch import load_file",
+            f"from transformers import {exported.auto}",
+            f"model = {exported.auto}.from_pretrained(BACKBONE{exported.arguments})",
+            f'model.load_state_dict(load_file("{ALL_TENSORS}"), strict=False)',
+            "```",
+            "",
+        ]
     lines += [
         f"`{ALL_TENSORS}` holds every tensor that was trained, head included: "
         "`fedloom.tuning.export.load_adapter(folder)` reads it.",

@@ -8,7 +8,6 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedloom.backbones.base import Linear, Sites
 from fedloom.backbones.fused import FusedBackbone
@@ -18,6 +17,8 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.frozen import FrozenModules
+from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import exported_for
@@ -74,15 +75,7 @@ class FusedModel:
 
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
-        biases = {
-            member.name: _known(product.bias)[member.start : member.stop]
-            for block in backbone.layers
-            for product in block.products
-            for member in product.members
-            if product.bias is not None
-        }
-        norms = (norm for block in backbone.layers for norm in (block.norm1, block.norm2))
-        biases |= {norm.name: _known(norm.bias) for norm in norms if norm.bias is not None}
+        tensors = FrozenModules(backbone)
 
         def named(linear: Linear) -> Linear:
             return Linear(base + linear.name, linear.block, linear.d_in, linear.d_out)
@@ -92,7 +85,7 @@ class FusedModel:
             tuple(named(linear) for linear in backbone.linears),
             tuple(named(norm) for norm in backbone.norms),
             (*backbone.blocks, HEAD),
-            lambda name: biases.get(name.removeprefix(base)),
+            lambda name: tensors.of(name.removeprefix(base)),
         )
 
     def _head(
@@ -113,7 +106,9 @@ class FusedModel:
     @property
     def bytes_per_token(self) -> int:
         """Memory of one token in a training step through every block of this side."""
-        return self.backbone.saved_bytes_per_token() * self._own_depth
+        full = {p.linear.block for p in self.composition.parts if isinstance(p, FullPart)}
+        kept = self.backbone.saved_bytes_per_token() * self._own_depth
+        return kept + self.backbone.input_bytes_per_token() * len(full)
 
     @property
     def read(self) -> Read:
@@ -193,8 +188,3 @@ class FusedModel:
             order=np.arange(len(examples)) if order is None else order,
             limits=limits,
         )
-
-
-def _known(bias: Tensor) -> Tensor:
-    """A bias; zeros where it is of a block that is not held, and so of no consequence."""
-    return torch.zeros(bias.shape) if bias.is_meta else bias

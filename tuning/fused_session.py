@@ -1,5 +1,7 @@
 """Batches of a cohort through a fused backbone: embed or recall, run, read, compare."""
 
+from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloom.backbones.base import Packing
+from fedloom.backbones.base import Packing, Sites
+from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Selector
 from fedloom.core.types import Params
 from fedloom.tuning.base import Losses, Rows
@@ -48,6 +51,8 @@ class FusedSession:
         self._model, self._examples, self._train, self._cache = model, examples, train, cache
         self._parts = model.active(params, train)
         self._cut = model.cut(self._parts)
+        self._trained = params.layout.select(train)
+        self._order: tuple[int, ...] = tuple(range(model.depth))
         self._batches = Batches(model, examples)
         self._lengths = self._batches.lengths
 
@@ -76,14 +81,45 @@ class FusedSession:
         model, params = self._model, self._params
         return FusedSession(model, params, self._train, self._examples, once)
 
+    def picked(self, blocks: Sequence[int]) -> "FusedSession":
+        """The same, through some blocks of the backbone only, in an order of their own.
+
+        Args:
+            blocks: indices of the blocks, from 0; some may be taken twice.
+
+        Raises:
+            ConfigError: the backbone has no such block.
+        """
+        depth = self._model.depth
+        bad = [i for i in blocks if not 0 <= i < depth]
+        if bad:
+            raise ConfigError(f"blocks: {bad[0]}: the backbone has layers 0 to {depth - 1}")
+        one = copy(self)
+        # What is kept of examples came through all blocks.
+        one._cache, one._cut, one._order = None, 0, tuple(blocks)
+        return one
+
     def _kept_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many lines a cache keeps of each example."""
         whole = self._cut == self._model.depth and self._model.task.kind != "causal-lm"
         return np.ones(len(rows), dtype=np.int64) if whole else self._lengths[rows]
 
     def flops(self, tokens: int) -> float:
-        """Frozen products of one step, from the shapes; activations in a cache cost nothing."""
-        return self._model.backbone.flops_per_token(self._cut) * tokens
+        """Products of one step, from the shapes; activations in a cache cost nothing.
+
+        Those of the frozen weights, and of weights that train in full beside them: the change and
+        both gradients.
+        """
+        frozen = self._model.backbone.flops_per_token(self._floor, len(self._order))
+        full = sum(s.size for s in self._trained if "full" in s.tags and len(s.shape) == 2)
+        return (frozen + 6.0 * full) * tokens
+
+    @property
+    def _floor(self) -> int:
+        """Where in the order the first block comes that a gradient is wanted in."""
+        blocks = {spec.block for spec in self._trained}
+        places = (p for p, i in enumerate(self._order) if f"layer.{i}" in blocks)
+        return next(places, len(self._order))
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients."""
@@ -104,20 +140,27 @@ class FusedSession:
 
     def _hidden(self, store: Store, rows: Rows, packing: Packing) -> Tensor:
         """Hidden states after the last block, ``[k, L, d]`` (``[k, b, d]`` where trimmed)."""
-        backbone, depth = self._model.backbone, self._model.depth
-        trim = packing.read is not None
         sites = self._model.relative(store.sites)
         if self._cache is None:
-            start = self._batches.embed(rows, packing)
-            return backbone.run(start, packing, last=depth, sites=sites, trim=trim)
+            return self._run(self._batches.embed(rows, packing), packing, 0, sites)
         # Images of clients with fewer than the others are repeated; texts are not.
         images = isinstance(self._examples, ImageExamples)
         asked = filled(rows) if images else np.concatenate(rows)
-        kept = self._cache.gather(asked).to(backbone.device)
+        kept = self._cache.gather(asked).to(self._model.backbone.device)
         start = kept.new_zeros(packing.clients * packing.length, kept.shape[-1])
         start[real_tokens(packing)] = kept
         start = start.view(packing.clients, packing.length, -1)
-        return backbone.run(start, packing, first=self._cut, last=depth, sites=sites, trim=trim)
+        return self._run(start, packing, self._cut, sites)
+
+    def _run(self, hidden: Tensor, packing: Packing, first: int, sites: Sites) -> Tensor:
+        """The blocks from the place `first` on; those below all that trains without gradient."""
+        run, trim = self._model.backbone.run, packing.read is not None
+        floor = max(first, self._floor)
+        below, above = self._order[first:floor], self._order[floor:]
+        if below:
+            with torch.no_grad():
+                hidden = run(hidden, packing, order=below, sites=sites, trim=trim and not above)
+        return run(hidden, packing, order=above, sites=sites, trim=trim) if above else hidden
 
     def _pooled(self, store: Store, rows: Rows) -> Tensor:
         """What the head reads, float32 ``[k, b, d]``; empty slots hold anything."""

@@ -45,7 +45,7 @@ def exported_for(
     auto = auto_of(task)
     convert = getattr(adapter, "converted", None)
     if not config or (convert is not None and task.kind != "causal-lm"):
-        return Exported({}, auto)
+        return Exported({}, auto, arguments_of(task), plain=_is_plain(parts))
     heads = [part for part in parts if any("head" in spec.tags for spec in part.specs)]
     own_head = auto == "AutoModel"
     left_out = {spec.name for part in heads for spec in part.specs} if own_head else set()
@@ -56,3 +56,9 @@ def exported_for(
         "modules_to_save": None if own_head or not heads else [part.module for part in heads],
     }
     return Exported(config, auto, arguments_of(task), frozenset(left_out), convert)
+
+
+def _is_plain(parts: tuple[Part, ...]) -> bool:
+    """Whether every tensor is one of the transformers model's own, trained itself."""
+    own = {"full", "bias", "head"}
+    return bool(parts) and all(spec.tags & own for part in parts for spec in part.specs)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedloom.backbones.huggingface import linears_of, load, norms_of
+from fedloom.backbones.huggingface import is_linear, linears_of, load, norm_kind, norms_of
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
-from fedloom.tuning.base import Adapter, Catalog, Exported, Losses, Rows, Task
+from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, OWN, heads_of, owns_head
@@ -145,9 +145,17 @@ def _catalog(module: nn.Module, task: Task) -> Catalog:
     names = list(dict.fromkeys(linear.block for linear in linears))
     blocks = tuple(name for name in names if name != HEAD)
 
-    def bias(name: str) -> Tensor | None:
-        value = getattr(module.get_submodule(name), "bias", None)
-        return value if isinstance(value, Tensor) else None
+    def frozen(name: str) -> Frozen:
+        return _frozen(module.get_submodule(name))
 
     family = str(module.config.model_type)  # type: ignore[union-attr]
-    return Catalog(family, linears, norms_of(module, base), (*blocks, HEAD), bias)
+    return Catalog(family, linears, norms_of(module, base), (*blocks, HEAD), frozen)
+
+
+def _frozen(module: Any) -> Frozen:
+    bias = getattr(module, "bias", None)
+    bias = bias if isinstance(bias, Tensor) else None
+    if is_linear(module):
+        return Frozen(module.weight, bias, transposed=not isinstance(module, nn.Linear))
+    eps, centred = norm_kind(module) or (None, False)
+    return Frozen(module.weight, bias, eps=eps, centred=centred)

@@ -28,11 +28,16 @@ EPOCHS = LocalWork(
 STEPS = LocalWork(
     steps=5, batch_size=4, optimizer="adamw", lr=0.01, eps=1e-3, weight_decay=0.1, max_examples=8
 )
-ADAPTERS = ("lora", "ia3", "bitfit", "bottleneck")
+ADAPTERS = ("lora", "ia3", "bitfit", "bottleneck", "full", "kv-parallel")
 ALL = [
     pytest.param(name, adapter, work, id=f"{name}-{adapter}-{work.optimizer}")
     for name in CASES
-    for adapter, work in [*((a, EPOCHS) for a in ADAPTERS), ("lora", STEPS), ("bitfit", STEPS)]
+    for adapter, work in [
+        *((a, EPOCHS) for a in ADAPTERS),
+        ("lora", STEPS),
+        ("bitfit", STEPS),
+        ("full", STEPS),
+    ]
     if (name, adapter) != ("llama", "bitfit")  # it has no biases
 ]
 

@@ -8,7 +8,7 @@ from fedloom.core.component import Option
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component, create
 from fedloom.tuning.adapters import BitFit, Bottleneck, HeadOnly, Ia3, Lora
-from fedloom.tuning.base import Catalog
+from fedloom.tuning.base import Catalog, Frozen
 from fedloom.tuning.parts import LoraPart
 
 WIDTHS = {
@@ -28,7 +28,7 @@ def bert(family: str = "bert", *, biased: bool = True) -> Catalog:
         for i in range(3)
         for name, widths in WIDTHS.items()
     ]
-    linears += [Linear("bert.pooler.dense", "other", 8, 8), Linear("classifier", "head", 8, 2)]
+    linears += [Linear("bert.pooler.dense", "pooler", 8, 8), Linear("classifier", "head", 8, 2)]
     norms = [
         Linear(f"bert.encoder.layer.{i}.output.LayerNorm", f"layer.{i}", 8, 8) for i in range(3)
     ]
@@ -38,7 +38,7 @@ def bert(family: str = "bert", *, biased: bool = True) -> Catalog:
         tuple(linears),
         tuple(norms),
         ("layer.0", "layer.1", "layer.2", "head"),
-        lambda name: torch.zeros(widths[name]) if biased else None,
+        lambda name: Frozen(torch.zeros(1), torch.zeros(widths[name]) if biased else None),
     )
 
 

@@ -69,7 +69,9 @@ def test_a_server_names_no_function_of_this_device(key: str) -> None:
 
 
 def order(**changes: Any) -> str:
-    task = ClientTask("c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7)
+    task = ClientTask(
+        "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7, blocks=(0, 2, 2)
+    )
     return json.dumps({"task": to_table(task), "stage": 1, **changes})
 
 
@@ -77,7 +79,7 @@ def test_a_work_order() -> None:
     found = read_order(order(), read_manifest(manifest()))
     assert found.stage == 1
     assert found.task == ClientTask(
-        "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7
+        "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7, blocks=(0, 2, 2)
     )
 
 

@@ -1,0 +1,53 @@
+"""The frozen tensors of a fused backbone's modules, as transformers shapes them."""
+
+import torch
+from torch import Tensor
+
+from fedloom.backbones.families import FAMILIES
+from fedloom.backbones.fused import FusedBackbone
+from fedloom.backbones.norm import Norm
+from fedloom.backbones.product import Member, Product
+from fedloom.tuning.base import Frozen
+
+__all__ = ["FrozenModules"]
+
+
+class FrozenModules:
+    """Frozen tensors by module, made when asked for.
+
+    Args:
+        backbone: whose they are; module paths are relative to it.
+    """
+
+    def __init__(self, backbone: FusedBackbone) -> None:
+        self._dtype, self._device = backbone.dtype, backbone.device
+        self._turned = FAMILIES[backbone.shape.family].transposed
+        self._maps: dict[str, tuple[Product, Member]] = {}
+        self._norms: dict[str, Norm] = {}
+        for block in backbone.layers:
+            self._norms |= {norm.name: norm for norm in (block.norm1, block.norm2)}
+            for product in block.products:
+                self._maps |= {member.name: (product, member) for member in product.members}
+
+    def of(self, name: str) -> Frozen:
+        """The tensors of a module; `KeyError` where there is none of that name."""
+        if name in self._norms:
+            norm = self._norms[name]
+            bias = None if norm.bias is None else _known(norm.bias)
+            return Frozen(norm.weight, bias, eps=norm.eps, centred=bias is not None)
+        product, member = self._maps[name]
+        weight = self._dense(product, member)
+        bias = None if product.bias is None else _known(product.bias)[member.start : member.stop]
+        return Frozen(weight.t() if self._turned else weight, bias, transposed=self._turned)
+
+    def _dense(self, product: Product, member: Member) -> Tensor:
+        """The weight that is multiplied with, ``[d_out, d_in]``, whatever it is kept in."""
+        weight = product.weight[member.start : member.stop]
+        if isinstance(weight, Tensor):
+            return weight
+        return weight.dx(torch.eye(weight.shape[0], dtype=self._dtype, device=self._device))
+
+
+def _known(bias: Tensor) -> Tensor:
+    """A bias; zeros where it is of a block that is not held, and so of no consequence."""
+    return torch.zeros(bias.shape) if bias.is_meta else bias
