@@ -204,7 +204,7 @@ def _first_head(run: Run) -> list[float]:
 def test_sharing_a_and_keeping_b_is_a_matter_of_selectors(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:
-    # FedSA-LoRA (Guo et al., ICLR 2025, section 4): both train, A is averaged, B stays at home.
+    # FedSA-LoRA (Guo et al., ICLR 2025): both train, A is averaged, B stays at home.
     run = simulate(table(text_model, train=["lora"], up=["A"], keep=["B"]), tmp_path / "sa")
     layout, first = run.params.layout, run.prepared.model.initial(0)
     for tag, moves in (("A", True), ("B", False), ("head", False)):
