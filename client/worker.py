@@ -15,15 +15,25 @@ from fedloom.client.held import Coming, HeldModel
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.outbox import Finished
+from fedloom.client.personal import OwnTensors
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
 from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import follow
 from fedloom.codecs.exchange import changed, client_update
 from fedloom.core.errors import ConfigError, DataError, LayoutError, ModelError, TransferError
+from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.core.step_ledger import digest_of
-from fedloom.core.types import Briefing, ClientUpdate, Cost, LocalWork, Params, Payload
+from fedloom.core.types import (
+    Briefing,
+    ClientTask,
+    ClientUpdate,
+    Cost,
+    LocalWork,
+    Params,
+    Payload,
+)
 from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.build import model_of
@@ -149,16 +159,28 @@ class Worker:
         rows = np.arange(len(examples))
         session = picked(self._session(order, params), task.blocks)
         self._check_memory(self._model, session.tokens(rows) / len(rows), task.work)
-        assignment = Assignment(task.client, rows, task.round, task.seed, task.batches)
+        own = self._own(task, params, before=task.round)
+        assignment = Assignment(task.client, rows, task.round, task.seed, task.batches, own)
         (result,) = learner.train(session, params, task.work, [assignment], briefing)
+        if result.kept is not None and result.whole:
+            self._kept(result.kept.layout).keep(task.round, result.kept)
         return result
+
+    def _own(self, task: ClientTask, params: Params, *, before: int) -> Params | None:
+        """What this device has of its own of the tensors that a task keeps, as before a round."""
+        kept = task.selectors.kept(params.layout)
+        return self._kept(kept).before(before, params) if kept.specs else None
+
+    def _kept(self, layout: Layout) -> OwnTensors:
+        return OwnTensors(self.scratch / "personal", self.manifest, layout)
 
     def evaluate(
         self, order: Order, ticket: str, frame: bytes, coming: Coming = _WHOLE
     ) -> Finished:
         """Evaluate the global model on the device's own examples.
 
-        On those held out, where there are any, and else on those that it trains on.
+        On those held out, where there are any, and else on those that it trains on. Where the
+        device keeps tensors, also the global model with these, as ``personal_NAME``.
 
         Args:
             order: as in `train`, as are the others.
@@ -177,19 +199,25 @@ class Worker:
         held = corpus.test if len(corpus.test) else corpus.valid
         examples: Examples = held if len(held) else corpus.train
         session = self._model.session(params, order.task.selectors.train, examples)
-        found = evaluate(session, params, examples)
+        metrics = dict(evaluate(session, params, examples).metrics)
+        own = self._own(order.task, params, before=order.task.round + 1)
+        if own is not None:
+            layout = params.layout
+            mine = Params(layout, layout.scatter(params.vector, own.layout, own.vector))
+            told = evaluate(session, mine, examples).metrics
+            metrics |= {f"personal_{name}": value for name, value in told.items()}
         return Finished(
             ticket,
             num_examples=len(examples),
-            metrics=found.metrics,
+            metrics=metrics,
             peak_memory=_peak_memory(),
             round=order.task.round,
         )
 
     def _received(self, order: Order, frame: bytes, coming: Coming) -> tuple[Params, Briefing]:
         """The model of what came down, and what came beside it; it is kept where that is asked."""
-        trains = (stage.train for stage in self.manifest.job.stages[: order.stage + 1])
-        part = changed(trains, self._start.layout)
+        stages = [stage.selectors for stage in self.manifest.job.stages[: order.stage + 1]]
+        part = changed(stages, self._start.layout)
         if self.split is not None:
             training = self.split.over(self._model, self.corpus.train)
             part = training.sent(part)  # the far side has its own tensors

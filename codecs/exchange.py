@@ -1,6 +1,6 @@
 """What travels in a round: the model down, an update up. The simulator and a device share this."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from fedloom.codecs.base import Codec
 from fedloom.codecs.briefing import with_briefing, without_briefing
 from fedloom.core.errors import CodecError
-from fedloom.core.layout import ALL, Layout, Selector, Vector
+from fedloom.core.layout import Layout, Vector
 from fedloom.core.seeds import derive
 from fedloom.core.steps import Steps
 from fedloom.core.types import (
@@ -20,20 +20,25 @@ from fedloom.core.types import (
     Metrics,
     Params,
     Payload,
+    Selectors,
 )
 
 __all__ = ["changed", "client_update", "received", "sent_down", "with_far"]
 
 
-def changed(trains: Iterable[Selector], layout: Layout) -> Layout:
-    """The tensors that any of the stages so far trains: what a client may not have yet.
+def changed(stages: Sequence[Selectors], layout: Layout) -> Layout:
+    """What goes down: the tensors that a client may not have yet.
+
+    Those that clients of any stage so far send, and so change in the global model, and of them
+    those that the present stage sends down. What is kept by clients never changes there.
 
     Args:
-        trains: the `train` selector of each stage so far, the present one among them.
+        stages: the selectors of each stage so far, the present one last.
         layout: the model's.
     """
-    names = {name for train in trains for name in layout.select(train).names}
-    return Layout(tuple(spec for spec in layout if spec.name in names))
+    names = {name for stage in stages for name in stage.sent(layout).names}
+    down = layout.select(stages[-1].down)
+    return Layout(tuple(spec for spec in down if spec.name in names))
 
 
 def sent_down(
@@ -73,7 +78,9 @@ def client_update(
 ) -> ClientUpdate:
     """What a client sends for a task: its delta, encoded, and what it cost.
 
-    A delta that is not finite is not sent: the client reports its failure instead of a model.
+    A delta that is not finite is not sent: the client reports its failure instead of a model. Nor
+    is what the client keeps, or what the task does not send up: the update lacks those tensors,
+    which is never the same as a change of zero.
 
     Args:
         task: what was asked.
@@ -87,10 +94,9 @@ def client_update(
         steps: what moved along known directions; a codec that does not send such steps sends the
             change that they come to.
     """
-    sent, vector = trained, np.asarray(delta)
-    if task.selectors.up != ALL:
-        sent = trained.select(task.selectors.up)
-        vector = trained.gather(delta, sent)
+    asked = task.selectors.sent(model)
+    sent = Layout(tuple(spec for spec in trained if spec.name in asked))
+    vector = np.asarray(delta) if sent == trained else trained.gather(delta, sent)
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     delta_sent = Delta(sent, vector, steps)
     if not getattr(codec, "sends_steps", False):

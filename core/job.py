@@ -15,7 +15,7 @@ from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
 from fedloom.core.serving import ServerConfig
 from fedloom.core.split import SplitConfig
-from fedloom.core.types import LocalWork, Tier
+from fedloom.core.types import LocalWork, Selectors, Tier
 
 __all__ = [
     "BackboneConfig",
@@ -114,6 +114,11 @@ class Stage:
         rounds: how many.
         clients_per_round: size of the cohort.
         train: which tensors train (tags, blocks or globs); the rest of the adapter stays as it is.
+        up: which of them are sent to the server.
+        down: which of the tensors that rounds have changed are sent to clients; they have the
+            others as they were before the first round.
+        keep: which of those that train each client keeps for itself, from round to round. They are
+            never sent: the global model has them as they were.
         local: numbers of local training.
         strategy: how updates become the next model.
         codec_up: how updates travel; None for the job's.
@@ -127,6 +132,9 @@ class Stage:
     rounds: int = 10
     clients_per_round: int = 10
     train: Selector = ALL
+    up: Selector = ALL
+    down: Selector = ALL
+    keep: Selector = NONE
     local: LocalWork = LocalWork()
     strategy: Component = Component("fedavg")
     codec_up: Component | None = None
@@ -143,7 +151,14 @@ class Stage:
             self.clients_per_round,
             "1 or more",
         )
-        require(self.train != NONE, "train", self.train, "at least one tag, block or name")
+        for name in ("train", "up"):
+            patterns = getattr(self, name)
+            require(patterns != NONE, name, patterns, "at least one tag, block or name")
+
+    @property
+    def selectors(self) -> Selectors:
+        """Which tensors take part, and how."""
+        return Selectors(self.train, self.up, self.down, self.keep)
 
 
 @dataclass(frozen=True)
@@ -154,14 +169,18 @@ class EvaluateConfig:
         every: rounds between evaluations (the first and last model are always evaluated).
         split: ``valid`` or ``test``, for the curve; the final model is also evaluated on ``test``.
         clients: at the end, evaluate the global model on each client's own examples (0: none, else
-            at most so many clients).
+            at most so many clients); where clients keep tensors, each client's own model too.
+        hold_out: share of its examples that a simulated client does not train on, and on which it
+            is evaluated (0: on those that it trains on).
     """
 
     every: int = 1
     split: str = "test"
     clients: int = 0
+    hold_out: float = 0.0
 
     def __post_init__(self) -> None:
+        require(0 <= self.hold_out < 1, "evaluate.hold_out", self.hold_out, "in [0, 1)")
         require(self.every >= 1, "evaluate.every", self.every, "1 or more")
         require(self.clients >= 0, "evaluate.clients", self.clients, "0 or more")
         _one_of("evaluate.split", self.split, ("valid", "test"))
@@ -255,16 +274,15 @@ class Job:
         return self.stages[stage].codec_up or self.codec_up
 
 
-STAGE_KEYS = (
-    *("rounds", "patience", "min_gain"),
-    *("clients_per_round", "train", "local", "strategy"),
-)
+_KEYS = "rounds patience min_gain clients_per_round train up down keep local strategy"
+STAGE_KEYS = tuple(_KEYS.split())
 
 
 def job_from(table: Mapping[str, Any]) -> Job:
     """Build a job from a table as TOML gives it.
 
     The keys of a stage (``rounds``, ``patience``, ``min_gain``, ``clients_per_round``, ``train``,
+    ``up``, ``down``, ``keep``,
     ``[local]``, ``[strategy]``) may stand at the top level: there they are the default of every
     stage, or the only stage where there is no ``[[stages]]``.
 

@@ -54,6 +54,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",
         "full": "fedloom.tuning.full:Full",
         "kv-parallel": "fedloom.tuning.kv_parallel:KvParallel",
+        "fedperfix": "fedloom.tuning.perfix:Perfix",
         "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",

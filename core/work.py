@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedloom.core.component import Component
-from fedloom.core.errors import require
+from fedloom.core.errors import LayoutError, require
 from fedloom.core.layout import ALL, NONE, Layout, Selector
 
 __all__ = ["LocalWork", "Selectors", "Tier"]
@@ -16,8 +16,9 @@ class Selectors:
     Attributes:
         train: trained by the client in this round.
         up: sent to the server (of those trained).
-        down: sent to the client before it trains.
-        keep: kept by the client across rounds, never sent.
+        down: sent to the client before it trains (of those that rounds have changed).
+        keep: kept by the client across rounds, never sent; the client's next round starts from
+            them, not from the global model's.
     """
 
     train: Selector = ALL
@@ -34,6 +35,19 @@ class Selectors:
         trained, up, kept = (layout.select(s) for s in (self.train, self.up, self.keep))
         specs = (s for s in layout if s.name in trained and s.name in up and s.name not in kept)
         return Layout(tuple(specs))
+
+    def kept(self, layout: Layout) -> Layout:
+        """The tensors of a model's `layout` that a client keeps.
+
+        Raises:
+            LayoutError: a pattern matches no tensor, or one that is kept does not train.
+        """
+        kept, trained = layout.select(self.keep), layout.select(self.train)
+        idle = [spec.name for spec in kept if spec.name not in trained]
+        if idle:
+            text = f"tensor {idle[0]!r} is kept and does not train"
+            raise LayoutError(f"keep = {list(self.keep)}: {text} (train = {list(self.train)})")
+        return kept
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def closing(summary: Summary, *, resume: str = RESUME) -> list[str]:
     word = "interrupted" if summary.interrupted else "finished"
     rows = [f"{word}: {summary.rounds} rounds in {duration(summary.elapsed)}"]
     models = {"before": summary.before, "federated": summary.after, **summary.references}
+    models["own data"] = summary.own_examples
     rows += [_model(title, found) for title, found in models.items() if headline(found)]
     rows += _spent(summary.spent)
     rows.append(f"  {'results':<10} {summary.directory}")

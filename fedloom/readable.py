@@ -36,11 +36,18 @@ METRICS: Mapping[str, Metric] = {
     "macro_f1": Metric("macro F1", share=True, ascending=True),
     "perplexity": Metric("perplexity", share=False, ascending=False),
     "loss": Metric("loss", share=False, ascending=False),
+    # of each client's own model, where clients keep tensors for themselves
+    "personal_accuracy": Metric("own models' accuracy", share=True, ascending=True),
+    "personal_loss": Metric("own models' loss", share=False, ascending=False),
     # what clients measure on data that stay with them
     "clients_accuracy": Metric("clients' accuracy", share=True, ascending=True),
     "clients_macro_f1": Metric("clients' macro F1", share=True, ascending=True),
     "clients_perplexity": Metric("clients' perplexity", share=False, ascending=False),
     "clients_loss": Metric("clients' loss", share=False, ascending=False),
+    "clients_personal_accuracy": Metric("clients' own accuracy", share=True, ascending=True),
+    "clients_personal_macro_f1": Metric("clients' own macro F1", share=True, ascending=True),
+    "clients_personal_perplexity": Metric("clients' own perplexity", share=False, ascending=False),
+    "clients_personal_loss": Metric("clients' own loss", share=False, ascending=False),
 }
 
 

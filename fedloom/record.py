@@ -137,6 +137,11 @@ class Record:
         found = self.summary.get("references") or {}
         return {name: _numbers(metrics) for name, metrics in found.items()}
 
+    @property
+    def own_examples(self) -> Metrics:
+        """Means over clients of the last model's evaluation on their own examples."""
+        return _numbers(self.summary.get("own_examples"))
+
     def curve(self, x: str, y: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Two columns of the history where both have values; empty where either is missing."""
         there = self.history.columns

@@ -198,6 +198,10 @@ def _model_figures(record: Record) -> list[tuple[str, str, str, str]]:
     for reference, metrics in record.references.items():
         value = value_text(name, metrics.get(name, nan))
         cards.append((f"{reference} {title}", value, words.get(reference, ""), ""))
+    own, personal = record.own_examples, f"personal_{name}"
+    if personal in own and personal in METRICS:
+        text = f"{value_text(name, own.get(name, nan))} the global model, on clients' own examples"
+        cards.append((METRICS[personal].title, value_text(personal, own[personal]), text, ""))
     return cards
 
 

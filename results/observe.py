@@ -12,7 +12,7 @@ import numpy as np
 
 from fedloom.core.types import ClientId, Metrics, Refusal
 
-__all__ = ["Observer", "Observers", "RoundLine", "RunInfo", "Summary", "spread"]
+__all__ = ["Observer", "Observers", "RoundLine", "RunInfo", "Summary", "spread", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,9 @@ class Summary:
         references: evaluation on the test split of what else was trained, by ``central`` (all data
             in one place) and ``local`` (each client alone).
         per_client: spread over clients of the last model's evaluation, as `spread` gives it.
+        own_examples: means over the same clients, weighted by their examples: ``accuracy`` and
+            ``loss`` of the global model, and with ``personal_`` before them those of each client's
+            own model, where clients keep tensors.
         rounds: rounds that are done.
         elapsed: wall seconds since round 1 began, over all resumes.
         spent: what all rounds cost, by name (`fedloom.results.spending.spending`).
@@ -135,6 +138,7 @@ class Summary:
     references: Mapping[str, Metrics] = field(default_factory=dict)
     per_client: Mapping[str, Metrics] = field(default_factory=dict)
     spent: Metrics = field(default_factory=dict)
+    own_examples: Metrics = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -206,3 +210,17 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     points = np.quantile(values, list(_QUANTILES.values()))
     named = {name: float(point) for name, point in zip(_QUANTILES, points, strict=True)}
     return {**named, "mean": float(np.mean(values)), "clients": float(len(values))}
+
+
+def weighted(clients: Mapping[ClientId, Metrics], sizes: Mapping[ClientId, int]) -> Metrics:
+    """Means over clients of every metric, each weighted by the examples behind it.
+
+    >>> weighted({"a": {"accuracy": 0.5}, "b": {"accuracy": 1.0}}, {"a": 3, "b": 1})
+    {'accuracy': 0.625}
+    """
+    sums: dict[str, float] = {}
+    total = sum(sizes[client] for client in clients)
+    for client, metrics in clients.items():
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + value * sizes[client]
+    return {name: value / total for name, value in sums.items()}

@@ -6,6 +6,7 @@ versions.json     what computed it: fedloom, Python, libraries, processor
 metrics.jsonl     one line per round, safe on disk before the next round begins
 partition.json    sizes and label counts of the clients
 checkpoints/      round-000012.safetensors: the last few states
+personal/         tensors that clients keep for themselves, where they do
 adapter/          the trained adapter
 clients.json      the last model's evaluation on each client's own examples
 summary.json      how it ended
@@ -38,7 +39,7 @@ _FILES = (
     *("choices.json", "versions.json", "metrics.jsonl", "partition.json", "clients.json"),
     *("summary.json", "report.html"),
 )
-_FOLDERS = ("checkpoints", "adapter", "plots", "events")
+_FOLDERS = ("checkpoints", "personal", "adapter", "plots", "events")
 _CLIENTS_WITH_LABELS = 200
 _SIZES_KEPT = 1000
 

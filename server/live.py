@@ -22,7 +22,6 @@ from fedloom.core.types import (
     Metrics,
     Params,
     RoundReport,
-    Selectors,
     State,
 )
 from fedloom.results.observe import Observer
@@ -158,7 +157,7 @@ class Live:
         state = self._played if known and self._played else State(model, number)
         models = self._publish(index, state, number)
         task = ClientTask("", number, number, seed=job.seed)
-        task = replace(task, selectors=Selectors(train=job.stages[index].train))
+        task = replace(task, selectors=job.stages[index].selectors)
         return evaluate_on_clients(
             self.board,
             choose(there, some, seed=job.seed, number=number),
@@ -177,7 +176,7 @@ class Live:
         while True:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
-            work, selectors = stage.local, Selectors(train=stage.train)
+            work, selectors = stage.local, stage.selectors
             terms = (job.seed, job.tiers, self.plan.cuts, stage.rounds)
             cohort = Cohort(number, opened.cohort, work, selectors, *terms)
             dispatch = self._dispatch(opened, index, up, state.params, models)
@@ -241,7 +240,7 @@ class Live:
         """Offer the model after `number` rounds for download, and forget the one before."""
         job, params = self.plan.job, state.params
         up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
-        part = changed((s.train for s in job.stages[: index + 1]), params.layout)
+        part = changed([s.selectors for s in job.stages[: index + 1]], params.layout)
         part = self.plan.split.down(part) if self.plan.split else part
         beside, follow = briefing, follows(up, down)
         made = Downlink(state, down, part, number=number, briefing=beside, following=follow)

@@ -5,19 +5,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedloom.core.layout import ALL
 from fedloom.core.seeds import stream
-from fedloom.core.types import Metrics, Params
-from fedloom.results.observe import Observer, spread
+from fedloom.core.types import ClientId, Metrics, Params
+from fedloom.results.observe import Observer, spread, weighted
 from fedloom.results.rundir import RunDirectory
 from fedloom.simulation import references
+from fedloom.simulation.holdout import rows_to_judge
+from fedloom.simulation.personal import PersonalStore
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.stage import evaluator
-from fedloom.tuning.evaluate import evaluate
+from fedloom.tuning.evaluate import Evaluation, evaluate
 from fedloom.tuning.export import export_adapter
 
-__all__ = ["Closing", "close"]
+__all__ = ["Closing", "Models", "close"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run began with and came to.
+
+    Attributes:
+        start: the first global model.
+        end: the last one.
+        personal: what clients keep for themselves; None where they keep nothing.
+    """
+
+    start: Params
+    end: Params
+    personal: PersonalStore | None = None
 
 
 @dataclass(frozen=True)
@@ -28,19 +46,22 @@ class Closing:
         test: evaluation of the last model on the test split.
         references: evaluation of what else was trained.
         per_client: spread over clients of the last model's evaluation.
+        own_examples: means over the same clients, weighted by the examples that they were on.
         adapter: folder of the saved adapter.
     """
 
     test: Metrics
     references: Mapping[str, Metrics]
     per_client: Mapping[str, Metrics]
+    own_examples: Metrics
     adapter: Path
 
 
 def close(
-    prepared: Prepared, directory: RunDirectory, observer: Observer, *, start: Params, end: Params
+    prepared: Prepared, directory: RunDirectory, observer: Observer, models: Models
 ) -> Closing:
     """Evaluate the last model, train the references that the job asks for, save the adapter."""
+    start, end = models.start, models.end
     export_adapter(prepared.model, end, directory.adapter, classes=prepared.corpus.classes)
     judge = evaluator(prepared, end, ALL, prepared.corpus.test)
     test = judge(end).metrics
@@ -49,28 +70,51 @@ def close(
         observer.note(f"training the reference {name!r}")
         train = {"central": references.central, "local": references.local}[name]
         found[name] = train(prepared, start)
-    clients = _each_client(prepared, end)
+    clients, sizes = _each_client(prepared, models)
     if clients:
         directory.write_clients(clients)
-    return Closing(test, found, spread(clients) if clients else {}, directory.adapter)
+    table = spread(clients) if clients else {}
+    return Closing(test, found, table, weighted(clients, sizes), directory.adapter)
 
 
-def _each_client(prepared: Prepared, params: Params) -> dict[str, Metrics]:
-    """The global model on clients' own training examples, for as many as the job asks for."""
-    asked = min(prepared.job.evaluate.clients, len(prepared.population))
-    if not asked:
-        return {}
-    numbers = stream(prepared.job.seed, "evaluated").choose(len(prepared.population), asked)
-    partition = prepared.population.partition
-    names = [partition.name_of(int(number)) for number in numbers]
-    rows = [partition.rows_of(int(number)) for number in numbers]
-    examples = prepared.corpus.train.take(np.concatenate(rows))
-    found = evaluate(prepared.model.session(params, ALL, examples), params, examples)
-    ends = np.cumsum([len(r) for r in rows])
-    return {
-        name: {
-            "accuracy": float(found.correct[end - len(own) : end].mean()),
-            "loss": float(found.loss[end - len(own) : end].mean()),
-        }
-        for name, own, end in zip(names, rows, ends, strict=True)
-    }
+def _each_client(
+    prepared: Prepared, models: Models
+) -> tuple[dict[ClientId, Metrics], dict[ClientId, int]]:
+    """Models on clients' own examples, for as many clients as the job asks for; and how many each.
+
+    ``accuracy`` and ``loss`` are of the global model. Where clients keep tensors of their own,
+    ``personal_accuracy`` and ``personal_loss`` are of the global model with them in place; a client
+    that was never asked has the global model's.
+    """
+    population, params = prepared.population, models.end
+    asked = min(prepared.job.evaluate.clients, len(population))
+    chosen = stream(prepared.job.seed, "evaluated").choose(len(population), asked)
+    partition = population.partition
+    rows = {partition.name_of(int(n)): rows_to_judge(partition, int(n)) for n in chosen}
+    rows = {name: own for name, own in rows.items() if len(own)}
+    if not rows:
+        return {}, {}
+    examples = prepared.corpus.train.take(np.concatenate(list(rows.values())))
+    session = prepared.model.session(params, ALL, examples)
+    found, first = evaluate(session, params, examples), 0
+    clients: dict[ClientId, Metrics] = {}
+    for name, own in rows.items():
+        here, first = np.arange(first, first + len(own)), first + len(own)
+        clients[name] = _means(found, here)
+        if models.personal is not None:
+            mine = _with_own(models.personal.own(name, params), params)
+            theirs = _means(evaluate(session, mine, examples, rows=here), here)
+            personal = {f"personal_{metric}": value for metric, value in theirs.items()}
+            clients[name] = {**clients[name], **personal}
+    return clients, {name: len(own) for name, own in rows.items()}
+
+
+def _with_own(own: Params, params: Params) -> Params:
+    """The global model with a client's own tensors."""
+    layout = params.layout
+    return Params(layout, layout.scatter(params.vector, own.layout, own.vector))
+
+
+def _means(found: Evaluation, rows: NDArray[np.int64]) -> dict[str, float]:
+    correct, loss = found.correct[rows].mean(), found.loss[rows].mean()
+    return {"accuracy": float(correct), "loss": float(loss)}

@@ -18,6 +18,7 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
+from fedloom.simulation.personal import PersonalStore
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
@@ -47,6 +48,7 @@ class Federation:
             once lets the two go side by side.
         split: how clients train over a split model; None where they hold all of it.
         device_of: whose time and energy a client takes; None where that is not counted.
+        personal: what clients keep for themselves; None where they keep nothing.
     """
 
     session_of: Callable[[Selector], Session]
@@ -57,6 +59,7 @@ class Federation:
     pool: ThreadPoolExecutor
     split: SplitTraining | None = None
     device_of: Callable[[ClientId], Device | None] = lambda client: None
+    personal: PersonalStore | None = None
 
     def learner_of(self, task: ClientTask) -> Learner:
         """Who trains a task."""
@@ -94,6 +97,8 @@ def dispatcher(
     def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
         with room:
             trained = _train(federation, params, briefing, chunk)
+        if federation.personal is not None:
+            _keep(federation.personal, trained)
         return [
             _update(federation, params, task, result, bytes_down[task.client])
             for task, result in trained
@@ -161,12 +166,7 @@ def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[Clien
 def _train(
     federation: Federation, params: Params, briefing: Briefing, tasks: list[ClientTask]
 ) -> list[tuple[ClientTask, LocalResult]]:
-    cohort = [
-        Assignment(
-            task.client, federation.rows_of(task.client), task.round, task.seed, task.batches
-        )
-        for task in tasks
-    ]
+    cohort = [_assignment(federation, params, task) for task in tasks]
     learner, train = federation.learner_of(tasks[0]), tasks[0].selectors.train
     if federation.split is not None:
         split, work = federation.split.at(tasks[0].bottom), tasks[0].work
@@ -175,6 +175,19 @@ def _train(
         session = federation.session_for(tasks[0])
         results = learner.train(session, params, tasks[0].work, cohort, briefing)
     return list(zip(tasks, results, strict=True))
+
+
+def _assignment(federation: Federation, params: Params, task: ClientTask) -> Assignment:
+    rows, personal = federation.rows_of(task.client), federation.personal
+    own = None if personal is None else personal.own(task.client, params)
+    return Assignment(task.client, rows, task.round, task.seed, task.batches, own)
+
+
+def _keep(personal: PersonalStore, trained: list[tuple[ClientTask, LocalResult]]) -> None:
+    """Clients keep what has become of their own tensors; one that diverged, what it had."""
+    for task, result in trained:
+        if result.kept is not None and result.whole:
+            personal.keep(task.client, task.round, result.kept.vector)
 
 
 def _update(

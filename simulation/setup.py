@@ -18,7 +18,8 @@ from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
 from fedloom.simulation.devices import devices_of
-from fedloom.simulation.holdings import StoredPartition
+from fedloom.simulation.holdings import Partition, StoredPartition
+from fedloom.simulation.holdout import HeldBack
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
 from fedloom.tuning.activations import Activations
@@ -177,7 +178,9 @@ def _corpus(job: Job, folder: Path, data: object) -> Corpus:
 
 def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
     rule = cast(Rule, create("partitions", job.partition))
-    partition = rule(TrainingRows.of(corpus), job.seed)
+    partition: Partition = rule(TrainingRows.of(corpus), job.seed)
     if partition.empty:
         observer.note(f"{partition.empty} clients without examples were left out")
+    if job.evaluate.hold_out:
+        partition = HeldBack(partition, job.evaluate.hold_out, job.seed)
     return Population(partition, job.seed, job.tiers)

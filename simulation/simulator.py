@@ -1,6 +1,8 @@
 """A federation on one machine: the stages of a job, round by round, saved as they go."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +14,13 @@ from fedloom.results.history import History
 from fedloom.results.observe import Observer, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.course import begin, follow
-from fedloom.simulation.closing import close
+from fedloom.simulation.closing import Models, close
 from fedloom.simulation.devices import outgrown
+from fedloom.simulation.personal import PersonalStore
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Stages
+from fedloom.tuning.keeping import kept_tensors
 
 __all__ = ["Run", "simulate"]
 
@@ -90,10 +94,13 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
     try:
-        follow(job, course, Stages(prepared), directory, observer)
-        if text := outgrown(job, course.cost.peak_memory):
-            observer.note(text)
-        closing = close(prepared, directory, observer, start=start, end=course.state.params)
+        with _personal(prepared, directory, course.done) as personal:
+            stages = Stages(prepared, personal, directory.checkpoints)
+            follow(job, course, stages, directory, observer)
+            if text := outgrown(job, course.cost.peak_memory):
+                observer.note(text)
+            models = Models(start, course.state.params, personal)
+            closing = close(prepared, directory, observer, models)
     except KeyboardInterrupt:
         interrupted, closing = True, None
     summary = Summary(
@@ -106,11 +113,31 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
         references=closing.references if closing else {},
         per_client=closing.per_client if closing else {},
         spent=course.spent,
+        own_examples=closing.own_examples if closing else {},
         interrupted=interrupted,
     )
     directory.write_summary(summary)
     observer.finished(summary)
     return Run(directory.path, directory.history(), summary, course.state.params, prepared)
+
+
+@contextmanager
+def _personal(
+    prepared: Prepared, directory: RunDirectory, done: int
+) -> Iterator[PersonalStore | None]:
+    """What clients keep, as of a round; None where they keep nothing."""
+    job, model = prepared.job, prepared.model
+    kept = kept_tensors(job, model.layout)
+    if not kept.specs:
+        yield None
+        return
+    run: dict[str, str | int] = {"backbone": job.backbone.name, "seed": job.seed}
+    run["layout"] = model.layout.digest
+    store = PersonalStore(directory.path / "personal", kept, run, done=done)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:

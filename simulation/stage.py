@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,13 +12,14 @@ from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import Downlink, follows
 from fedloom.codecs.exchange import changed, received
 from fedloom.core.job import Stage
-from fedloom.core.layout import Selector
+from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Params, Selectors, State
+from fedloom.core.types import Params, State
 from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.round import run_round
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.held import Held
+from fedloom.simulation.personal import PersonalStore
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import briefing_of
@@ -64,9 +65,13 @@ class Stages:
 
     Attributes:
         prepared: the job.
+        personal: what clients keep for themselves; None where they keep nothing.
+        checkpoints: rounds of the checkpoints that there are.
     """
 
     prepared: Prepared
+    personal: PersonalStore | None = None
+    checkpoints: Callable[[], Iterable[int]] = tuple
 
     def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the examples that the curve is drawn from."""
@@ -87,8 +92,8 @@ class Stages:
         job, stage = prepared.job, prepared.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
-        selectors, following = Selectors(train=stage.train), follows(up, down)
-        sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
+        following = follows(up, down)
+        sent = changed([s.selectors for s in job.stages[: index + 1]], state.params.layout)
         if prepared.split is not None:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
         learner = cast(Learner, create("learners", job.learner))
@@ -98,11 +103,13 @@ class Stages:
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
             for number in range(first, last + 1):
                 began = time.perf_counter()
+                if self.personal is not None:
+                    self.personal.oldest = min(self.checkpoints(), default=0)
                 cohort = prepared.population.cohort(
                     number,
                     stage.clients_per_round,
                     work=stage.local,
-                    selectors=selectors,
+                    selectors=stage.selectors,
                     drawn=drawn_for(state, number),
                 )
                 cuts = prepared.split.table if prepared.split is not None else None
@@ -116,7 +123,7 @@ class Stages:
                     briefing=briefing_of(strategy, state),
                     following=following,
                 )
-                params, briefing = received(state.params, down, model.plain, sent)
+                params, briefing = received(self._before(stage, state), down, model.plain, sent)
                 federation = Federation(
                     session_of=partial(sessions.of, params),
                     learner=learner,
@@ -126,6 +133,7 @@ class Stages:
                     pool=pool,
                     split=prepared.split,
                     device_of=prepared.device_of,
+                    personal=self.personal if stage.keep != NONE else None,
                 )
                 sizes = held.sizes(model, cohort)
                 dispatch = held.noting(model, dispatcher(federation, params, sizes, briefing))
@@ -133,4 +141,12 @@ class Stages:
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
                 state = held.put_into(state)
+                if self.personal is not None:
+                    self.personal.commit(number)
                 yield Played(stage.name, state, report, time.perf_counter() - began)
+
+    def _before(self, stage: Stage, state: State) -> Params:
+        """What clients have of tensors that are not sent down: those of the first model."""
+        if stage.down == ALL:
+            return state.params  # what is not sent has never changed, or is on the far side
+        return self.prepared.model.initial(self.prepared.job.seed)

@@ -112,6 +112,8 @@ from fedloom.tuning.learners.backprop import Backprop
 
 
 class Pausing:
+    keeps = True
+
     def _named(self):
         try:
             return Path("pause").read_text()

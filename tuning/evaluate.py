@@ -58,22 +58,25 @@ def evaluate(
     *,
     pool: Executor | None = None,
     batch_tokens: int = 4096,
+    rows: NDArray[np.int64] | None = None,
 ) -> Evaluation:
-    """Run the global model over all examples, similar lengths together.
+    """Run a model over examples, similar lengths together.
 
     Args:
         session: the model, set up for these examples.
-        params: the global model.
+        params: the model.
         examples: what it is evaluated on.
         pool: threads that run batches side by side.
         batch_tokens: tokens in a batch at most.
+        rows: int64, which of the examples; None for all. What is found of each is 0 for others.
     """
     lengths = examples.lengths()
-    order = np.argsort(lengths, kind="stable")
+    chosen = np.arange(len(examples)) if rows is None else rows
+    order = chosen[np.argsort(lengths[chosen], kind="stable")]
 
-    def one(rows: NDArray[np.int64]) -> Tensor:
+    def one(batch: NDArray[np.int64]) -> Tensor:
         with torch.no_grad():
-            found = session.losses(session.store(params, 1), [rows])
+            found = session.losses(session.store(params, 1), [batch])
         return torch.stack((found.each.double(), found.predicted, found.target)).cpu()
 
     batches = _batches(order, lengths, batch_tokens)
@@ -88,9 +91,9 @@ def evaluate(
         metrics["macro_f1"] = macro_f1(target.astype(np.int64), predicted.astype(np.int64))
         counts = np.ones(len(order), dtype=np.int64)
     owner = np.repeat(order, counts)
-    some = np.maximum(np.bincount(owner, minlength=len(order)), 1)  # a text may predict nothing
+    some = np.maximum(np.bincount(owner, minlength=len(examples)), 1)  # a text may predict nothing
     loss, correct = (
-        (np.bincount(owner, weights=of, minlength=len(order)) / some).astype(np.float32)
+        (np.bincount(owner, weights=of, minlength=len(examples)) / some).astype(np.float32)
         for of in (each, right)
     )
     return Evaluation(metrics, loss, correct)

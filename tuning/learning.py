@@ -29,6 +29,8 @@ class Assignment:
         round: number of the round.
         seed: the run's seed.
         batches: number of the round whose batches are used once more; 0 for new ones.
+        own: values of the tensors that it keeps for itself, from which it starts in place of the
+            global model's; None where it keeps none.
     """
 
     client: ClientId
@@ -36,6 +38,7 @@ class Assignment:
     round: int
     seed: int
     batches: int = 0
+    own: Params | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class LocalResult:
     Attributes:
         client: its id.
         layout: the tensors that trained.
-        delta: local minus global, float32 ``[P]``; not finite where training diverged.
+        delta: local minus global, float32 ``[P]``; not finite where training diverged. Of tensors
+            that the client keeps, minus where it started.
         num_examples: training examples behind it.
         metrics: ``loss`` and ``accuracy`` over all local steps.
         flops: floating-point operations, from the shapes.
@@ -56,6 +60,7 @@ class LocalResult:
         far: what moved on the far side of a split model, beside `delta`; None for nothing.
         bytes_up: bytes sent while training, over a split model.
         bytes_down: bytes received while training.
+        kept: new values of the tensors that it keeps; None where it keeps none.
     """
 
     client: ClientId
@@ -71,10 +76,21 @@ class LocalResult:
     far: Delta | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    kept: Params | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that it gave is finite."""
+        kept = self.kept is None or bool(np.isfinite(self.kept.vector).all())
+        return kept and bool(np.isfinite(self.delta).all())
 
 
 class Learner(Protocol):
-    """How a cohort turns its data into updates."""
+    """How a cohort turns its data into updates.
+
+    One with an attribute `keeps` that is true lets clients start from `Assignment.own` and returns
+    `LocalResult.kept`.
+    """
 
     def train(
         self,

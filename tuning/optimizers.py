@@ -47,7 +47,7 @@ def _rates(work: LocalWork, store: Store) -> float | Tensor:
     heads = [spec for spec in store.trained if "head" in spec.tags]
     if not work.head_lr or not heads:
         return work.lr
-    rates = torch.full_like(store.start, work.lr)
+    rates = torch.full_like(store.values[0], work.lr)
     for spec in heads:
         rates[store.trained.span(spec.name)] = work.head_lr
     return rates
@@ -57,12 +57,14 @@ def _prepare(work: LocalWork, store: Store) -> Tensor:
     """The active gradients ``[k, P]``, with the proximal term added and clipped row by row.
 
     The proximal term is part of the objective (Li et al., MLSys 2020, eq. 2), so it is clipped
-    with the rest.
+    with the rest. It holds a client near where it started: the global model, and what the client
+    keeps for itself.
     """
     k = store.clients
     grad = store.grad[:k]
     if work.prox_mu:
-        grad.add_(store.values[:k] - store.start, alpha=work.prox_mu)
+        start = store.start if store.start.ndim == 1 else store.start[:k]
+        grad.add_(store.values[:k] - start, alpha=work.prox_mu)
     if work.clip_norm:
         norms = grad.norm(dim=1, keepdim=True)
         grad.mul_((work.clip_norm / (norms + 1e-6)).clamp(max=1.0))

@@ -7,11 +7,11 @@ import torch
 
 from fedloom.backbones import files
 from fedloom.backbones.precision import best_dtype
-from fedloom.core.errors import ConfigError, LayoutError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
+from fedloom.tuning.keeping import check_keeping
 
 __all__ = ["check_names", "check_selectors", "dtype_of", "folder_of"]
 
@@ -45,14 +45,10 @@ def check_selectors(job: Job, layout: Layout) -> None:
     """Find a stage that trains what is not there before the stages before it are done.
 
     Raises:
-        ConfigError: a pattern matches no tensor, nothing is left to move along directions, or a
-            codec cannot send what trains.
+        ConfigError: a pattern matches no tensor, nothing is left to move along directions or to
+            send, a codec cannot send what trains, or tensors are kept that cannot be.
     """
-    for stage in job.stages:
-        try:
-            layout.select(stage.train)
-        except LayoutError as error:
-            raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
+    check_keeping(job, layout)
     check_moved(job, layout)
     check_sent(job, layout)
 

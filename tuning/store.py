@@ -4,6 +4,7 @@ Everything that is done to a client's parameters (steps, clipping, deltas, aggre
 operation on a ``[k, P]`` matrix; a name is a view of it. A deployed client is the case k = 1.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 
@@ -24,7 +25,8 @@ class Store:
         trained: layout of the tensors that train, P elements.
         values: float32 ``[k, P]``.
         grad: float32 ``[k, P]``; backward passes add to it.
-        start: float32 ``[P]``: the global values that every client started from.
+        start: float32 ``[P]``: the global values that every client started from; ``[k, P]`` where
+            clients have tensors of their own.
         sites: what is attached where, over these rows; set by the session that made the store.
         anchor: a scalar that requires grad, for autograd operations that own no tensor.
         trunk: whether gradients go below the head; without, all but the head runs as in
@@ -83,11 +85,30 @@ class Store:
             self._active = clients
             self._cast = None
 
+    def begin(self, own: Sequence[Params | None]) -> None:
+        """Let clients start from values of their own.
+
+        Args:
+            own: of each row, its own values of some of the trained tensors; None for none.
+
+        Raises:
+            LayoutError: one of the tensors does not train.
+        """
+        for row, found in zip(self.values, own, strict=True):
+            if found is not None:
+                values = torch.from_numpy(found.vector).to(row.device)
+                for here, there in self.trained.spans(found.layout):
+                    row[here] = values[there]
+        if any(found is not None for found in own):
+            self.start = self.values.clone()
+
     def row(self, client: int) -> "Store":
         """One client alone, over the same memory; its sites have to be made anew."""
         one = copy(self)
         one.values = self.values[client : client + 1]
         one.grad = self.grad[client : client + 1]
+        if self.start.ndim == 2:
+            one.start = self.start[client : client + 1]
         one.sites, one._active, one._cast = {}, 1, None
         return one
 
@@ -133,5 +154,5 @@ class Store:
         self.grad[: self._active].zero_()
 
     def deltas(self) -> Tensor:
-        """Local minus global, float32 ``[k, P]``, all clients."""
+        """Local minus where each client started, float32 ``[k, P]``, all clients."""
         return self.values - self.start

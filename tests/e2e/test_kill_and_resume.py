@@ -2,7 +2,9 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,33 @@ def test_control_c_exits_with_130_and_the_run_goes_on(job: Path, whole: Path) ->
     assert (ended.returncode, ended.stderr) == (0, "")
     assert numbers_of(job / "torn") == numbers_of(whole)
     assert tensors_of(job / "torn") == tensors_of(whole)
+
+
+def test_what_clients_keep_is_the_same_bits_after_kills(
+    text_model: dict[str, Path], job: Path
+) -> None:
+    # Ten of twelve clients in each round; a checkpoint after every second round.
+    table = classify_table(text_model["classify"], "rows.jsonl", learner="pausing:Pausing")
+    table["run"] |= {"checkpoint_every": 2, "workers": 2}
+    own = {"rounds": 6, "clients_per_round": 10, "keep": ["head"]}
+    table["stages"] = [{**own, "local": {"lr": 0.1, "batch_size": 8}}]
+    write_toml(job / "job.toml", table)
+    settings = {"learner": "backprop", "run.directory": job / "whole"}
+    simulate(job / "job.toml", settings=settings, observer=Quiet())
+
+    for number in (2, 4, 6):
+        assert stop_in_round(number, job, signal.SIGKILL)[0] == -signal.SIGKILL
+    ended = fedloom("simulate", "job.toml", "--out", "torn", "--resume", "--quiet", cwd=job)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert numbers_of(job / "torn") == numbers_of(job / "whole")
+    assert tensors_of(job / "torn") == tensors_of(job / "whole")
+    assert kept_in(job / "torn") == kept_in(job / "whole")
+    assert len(kept_in(job / "whole")) == 12
+
+
+def kept_in(run: Path) -> dict[str, tuple[int, bytes]]:
+    """What each client keeps at the end of a run, and of which round it is."""
+    newest = "SELECT client, max(round), tensors FROM kept GROUP BY client"
+    with closing(sqlite3.connect(run / "personal" / "kept.sqlite")) as file:
+        return {client: (number, tensors) for client, number, tensors in file.execute(newest)}

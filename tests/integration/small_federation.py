@@ -13,7 +13,7 @@ from fedloom.codecs.dense import Float32
 from fedloom.codecs.exchange import changed, sent_down
 from fedloom.core.config import to_table
 from fedloom.core.job import job_from
-from fedloom.core.types import ClientTask, Delta, Selectors
+from fedloom.core.types import ClientTask, Delta
 from fedloom.protos import federation_pb2 as wire
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
@@ -39,9 +39,11 @@ TABLE: dict[str, Any] = {
 class Federation:
     """A job, its model, and the tasks that a server would give."""
 
-    def __init__(self, backbone: Path, server: Misbehaving) -> None:
-        self.server, self.folder = server, backbone
-        self.job = job_from(TABLE)
+    def __init__(
+        self, backbone: Path, server: Misbehaving, table: dict[str, Any] | None = None
+    ) -> None:
+        self.server, self.folder, self.table = server, backbone, table or TABLE
+        self.job = job_from(self.table)
         self.model: CohortModel = model_of(
             self.job, backbone, len(CLASSES), dtype=torch.float32, device=torch.device("cpu")
         )
@@ -58,7 +60,7 @@ class Federation:
         table = {
             "protocol": 1,
             "federation": "7f1c0d8e-7c4c-4b0e-9d0a-0c7f3f3e2f11",
-            "job": TABLE,
+            "job": self.table,
             "classes": list(CLASSES),
             "layout": self.model.layout.digest,
             "backbone": {"files": entries},
@@ -67,7 +69,7 @@ class Federation:
         return self.server.put(json.dumps(table).encode())
 
     def task(self, number: int, stage: int, ticket: str, *, kind: str = "train") -> wire.Task:
-        part = changed((s.train for s in self.job.stages[: stage + 1]), self.model.layout)
+        part = changed([s.selectors for s in self.job.stages[: stage + 1]], self.model.layout)
         frame = sent_down(self.params, Float32(), part, version=0).frame
         order = {"task": to_table(self.order(number, stage)), "stage": stage}
         return wire.Task(
@@ -86,7 +88,7 @@ class Federation:
             number,
             number - 1,
             wanted.local,
-            Selectors(train=wanted.train),
+            wanted.selectors,
             seed=self.job.seed,
         )
 

@@ -30,6 +30,7 @@ from fedloom.core.types import (
     Delta,
     Params,
     Payload,
+    Selectors,
 )
 from fedloom.progress import Quiet
 from fedloom.simulation.dispatch import Federation
@@ -82,7 +83,7 @@ class Devices:
             self.plans.append(plan)
             return fars[-1]
 
-        part = split.sent(changed([train], params.layout))
+        part = split.sent(changed([Selectors(train=train)], params.layout))
         frame = sent_down(params, Float32(), part, version=0).frame
         worker = self._worker(task, connect)
         finished, payload = worker.train(Order(task, 0), "ticket", frame)

@@ -53,8 +53,8 @@ def worker(folder: Path, corpus: Corpus, tmp_path: Path) -> Worker:
 
 
 def frame(worker: Worker, stage: int) -> bytes:
-    trains = (s.train for s in JOB.stages[: stage + 1])
-    part = changed(trains, worker._start.layout)
+    stages = [s.selectors for s in JOB.stages[: stage + 1]]
+    part = changed(stages, worker._start.layout)
     return sent_down(worker._start, Float32(), part, version=0).frame
 
 

@@ -5,7 +5,7 @@ from fedloom.codecs.dense import BFloat16, Float32
 from fedloom.codecs.exchange import changed, client_update, received, sent_down, with_far
 from fedloom.codecs.quantized import Int8
 from fedloom.core.errors import CodecError
-from fedloom.core.layout import ALL, Layout, TensorSpec
+from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Params, Selectors
 
 HEAD = TensorSpec("head", (2,), tags=frozenset({"head"}))
@@ -16,14 +16,23 @@ TASK = ClientTask("ann", 3, 2, seed=7)
 
 
 def test_what_any_stage_so_far_trains_travels() -> None:
-    assert changed([("head",)], LAYOUT).names == ("head",)
-    assert changed([("head",), ("lora",)], LAYOUT).names == ("body", "head")  # in their order
-    assert changed([ALL], LAYOUT).digest == LAYOUT.digest
-    assert changed([], LAYOUT).size == 0
+    head, body = Selectors(train=("head",)), Selectors(train=("lora",))
+    assert changed([head], LAYOUT).names == ("head",)
+    assert changed([head, body], LAYOUT).names == ("body", "head")  # in their order
+    assert changed([Selectors()], LAYOUT).digest == LAYOUT.digest
+
+
+def test_what_is_kept_or_not_sent_down_does_not_come_down() -> None:
+    assert changed([Selectors(keep=("head",))], LAYOUT).names == ("body",)
+    assert changed([Selectors(up=("lora",))], LAYOUT).names == ("body",)  # nobody changes the head
+    assert changed([Selectors(down=("head",))], LAYOUT).names == ("head",)
+    # Trained by all before it is kept: who comes new starts there.
+    after = [Selectors(train=("head",)), Selectors(keep=("head",))]
+    assert changed(after, LAYOUT).names == ("body", "head")
 
 
 def test_a_model_comes_down_as_it_was_sent() -> None:
-    part = changed([("head",)], LAYOUT)
+    part = changed([Selectors(train=("head",))], LAYOUT)
     payload = sent_down(PARAMS, Float32(), part, version=1)
     mine = Params(LAYOUT, np.zeros(5, dtype=np.float32))
     found, briefing = received(mine, Float32(), payload, part)
@@ -65,6 +74,16 @@ def test_only_what_is_asked_for_goes_up() -> None:
     ).payload
     assert found is not None
     assert Float32().decode(found, LAYOUT.select(("head",))).vector.tolist() == [4.0, 5.0]
+
+
+def test_what_is_kept_does_not_go_up() -> None:
+    task = ClientTask("ann", 3, 2, selectors=Selectors(keep=("head",)))
+    delta = np.array([1, 2, 3, 4, 5], dtype=np.float32)
+    found = client_update(
+        task, LAYOUT, delta, Float32(), num_examples=9, metrics={}, cost=Cost(), model=LAYOUT
+    ).payload
+    assert found is not None
+    assert Float32().decode(found, LAYOUT.select(("lora",))).vector.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_tensors_go_up_in_the_models_order() -> None:

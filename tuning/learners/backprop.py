@@ -19,12 +19,16 @@ from fedloom.tuning.base import Session
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.needs import memory_of
 from fedloom.tuning.optimizers import optimizer_for
+from fedloom.tuning.store import Store
 
 __all__ = ["Backprop", "local_batches", "step_count"]
 
 
 class Backprop:
     """Gradient steps with SGD or AdamW."""
+
+    keeps = True
+    """Clients may have tensors of their own."""
 
     def train(
         self,
@@ -43,6 +47,8 @@ class Backprop:
         most = work.max_examples or max(len(a.rows) for a in cohort)
         order = sorted(range(len(cohort)), key=lambda i: (-len(plans[i]), i))
         store = session.store(params, len(cohort))
+        own = [cohort[i].own for i in order]
+        store.begin(own)
         optimizer = optimizer_for(work, store)
         sums = torch.zeros(3, len(cohort), device=store.values.device)  # loss, correct, count
         for step in range(len(plans[order[0]])):
@@ -54,7 +60,7 @@ class Backprop:
             sums[:, : len(active)] += torch.stack(
                 (losses.loss.detach() * losses.count, losses.correct, losses.count)
             )
-        deltas = _on_host(store.deltas())
+        deltas, kept = _on_host(store.deltas()), _kept(own, store)
         loss, correct, count = sums.cpu().numpy()
         seconds = (time.perf_counter() - began) / len(cohort)
         results: list[LocalResult | None] = [None] * len(cohort)
@@ -73,6 +79,7 @@ class Backprop:
                 seconds=seconds,
                 tokens=tokens,
                 memory=memory_of(session, plans[i], store.trained.size, work, backward=True),
+                kept=kept[place],
             )
         return [result for result in results if result is not None]
 
@@ -90,6 +97,17 @@ def local_batches(assignment: Assignment, work: LocalWork) -> Iterator[NDArray[n
             shuffled = rows[draw.permutation(len(rows))]
         start = step % per_epoch * work.batch_size
         yield shuffled[start : start + work.batch_size]
+
+
+def _kept(own: Sequence[Params | None], store: Store) -> list[Params | None]:
+    """What has become of the tensors that each row had of its own."""
+    if all(found is None for found in own):
+        return [None] * len(own)
+    rows, trained = _on_host(store.values), store.trained
+    return [
+        None if found is None else Params(found.layout, trained.gather(row, found.layout))
+        for row, found in zip(rows, own, strict=True)
+    ]
 
 
 def _on_host(tensor: Tensor) -> NDArray[np.float32]:
