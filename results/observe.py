@@ -68,6 +68,8 @@ class RoundLine:
         simulated_seconds: how long the rounds so far would take the simulated devices.
         clients_per_second: clients trained per wall second of training.
         refusals: who was refused and why.
+        rounds: rounds of the whole run, as far as is known after this one: a stage may have ended
+            early; 0 where nobody said.
     """
 
     round: int
@@ -86,6 +88,7 @@ class RoundLine:
     simulated_seconds: float = 0.0
     clients_per_second: float = 0.0
     refusals: tuple[Refusal, ...] = ()
+    rounds: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fedloom.core.errors import ConfigError, LayoutError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
-from fedloom.tuning.agreement import check_agreement, check_moved
+from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 from fedloom.tuning.plug_in import check_emulator
 
 __all__ = ["check_names", "check_selectors", "dtype_of", "folder_of"]
@@ -38,6 +38,8 @@ def check_names(job: Job) -> None:
             create("codecs", tier.codec)
     for stage in job.stages:
         create("strategies", stage.strategy)
+        if stage.codec_up is not None:
+            create("codecs", stage.codec_up)
     check_agreement(job)
     check_emulator(job)
 
@@ -46,7 +48,8 @@ def check_selectors(job: Job, layout: Layout) -> None:
     """Find a stage that trains what is not there before the stages before it are done.
 
     Raises:
-        ConfigError: a pattern matches no tensor, or nothing is left to move along directions.
+        ConfigError: a pattern matches no tensor, nothing is left to move along directions, or a
+            codec cannot send what trains.
     """
     for stage in job.stages:
         try:
@@ -54,6 +57,7 @@ def check_selectors(job: Job, layout: Layout) -> None:
         except LayoutError as error:
             raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
     check_moved(job, layout)
+    check_sent(job, layout)
 
 
 def folder_of(backbone: BackboneConfig, note: Note) -> Path:
