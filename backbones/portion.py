@@ -1,16 +1,12 @@
 """A model folder of some blocks only: what a device fetches that holds no more of the model.
 
-The weights of a portion are a file in the safetensors format (8 bytes with the length of a JSON
-header, the header, the tensors; https://huggingface.co/docs/safetensors). It is written here, so
-that the same portion has the same bytes, and so the same address, whoever writes it.
+The same portion has the same bytes, and so the same address, whoever writes it.
 """
 
-import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -19,14 +15,11 @@ from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_confi
 from fedloom.backbones.files import is_wanted
 from fedloom.backbones.fused import assembled
 from fedloom.backbones.head import SAVED_HEADS
+from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.shape import Shape, read_shape
 from fedloom.core.errors import ConfigError
 
-__all__ = ["write_portion"]
-
-_BLOCK = 1 << 20
-_ALIGNED = 8
-"""The header's length is a multiple of so many bytes."""
+__all__ = ["copy_beside", "write_portion"]
 
 
 def write_portion(folder: Path, out: Path, held: Collection[str]) -> Path:
@@ -53,40 +46,10 @@ def write_portion(folder: Path, out: Path, held: Collection[str]) -> Path:
     names = _wanted(source, shape, held)
 
     def fill(into: Path) -> None:
-        for path in sorted(folder.iterdir()):
-            if _is_beside(path):
-                shutil.copyfile(path, into / path.name)
-        pieces = {name: piece for file in _files(source, names) for name, piece in _pieces(file)}
-        _write({name: pieces[name] for name in names}, into / "model.safetensors")
+        copy_beside(folder, into)
+        write_pieces(pieces_of(source, names), into / "model.safetensors")
 
     return install(out, fill)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A tensor in a file.
-
-    Attributes:
-        path: of the file.
-        start: of its bytes, from the beginning of the file.
-        size: in bytes.
-        dtype: as safetensors call it.
-        shape: of the tensor.
-    """
-
-    path: Path
-    start: int
-    size: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def item(self) -> int:
-        """Bytes of a number, by which tensors are sorted: each then lies at a multiple of it."""
-        count = 1
-        for n in self.shape:
-            count *= n
-        return self.size // max(count, 1)
 
 
 @dataclass(frozen=True)
@@ -126,52 +89,14 @@ def _wanted(source: Checkpoint, shape: Shape, held: Collection[str]) -> set[str]
     return noted.read | (heads & source.files.keys() if "head" in held else set())
 
 
+def copy_beside(folder: Path, into: Path) -> None:
+    """Copy all files of a model that are read, but its weights and their index."""
+    for path in sorted(folder.iterdir()):
+        if _is_beside(path):
+            shutil.copyfile(path, into / path.name)
+
+
 def _is_beside(path: Path) -> bool:
     """Whether a file comes along as it is: all that is read, but weights and their index."""
     weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
     return path.is_file() and is_wanted(path.name) and not path.name.startswith(".") and not weights
-
-
-def _files(source: Checkpoint, names: set[str]) -> list[Path]:
-    return sorted({source.files[name] for name in names})
-
-
-def _pieces(path: Path) -> Iterator[tuple[str, _Piece]]:
-    """The tensors of a file that safetensors has opened without complaint."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    for name, entry in header.items():
-        if name != "__metadata__":
-            first, last = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-            yield name, _Piece(path, 8 + length + first, last - first, entry["dtype"], shape)
-
-
-def _write(pieces: Mapping[str, _Piece], path: Path) -> None:
-    order = sorted(pieces.items(), key=lambda entry: (-entry[1].item, entry[0]))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, piece in order:
-        offsets = [offset, offset + piece.size]
-        header[name] = {
-            "dtype": piece.dtype,
-            "shape": list(piece.shape),
-            "data_offsets": offsets,
-        }
-        offset += piece.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNED)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, piece in order:
-            _copy(piece, file)
-
-
-def _copy(piece: _Piece, into: BinaryIO) -> None:
-    with piece.path.open("rb") as file:
-        file.seek(piece.start)
-        left = piece.size
-        while left and (block := file.read(min(left, _BLOCK))):
-            into.write(block)
-            left -= len(block)

@@ -10,6 +10,7 @@ from math import inf
 from typing import Any
 
 from fedloom.core.config import build, merge
+from fedloom.core.emulation import EmulatorConfig
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
@@ -47,6 +48,7 @@ class BackboneConfig:
         dtype: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 where the processor multiplies it
             faster, by a short measurement).
         engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
+        emulator: what devices get in its place (offsite tuning).
     """
 
     name: str = "minilm"
@@ -57,6 +59,7 @@ class BackboneConfig:
     max_tokens: int = 64
     dtype: str = "float32"
     engine: str = "auto"
+    emulator: EmulatorConfig = EmulatorConfig()
 
     def __post_init__(self) -> None:
         _one_of("backbone.task", self.task, ("classify", "causal-lm", "classify-image"))

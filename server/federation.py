@@ -25,7 +25,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.live import Live
 from fedloom.server.live_round import Stopped, pause
 from fedloom.server.manifest import manifest
-from fedloom.server.plan import Plan
+from fedloom.server.plan import Finished, Plan
 from fedloom.server.refusing import TROUBLE
 from fedloom.server.register import Register
 from fedloom.server.room import is_full
@@ -250,14 +250,14 @@ class Federation:
     def _close(
         self, course: Course, directory: RunDirectory, observer: Observer, *, interrupted: bool
     ) -> Summary:
-        after, adapter = course.evaluated, None
-        params = course.state.params
+        finished, adapter = Finished(), None
         if not interrupted and self.plan.finishing:
-            after = self.plan.finishing(params, directory.adapter) or after
+            finished = self.plan.finishing(course.state.params, directory.adapter)
             adapter = directory.adapter
         summary = Summary(
             before=course.before,
-            after=after,
+            after=finished.test or course.evaluated,
+            references=finished.references,
             rounds=course.done,
             elapsed=course.elapsed,
             directory=directory.path,

@@ -13,10 +13,24 @@ from fedloom.server.course import Judge
 if TYPE_CHECKING:
     from fedloom.server.split_plan import SplitPlan
 
-__all__ = ["Finishing", "Judging", "Plan"]
+__all__ = ["Finished", "Finishing", "Judging", "Plan"]
 
 Judging: TypeAlias = Callable[[int, Params], Judge]
-Finishing: TypeAlias = Callable[[Params, Path], Metrics]
+Finishing: TypeAlias = Callable[[Params, Path], "Finished"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What there is to say of the last model.
+
+    Attributes:
+        test: its evaluation on the test split; empty where the server has no data.
+        references: evaluation of what else comes of it, as in
+            `fedloom.results.observe.Summary`.
+    """
+
+    test: Metrics = field(default_factory=dict)
+    references: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from fedloom.backbones.allocator import keep_large_blocks
@@ -12,9 +13,9 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
-from fedloom.core.types import Metrics, Params
+from fedloom.core.types import Params
 from fedloom.server.course import Judge
-from fedloom.server.plan import Plan
+from fedloom.server.plan import Finished, Plan
 from fedloom.server.split_plan import SplitPlan
 from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel
@@ -25,6 +26,7 @@ from fedloom.tuning.data import Corpus, load_examples
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
+from fedloom.tuning.plug_in import Whole, whole_of
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
 from fedloom.tuning.reading import reading_of
 from fedloom.tuning.split_checks import check_split, cut_model
@@ -60,8 +62,11 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     split, cuts = _split(job, model, note)
     files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)
+    whole = None
+    if job.backbone.emulator.wanted:
+        whole = partial(whole_of, job, folder, classes, dtype=dtype, device=device)
     if corpus is None:
-        finish = _Finish(model, classes)
+        finish = _Finish(model, classes, whole)
         return Plan(job, start, classes, files, finishing=finish, cuts=cuts, split=split)
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
@@ -77,10 +82,11 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     def judging(index: int, params: Params) -> Judge:
         return judge_on(params, job.stages[index].train, curve)
 
-    def test(params: Params) -> Metrics:
-        return judge_on(params, ALL, corpus.test)(params)
+    def test(params: Params, whole: Whole | None) -> Finished:
+        found = whole.judged(params, corpus.test, capacity.workers) if whole else {}
+        return Finished(judge_on(params, ALL, corpus.test)(params), found)
 
-    finish = _Finish(model, classes, test)
+    finish = _Finish(model, classes, whole, test)
     return Plan(job, start, classes, files, judging, finish, cuts, split)
 
 
@@ -114,19 +120,27 @@ def _split(
 
 
 class _Finish:
-    """Saves the last model's adapter and evaluates it."""
+    """Saves the last model's adapter and evaluates it.
+
+    Where devices have an emulator, it is the whole model's, which is loaded now.
+    """
 
     def __init__(
         self,
         model: CohortModel,
         classes: tuple[str, ...],
-        test: Callable[[Params], Metrics] | None = None,
+        whole: Callable[[], Whole] | None,
+        test: Callable[[Params, Whole | None], Finished] | None = None,
     ) -> None:
-        self._model, self._classes, self._test = model, classes, test
+        self._model, self._classes, self._whole, self._test = model, classes, whole, test
 
-    def __call__(self, params: Params, folder: Path) -> Metrics:
-        export_adapter(self._model, params, folder, classes=self._classes)
-        return self._test(params) if self._test else {}
+    def __call__(self, params: Params, folder: Path) -> Finished:
+        whole = self._whole() if self._whole else None
+        if whole:
+            whole.export(params, folder)
+        else:
+            export_adapter(self._model, params, folder, classes=self._classes)
+        return self._test(params, whole) if self._test else Finished()
 
 
 def _check_judged(job: Job, *, known: bool) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedloom.core.layout import ALL
@@ -19,6 +20,7 @@ from fedloom.simulation.setup import Prepared
 from fedloom.simulation.stage import evaluator
 from fedloom.tuning.evaluate import Evaluation, evaluate
 from fedloom.tuning.export import export_adapter
+from fedloom.tuning.plug_in import whole_of
 
 __all__ = ["Closing", "Models", "close"]
 
@@ -60,12 +62,18 @@ class Closing:
 def close(
     prepared: Prepared, directory: RunDirectory, observer: Observer, models: Models
 ) -> Closing:
-    """Evaluate the last model, train the references that the job asks for, save the adapter."""
+    """Evaluate the last model, train the references that the job asks for, save the adapter.
+
+    Where the model is an emulator, the adapter is one of the whole model, which is evaluated too.
+    """
     start, end = models.start, models.end
-    export_adapter(prepared.model, end, directory.adapter, classes=prepared.corpus.classes)
     judge = evaluator(prepared, end, ALL, prepared.corpus.test)
     test = judge(end).metrics
     found: dict[str, Metrics] = {}
+    if prepared.job.backbone.emulator.wanted:
+        found |= _plugged(prepared, end, directory.adapter)
+    else:
+        export_adapter(prepared.model, end, directory.adapter, classes=prepared.corpus.classes)
     for name in prepared.job.run.references:
         observer.note(f"training the reference {name!r}")
         train = {"central": references.central, "local": references.local}[name]
@@ -75,6 +83,14 @@ def close(
         directory.write_clients(clients)
     table = spread(clients) if clients else {}
     return Closing(test, found, table, weighted(clients, sizes), directory.adapter)
+
+
+def _plugged(prepared: Prepared, end: Params, adapter: Path) -> dict[str, Metrics]:
+    """Figures of the whole model with what was trained around its emulator."""
+    classes, dtype = prepared.corpus.classes, getattr(torch, prepared.choices.dtype)
+    whole = whole_of(prepared.job, prepared.folder, classes, dtype=dtype, device=prepared.device)
+    whole.export(end, adapter)
+    return whole.judged(end, prepared.corpus.test, prepared.capacity.workers)
 
 
 def _each_client(

@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 
 from fedloom.backbones import files
+from fedloom.backbones.emulator import emulator_of
 from fedloom.backbones.precision import best_dtype
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 from fedloom.tuning.keeping import check_keeping
+from fedloom.tuning.plug_in import check_emulator
 
 __all__ = ["check_names", "check_selectors", "dtype_of", "folder_of"]
 
@@ -39,6 +41,7 @@ def check_names(job: Job) -> None:
         if stage.codec_up is not None:
             create("codecs", stage.codec_up)
     check_agreement(job)
+    check_emulator(job)
 
 
 def check_selectors(job: Job, layout: Layout) -> None:
@@ -54,10 +57,11 @@ def check_selectors(job: Job, layout: Layout) -> None:
 
 
 def folder_of(backbone: BackboneConfig, note: Note) -> Path:
-    """The folder of a backbone, downloaded where it has to be.
+    """The folder of a backbone, downloaded where it has to be; of its emulator where one is used.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: there is none of that name, or no emulator can be made of it.
+        ConfigError: the emulator's ends leave nothing between them.
     """
     told: list[str] = []
 
@@ -66,7 +70,8 @@ def folder_of(backbone: BackboneConfig, note: Note) -> Path:
             told.append(backbone.name)
             note(f"fetching {backbone.name} ({total / 1e6:.0f} MB), once")
 
-    return files.resolve(backbone.name, progress)
+    folder = files.resolve(backbone.name, progress)
+    return emulator_of(folder, backbone.emulator) if backbone.emulator.wanted else folder
 
 
 def dtype_of(backbone: BackboneConfig, device: torch.device, note: Note) -> torch.dtype:

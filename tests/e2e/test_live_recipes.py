@@ -23,7 +23,7 @@ TURNS = ("fedbert", "splitfed-v2")
 """One copy far away, moved by batches as they come: whose comes first is nobody's to say."""
 
 
-def job(name: str, models: dict[str, Path]) -> dict[str, Any]:
+def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     """A recipe's method, for a tiny model and two devices."""
     recipe = read_toml(recipes()[name])
     kept = {key: recipe[key] for key in ("learner", "codec_up", "split") if key in recipe}
@@ -40,6 +40,9 @@ def job(name: str, models: dict[str, Path]) -> dict[str, Any]:
     adapter = {key: v for key, v in recipe["adapter"].items() if key != "layers"}
     table = table_of(models[task], CLIENTS, stages=stages, adapter=adapter, **kept)
     table["backbone"]["task"] = task
+    if "emulator" in recipe["backbone"]:
+        emulator = {**recipe["backbone"]["emulator"], "folder": str(folder / "emulator")}
+        table["backbone"]["emulator"], table["adapter"] = emulator, recipe["adapter"]
     return table
 
 
@@ -48,7 +51,7 @@ def job(name: str, models: dict[str, Path]) -> dict[str, Any]:
 def test_a_recipe_live_has_the_simulators_bits(
     name: str, text_model: dict[str, Path], tmp_path: Path
 ) -> None:
-    table = job(name, text_model)
+    table = job(name, text_model, tmp_path)
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
         fleet.serve()
         for client in fleet.clients:

@@ -15,6 +15,7 @@ from fedloom.core.job import Job, job_from
 from fedloom.core.layout import ALL
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import ClientTask
+from fedloom.server.plan import Finished
 from fedloom.server.setup import plan_of
 
 CLASSES = sorted(WORDS)
@@ -38,7 +39,7 @@ def test_without_data_the_server_only_knows_the_model(
     assert (plan.judging, plan.classes) == (None, tuple(CLASSES))
     assert set(plan.files) == {"config.json", "model.safetensors", "tokenizer.json"}
     assert plan.finishing is not None
-    assert plan.finishing(plan.start, tmp_path / "adapter") == {}
+    assert plan.finishing(plan.start, tmp_path / "adapter") == Finished()
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 4
 
 
@@ -49,7 +50,7 @@ def test_with_data_it_evaluates(text_model: dict[str, Path], tmp_path: Path) -> 
     assert plan.judging is not None
     assert plan.finishing is not None
     judged = [plan.judging(index, plan.start)(plan.start) for index in (0, 1)]
-    whole = plan.finishing(plan.start, tmp_path / "adapter")
+    whole = plan.finishing(plan.start, tmp_path / "adapter").test
     # the curve is on the test split, so that the ways to the first model's numbers agree
     for found in judged:
         assert found["accuracy"] == whole["accuracy"]
