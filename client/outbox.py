@@ -34,6 +34,7 @@ class Finished:
         flops: floating-point operations of the training.
         seconds: of computing.
         peak_memory: bytes.
+        tokens: trained on.
         round: number of the round, for the log.
     """
 
@@ -46,6 +47,7 @@ class Finished:
     flops: float = 0.0
     seconds: float = 0.0
     peak_memory: int = 0
+    tokens: int = 0
     round: int = 0
 
     def header(self, offset: int) -> UploadHeader:

@@ -124,7 +124,12 @@ class Worker:
             codec,
             num_examples=result.num_examples,
             metrics=result.metrics,
-            cost=Cost(bytes_down=len(frame), flops=result.flops, seconds=result.seconds),
+            cost=Cost(
+                bytes_down=len(frame),
+                flops=result.flops,
+                seconds=result.seconds,
+                tokens=result.tokens,
+            ),
             model=params.layout,
             steps=result.steps,
         )
@@ -264,6 +269,7 @@ def _finished(ticket: str, update: ClientUpdate, codec: str) -> tuple[Finished, 
         flops=update.cost.flops,
         seconds=update.cost.seconds,
         peak_memory=_peak_memory(),
+        tokens=update.cost.tokens,
         round=update.round,
     )
     return finished, frame

@@ -55,8 +55,7 @@ class CutTable:
     def memory(self, bottom: int, work: LocalWork) -> int:
         """Bytes that a client with `bottom` blocks needs for its `work`."""
         need = self.needs[bottom - self.least]
-        moments = 2 if work.optimizer == "adamw" else int(work.momentum > 0)
-        numbers = 4 * need.trained * (3 + moments)
+        numbers = 4 * need.trained * (3 + work.moments)
         return need.weights + need.per_token * self.tokens * work.batch_size + numbers
 
     def holds(self, memory: int, work: LocalWork) -> bool:

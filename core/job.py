@@ -221,6 +221,7 @@ class Job:
     split: SplitConfig = SplitConfig()
     stages: tuple[Stage, ...] = (Stage(),)
     evaluate: EvaluateConfig = EvaluateConfig()
+    device: Component = Component("none")
     tiers: tuple[Tier, ...] = ()
     run: RunConfig = field(default_factory=RunConfig)
     server: ServerConfig = ServerConfig()

@@ -62,6 +62,16 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
         "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
     },
+    "devices": {
+        "none": "fedloom.core.devices:none",
+        "custom": "fedloom.core.devices:Device",
+        "rpi4": "fedloom.core.devices:rpi4",
+        "rpi5": "fedloom.core.devices:rpi5",
+        "tx2": "fedloom.core.devices:tx2",
+        "orin": "fedloom.core.devices:orin",
+        "phone": "fedloom.core.devices:phone",
+        "laptop": "fedloom.core.devices:laptop",
+    },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",
         "iid": "fedloom.simulation.partition:iid",

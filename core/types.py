@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.component import Component
+from fedloom.core.cost import Cost
 from fedloom.core.cuts import CutTable
 from fedloom.core.errors import LayoutError
 from fedloom.core.layout import Layout, Vector
@@ -192,38 +193,6 @@ class Payload:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What an update cost.
-
-    Attributes:
-        bytes_up: bytes sent by clients.
-        bytes_down: bytes sent to clients.
-        flops: floating-point operations, estimated from the shapes.
-        peak_memory: bytes held at most, estimated from the shapes.
-        seconds: compute seconds.
-        joules: energy, where a device model says it.
-    """
-
-    bytes_up: int = 0
-    bytes_down: int = 0
-    flops: float = 0.0
-    peak_memory: int = 0
-    seconds: float = 0.0
-    joules: float = 0.0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        """Sum of two costs; peak memory is the larger of the two."""
-        return Cost(
-            self.bytes_up + other.bytes_up,
-            self.bytes_down + other.bytes_down,
-            self.flops + other.flops,
-            max(self.peak_memory, other.peak_memory),
-            self.seconds + other.seconds,
-            self.joules + other.joules,
-        )
-
-
-@dataclass(frozen=True)
 class ClientUpdate:
     """What one client sends back for one task.
 
@@ -283,6 +252,8 @@ class RoundReport:
         refused: updates that were not, with reasons.
         metrics: the strategy's and the clients' metrics, clients weighted by examples.
         cost: summed over the cohort.
+        slowest: seconds of the client that computed and communicated longest: so long does a
+            synchronous round take.
     """
 
     round: int
@@ -290,3 +261,4 @@ class RoundReport:
     refused: tuple[Refusal, ...]
     metrics: Metrics
     cost: Cost
+    slowest: float = 0.0

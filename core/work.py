@@ -100,6 +100,11 @@ class LocalWork:
                 "0 or more, and finite",
             )
 
+    @property
+    def moments(self) -> int:
+        """Numbers that the optimizer keeps for each that trains."""
+        return 2 if self.optimizer == "adamw" else int(self.momentum > 0)
+
 
 @dataclass(frozen=True)
 class Tier:
@@ -116,6 +121,7 @@ class Tier:
             takes as many blocks as fit.
         bottom: blocks of a split model that such a device has below the far ones, whatever its
             memory.
+        device: whose time and energy a simulated one takes; None for the job's.
     """
 
     name: str
@@ -126,6 +132,7 @@ class Tier:
     local: LocalWork | None = None
     memory_mb: int = 0
     bottom: int | None = None
+    device: Component | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "tiers.name", self.name, "not empty")

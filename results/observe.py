@@ -65,7 +65,16 @@ class RoundLine:
         total_bytes_down: bytes that clients received since round 1.
         seconds: wall seconds of this round, evaluation and checkpoint included.
         elapsed: wall seconds since round 1 began, over all resumes.
-        simulated_seconds: how long the rounds so far would take the simulated devices.
+        round_seconds: how long the round takes the devices: as its slowest client computes (on
+            its device model, or as it measured) and communicates (on its device model).
+        simulated_seconds: `round_seconds` of all rounds so far.
+        device_seconds: seconds that the round's clients compute, all together.
+        network_seconds: seconds that the round's clients communicate, all together.
+        joules: that the round's clients take on their device models, waiting included.
+        total_joules: `joules` since round 1.
+        flops: floating-point operations of the round's clients, from the shapes.
+        tokens: tokens that the round's clients trained on.
+        peak_memory: bytes that the round's largest client held.
         clients_per_second: clients trained per wall second of training.
         refusals: who was refused and why.
     """
@@ -83,7 +92,15 @@ class RoundLine:
     total_bytes_down: int = 0
     seconds: float = 0.0
     elapsed: float = 0.0
+    round_seconds: float = 0.0
     simulated_seconds: float = 0.0
+    device_seconds: float = 0.0
+    network_seconds: float = 0.0
+    joules: float = 0.0
+    total_joules: float = 0.0
+    flops: float = 0.0
+    tokens: int = 0
+    peak_memory: int = 0
     clients_per_second: float = 0.0
     refusals: tuple[Refusal, ...] = ()
 
@@ -100,6 +117,7 @@ class Summary:
         per_client: spread over clients of the last model's evaluation, as `spread` gives it.
         rounds: rounds that are done.
         elapsed: wall seconds since round 1 began, over all resumes.
+        spent: what all rounds cost, by name (`fedloom.results.spending.spending`).
         interrupted: whether rounds are left to do.
         directory: where results are.
         adapter: the folder with the trained adapter, in PEFT's format where PEFT knows it.
@@ -113,6 +131,7 @@ class Summary:
     adapter: Path | None = None
     references: Mapping[str, Metrics] = field(default_factory=dict)
     per_client: Mapping[str, Metrics] = field(default_factory=dict)
+    spent: Metrics = field(default_factory=dict)
     interrupted: bool = False
 
 

@@ -6,15 +6,16 @@ The same for a simulation and a live federation; they differ in how a round is p
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from fedloom.core.checkpoint import load_state, save_state
 from fedloom.core.errors import RunError
 from fedloom.core.job import Job
-from fedloom.core.types import Metrics, Params, RoundReport, State
+from fedloom.core.types import Cost, Metrics, Params, RoundReport, State
 from fedloom.results.observe import Observer, RoundLine
 from fedloom.results.rundir import RunDirectory
+from fedloom.results.spending import spending
 from fedloom.server.failpoints import reach
 
 __all__ = ["Course", "Judge", "Played", "Playing", "begin", "drawn_for", "follow"]
@@ -63,8 +64,8 @@ class Course:
         state: the strategy's state.
         done: rounds that are done.
         elapsed: seconds that they took.
-        bytes_up: bytes that clients sent in them.
-        bytes_down: bytes that clients received in them.
+        cost: of all their updates.
+        simulated_seconds: how long they took the devices.
         before: evaluation of the first model.
         evaluated: the newest evaluation.
     """
@@ -72,10 +73,15 @@ class Course:
     state: State
     done: int = 0
     elapsed: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
+    cost: Cost = Cost()
+    simulated_seconds: float = 0.0
     before: Metrics = field(default_factory=dict)
     evaluated: Metrics = field(default_factory=dict)
+
+    @property
+    def spent(self) -> Metrics:
+        """What the rounds so far cost, by name."""
+        return spending(self.cost, self.simulated_seconds)
 
 
 def begin(directory: RunDirectory, start: Params, *, seed: int) -> Course:
@@ -95,8 +101,8 @@ def begin(directory: RunDirectory, start: Params, *, seed: int) -> Course:
         state,
         done,
         record["elapsed"],
-        record["bytes_up"],
-        record["bytes_down"],
+        Cost(**record["cost"]),
+        record["simulated_seconds"],
         record["before"],
         record["evaluated"],
     )
@@ -155,10 +161,11 @@ def _after(
     evaluation = judge(played.state.params) if due else {}
     seconds = played.seconds + time.perf_counter() - began
     reach("round-judged")
-    line = _line(course, played, evaluation, seconds)
+    total = course.cost + played.report.cost
+    line = _line(course, played, evaluation, seconds, total)
     course.state, course.done = played.state, number
     course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
-    course.bytes_up, course.bytes_down = line.total_bytes_up, line.total_bytes_down
+    course.cost, course.simulated_seconds = total, line.simulated_seconds
     directory.append(line)
     reach("line-written")
     if number % job.run.checkpoint_every == 0 or number == job.rounds:
@@ -166,7 +173,9 @@ def _after(
     observer.round_done(line)
 
 
-def _line(course: Course, played: Played, evaluation: Metrics, seconds: float) -> RoundLine:
+def _line(
+    course: Course, played: Played, evaluation: Metrics, seconds: float, total: Cost
+) -> RoundLine:
     report, cost = played.report, played.report.cost
     return RoundLine(
         round=report.round,
@@ -178,10 +187,19 @@ def _line(course: Course, played: Played, evaluation: Metrics, seconds: float) -
         evaluation=evaluation,
         bytes_up=cost.bytes_up,
         bytes_down=cost.bytes_down,
-        total_bytes_up=course.bytes_up + cost.bytes_up,
-        total_bytes_down=course.bytes_down + cost.bytes_down,
+        total_bytes_up=total.bytes_up,
+        total_bytes_down=total.bytes_down,
         seconds=seconds,
         elapsed=course.elapsed + seconds,
+        round_seconds=report.slowest,
+        simulated_seconds=course.simulated_seconds + report.slowest,
+        device_seconds=cost.device_seconds,
+        network_seconds=cost.network_seconds,
+        joules=cost.joules,
+        total_joules=total.joules,
+        flops=cost.flops,
+        tokens=cost.tokens,
+        peak_memory=cost.peak_memory,
         clients_per_second=(report.accepted + len(report.refused)) / max(played.seconds, 1e-9),
         refusals=report.refused,
     )
@@ -191,8 +209,8 @@ def _save(directory: RunDirectory, course: Course, seed: int) -> None:
     record: dict[str, Any] = {
         "seed": seed,
         "elapsed": course.elapsed,
-        "bytes_up": course.bytes_up,
-        "bytes_down": course.bytes_down,
+        "cost": asdict(course.cost),
+        "simulated_seconds": course.simulated_seconds,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
     }

@@ -262,6 +262,7 @@ class Federation:
             elapsed=course.elapsed,
             directory=directory.path,
             adapter=adapter,
+            spent=course.spent,
             interrupted=interrupted,
         )
         directory.write_summary(summary)

@@ -133,6 +133,8 @@ def result_of(header: pb.UploadHeader) -> Result:
             flops=_number(header.flops),
             seconds=_number(header.seconds),
             peak_memory=header.peak_memory,
+            tokens=header.tokens,
+            device_seconds=_number(header.seconds),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedloom.core.types import ClientId, ClientUpdate, Cost, Metrics, Refusal, RoundReport
 
@@ -25,17 +25,23 @@ class Tally:
         accepted: updates folded into the model.
         refused: updates that were not, with reasons.
         cost: of all updates that came, refused ones too.
+        slowest: seconds of the client that was busy longest.
+        covered: joules at idle watts in the time that clients are busy: what waiting does not add.
         measured: for each metric, ``(num_examples, value)`` of the accepted updates.
     """
 
     accepted: int = 0
     refused: list[Refusal] = field(default_factory=list)
     cost: Cost = Cost()
+    slowest: float = 0.0
+    covered: float = 0.0
     measured: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def spend(self, cost: Cost) -> None:
         """Add what an update cost, whether or not it is accepted."""
         self.cost = self.cost + cost
+        self.slowest = max(self.slowest, cost.busy)
+        self.covered += cost.idle_watts * cost.busy
 
     def refuse(self, client: ClientId, reason: str) -> None:
         """Note that an update was not counted."""
@@ -51,8 +57,11 @@ class Tally:
     def report(self, round: int, metrics: Metrics) -> RoundReport:
         """The round's report; the strategy's `metrics` win over clients' of the same name."""
         means = {name: _mean(pairs) for name, pairs in self.measured.items()}
-        refused = tuple(self.refused)
-        return RoundReport(round, self.accepted, refused, {**means, **metrics}, self.cost)
+        # All wait for the slowest: sum_c idle_c (slowest - busy_c).
+        waiting = self.cost.idle_watts * self.slowest - self.covered
+        cost = replace(self.cost, joules=self.cost.joules + max(waiting, 0.0), idle_watts=0.0)
+        metrics = {**means, **metrics}
+        return RoundReport(round, self.accepted, tuple(self.refused), metrics, cost, self.slowest)
 
 
 def _mean(pairs: list[tuple[int, float]]) -> float:

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import client_update, with_far
+from fedloom.core.devices import Device, depth
 from fedloom.core.errors import ConfigError
-from fedloom.core.layout import Selector
+from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.depth import picked
+from fedloom.tuning.learners.backprop import step_count
 from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
 from fedloom.tuning.split_training import SplitTraining
 
@@ -44,6 +46,7 @@ class Federation:
         pool: threads that train chunks and encode updates: one more than chunks are trained at
             once lets the two go side by side.
         split: how clients train over a split model; None where they hold all of it.
+        device_of: whose time and energy a client takes; None where that is not counted.
     """
 
     session_of: Callable[[Selector], Session]
@@ -53,6 +56,7 @@ class Federation:
     capacity: Capacity
     pool: ThreadPoolExecutor
     split: SplitTraining | None = None
+    device_of: Callable[[ClientId], Device | None] = lambda client: None
 
     def learner_of(self, task: ClientTask) -> Learner:
         """Who trains a task."""
@@ -190,15 +194,31 @@ def _update(
         codec,
         num_examples=result.num_examples,
         metrics=result.metrics,
-        cost=Cost(bytes_down=received, flops=result.flops, seconds=result.seconds),
+        cost=Cost(
+            bytes_down=received,
+            flops=result.flops,
+            peak_memory=result.memory,
+            seconds=result.seconds,
+            tokens=result.tokens,
+        ),
         model=params.layout,
         steps=result.steps,
     )
+    cost = replace(update.cost, bytes_up=update.cost.bytes_up + result.bytes_up)
+    update = replace(update, cost=_on_device(federation, task, cost, params.layout))
     if federation.split is None:
         return update
-    sent = replace(update.cost, bytes_up=update.cost.bytes_up + result.bytes_up)
-    update = replace(update, cost=sent)
     if update.payload is None:
         return update
     home = federation.split.at(task.bottom).home(task.selectors.sent(params.layout))
     return with_far(update, codec.decode(update.payload, home), result.far)
+
+
+def _on_device(federation: Federation, task: ClientTask, cost: Cost, layout: Layout) -> Cost:
+    """The cost with the time and energy that the client's device takes."""
+    device = federation.device_of(task.client)
+    if device is None:
+        return cost
+    trained = layout.select(task.selectors.train)
+    steps = step_count(len(federation.rows_of(task.client)), task.work)
+    return device.spent(cost, steps=steps, blocks=depth(trained, layout))

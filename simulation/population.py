@@ -62,9 +62,9 @@ class Population:
     def client(self, index: int) -> Client:
         """The client of a number, from 0."""
         name = self.partition.name_of(index)
-        return Client(name, self.partition.size_of(index), self._tier(name))
+        return Client(name, self.partition.size_of(index), self.tier(name))
 
-    def _tier(self, name: str) -> str:
+    def tier(self, name: str) -> str:
         """The kind of device that a client has: dealt out by its name and the shares."""
         if not self.tiers:
             return ""

@@ -1,5 +1,6 @@
 """From a job to everything that its first round needs: model, data, clients, room to work in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.core.devices import Device
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.registry import create
+from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
+from fedloom.simulation.devices import devices_of
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
@@ -64,6 +68,7 @@ class Prepared:
         activations: frozen activations that are kept.
         choices: what was chosen by looking at the machine.
         split: how clients train over a split model; None where they hold all of it.
+        device_of: whose time and energy a client takes; None where that is not counted.
     """
 
     job: Job
@@ -76,6 +81,7 @@ class Prepared:
     activations: Activations
     choices: Choices
     split: SplitTraining | None = None
+    device_of: Callable[[ClientId], Device | None] = lambda client: None
 
     @property
     def curve(self) -> Examples:
@@ -123,6 +129,7 @@ def prepare(
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
+    device_of = devices_of(job, population)
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
     )
@@ -154,6 +161,7 @@ def prepare(
         activations,
         choices,
         split,
+        device_of,
     )
 
 

@@ -102,6 +102,7 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
         adapter=closing.adapter if closing else None,
         references=closing.references if closing else {},
         per_client=closing.per_client if closing else {},
+        spent=course.spent,
         interrupted=interrupted,
     )
     directory.write_summary(summary)

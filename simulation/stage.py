@@ -125,6 +125,7 @@ class Stages:
                     capacity=prepared.capacity,
                     pool=pool,
                     split=prepared.split,
+                    device_of=prepared.device_of,
                 )
                 sizes = held.sizes(model, cohort)
                 dispatch = held.noting(model, dispatcher(federation, params, sizes, briefing))

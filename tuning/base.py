@@ -188,6 +188,15 @@ class Session(Protocol):
         """Floating-point operations of one step over so many tokens, from the shapes."""
         ...
 
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        """Bytes of the frozen weights and of the activations of a step over so many tokens.
+
+        Args:
+            tokens: of one client's batch.
+            backward: whether activations are kept for a backward pass.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Exported:

@@ -23,7 +23,7 @@ from fedloom.tuning.base import Exported, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, heads_of, owns_head
-from fedloom.tuning.padded import activation_bytes, padded_inputs, padded_losses
+from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
 from fedloom.tuning.peft_format import arguments_of, auto_of
 from fedloom.tuning.store import Store
 
@@ -186,6 +186,10 @@ class BridgedSession:
     def flops(self, tokens: int) -> float:
         """Forward and input gradient through every weight: 4 operations per weight and token."""
         return 4.0 * self._weights * tokens
+
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        """All weights, and activations of every layer; of two at a time without a backward pass."""
+        return module_memory(self._model.module, self._model.dtype, tokens, backward=backward)
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the client."""

@@ -2,19 +2,14 @@
 
 from collections.abc import Iterator
 
-from fedloom.backbones.weights import weight_bytes
 from fedloom.core.cuts import MIB, CutTable, Need
 from fedloom.core.job import Job
 from fedloom.core.work import LocalWork, Tier
 from fedloom.tuning.cut import Cut
 from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.needs import WORKING, per_token, weights_at
 
 __all__ = ["cut_table", "told"]
-
-WORKING = 2
-"""Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
-LOGIT = 12
-"""Bytes for each word of a vocabulary: its logit, log-probability and gradient, in float32."""
 
 
 def cut_table(job: Job, model: FusedModel, cut: Cut) -> CutTable:
@@ -38,11 +33,9 @@ def _need(model: FusedModel, cut: Cut, tokens: int) -> Need:
     home = cut.home(model.depth)
     trained = sum(spec.size for spec in model.layout if spec.block in home)
     blocks = model.depth - (cut.last - cut.first)
-    per_token = model.backbone.saved_bytes_per_token(tokens) * (blocks + WORKING if blocks else 0)
-    if model.backbone.head is not None and model.task.kind == "causal-lm" and "head" in home:
-        per_token += LOGIT * len(model.backbone.head.weight)
-    held = home if model.backbone.final is not None else home - {"final"}
-    return Need(weight_bytes(model.backbone, held), trained, per_token)
+    kept = blocks + WORKING if blocks else 0
+    taken = per_token(model, tokens, kept, head="head" in home)
+    return Need(weights_at(model, home), trained, taken)
 
 
 def told(job: Job, table: CutTable) -> Iterator[str]:

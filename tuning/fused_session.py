@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedloom.tuning.batches import Batches, filled, real_tokens
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples
 from fedloom.tuning.losses import class_losses
+from fedloom.tuning.needs import WORKING, per_token, weights_at
 from fedloom.tuning.readout import class_logits, losses_at, places_of, pooled
 from fedloom.tuning.recall import FewActivations, Recall
 from fedloom.tuning.store import Store
@@ -120,6 +122,19 @@ class FusedSession:
         blocks = {spec.block for spec in self._trained}
         places = (p for p, i in enumerate(self._order) if f"layer.{i}" in blocks)
         return next(places, len(self._order))
+
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        """All weights, and activations of the blocks from the lowest that trains."""
+        kept = WORKING + (len(self._order) - self._floor if backward else 0)
+        return self._weights + tokens * per_token(self._model, self._longest, kept, head=True)
+
+    @cached_property
+    def _weights(self) -> int:
+        return weights_at(self._model, (*self._model.backbone.blocks, "head"))
+
+    @cached_property
+    def _longest(self) -> int:
+        return int(self._lengths.max(initial=0))
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients."""

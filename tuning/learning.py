@@ -50,6 +50,8 @@ class LocalResult:
         metrics: ``loss`` and ``accuracy`` over all local steps.
         flops: floating-point operations, from the shapes.
         seconds: its share of the chunk's wall time.
+        tokens: that it was trained on, once for each time that they were gone through.
+        memory: bytes that its training holds at most, from the shapes.
         steps: what moved along known directions, beside `delta`; None for none.
         far: what moved on the far side of a split model, beside `delta`; None for nothing.
         bytes_up: bytes sent while training, over a split model.
@@ -63,6 +65,8 @@ class LocalResult:
     metrics: Mapping[str, float]
     flops: float
     seconds: float
+    tokens: int = 0
+    memory: int = 0
     steps: Steps | None = None
     far: Delta | None = None
     bytes_up: int = 0

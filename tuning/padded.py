@@ -14,7 +14,7 @@ from fedloom.tuning.losses import class_losses, client_losses
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import next_tokens, padded_starts
 
-__all__ = ["activation_bytes", "padded_inputs", "padded_losses"]
+__all__ = ["activation_bytes", "module_memory", "padded_inputs", "padded_losses"]
 
 
 def padded_inputs(
@@ -97,3 +97,18 @@ def activation_bytes(config: Any, dtype: torch.dtype) -> int:
     Korthikanti et al., MLSys 2023, equation 1 (34 bytes where values have two), without the scores.
     """
     return 34 * int(config.hidden_size) * int(config.num_hidden_layers) * dtype.itemsize // 2
+
+
+def module_memory(module: Any, dtype: torch.dtype, tokens: int, *, backward: bool) -> int:
+    """Bytes of a model's weights and of the activations of a step over so many tokens.
+
+    Args:
+        module: the model, as `transformers` has it.
+        dtype: of its activations.
+        tokens: of one batch.
+        backward: whether every layer keeps its activations; else two layers' worth is worked in.
+    """
+    taken = activation_bytes(module.config, dtype) * tokens
+    if not backward:
+        taken = taken * 2 // max(int(module.config.num_hidden_layers), 2)
+    return sum(p.numel() * p.element_size() for p in module.parameters()) + taken

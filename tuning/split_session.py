@@ -24,6 +24,7 @@ from fedloom.tuning.cut import Cut, own_params, own_train
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.far import Far, remote_loss, remote_span
 from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.needs import WORKING, per_token, weights_at
 from fedloom.tuning.readout import losses_at, places_of
 from fedloom.tuning.store import Store
 
@@ -89,6 +90,15 @@ class SplitSession:
         depth = self._side.depth
         share = 1 - (self._cut.last - self._cut.first) / depth
         return self._side.backbone.flops_per_token(0) * share * tokens
+
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        """What is at home, and activations of the blocks there."""
+        side, home = self._side, self._cut.home(self._side.depth)
+        blocks = side.depth - (self._cut.last - self._cut.first)
+        kept = (blocks if backward else 0) + WORKING if blocks else 0
+        longest = int(self._batches.lengths.max(initial=0))
+        taken = per_token(side, longest, kept, head="head" in home)
+        return weights_at(side, home) + tokens * taken
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients.

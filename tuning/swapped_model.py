@@ -16,7 +16,7 @@ from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Losses, Rows
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, OWN, heads_of, owns_head
-from fedloom.tuning.padded import activation_bytes, padded_inputs, padded_losses
+from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.store import Store
 from fedloom.tuning.swap import Slot, swap
@@ -122,6 +122,10 @@ class SwappedSession:
     def flops(self, tokens: int) -> float:
         """Forward and input gradient through every weight: 4 operations per weight and token."""
         return 4.0 * self._weights * tokens
+
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        """All weights, and activations of every layer; of two at a time without a backward pass."""
+        return module_memory(self._model.module, self._model.dtype, tokens, backward=backward)
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients."""

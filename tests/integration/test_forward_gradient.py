@@ -149,6 +149,9 @@ class Backwards:
     def flops(self, tokens: int) -> float:
         return self.inner.flops(tokens)
 
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        return self.inner.memory(tokens, backward=backward)
+
     def over(self, rows: NDArray[np.int64]) -> "Backwards":
         return self
 

@@ -21,7 +21,7 @@ class Recorder:
     def __init__(self, inner: Session) -> None:
         self._inner, self.stores = inner, list[Store]()
         self.losses, self.tokens = inner.losses, inner.tokens
-        self.flops, self.over = inner.flops, inner.over
+        self.flops, self.memory, self.over = inner.flops, inner.memory, inner.over
 
     def store(self, params: Params, clients: int) -> Store:
         self.stores.append(self._inner.store(params, clients))

@@ -33,8 +33,9 @@ class Adding:
                 raise KeyboardInterrupt
             params = Params(LAYOUT, state.params.vector + 1)
             state = replace(state, params=params, version=state.version + 1)
-            cost = Cost(bytes_up=10, bytes_down=20)
-            report = RoundReport(number, 2, (Refusal("cy", "no"),), {"loss": 0.5, "x": 1.0}, cost)
+            cost = Cost(bytes_up=10, bytes_down=20, joules=7.0, device_seconds=3.0)
+            means, refused = {"loss": 0.5, "x": 1.0}, (Refusal("cy", "no"),)
+            report = RoundReport(number, 2, refused, means, cost, slowest=2.0)
             yield Played(f"s{index}", state, report, 0.5)
 
     def judge(self, index: int, params: Params) -> Judge:
@@ -65,13 +66,15 @@ def test_stages_follow_each_other_on_one_model(tmp_path: Path) -> None:
     playing = Adding()
     course, directory, observer = followed(job_of(tmp_path), playing)
     assert playing.asked == [(0, 1, 2, 0.0), (1, 3, 5, 2.0)]
-    assert (course.done, course.bytes_up, course.bytes_down) == (5, 50, 100)
+    assert (course.done, course.cost.bytes_up, course.cost.bytes_down) == (5, 50, 100)
     assert (course.before, course.evaluated) == ({"value": 0.0}, {"value": 5.0})
     assert [line.round for line in observer.lines] == [0, 1, 2, 3, 4, 5]
     third = observer.lines[3]
     assert (third.stage, third.accepted, third.refused, third.loss) == ("s1", 2, 1, 0.5)
     assert (third.metrics, third.evaluation) == ({"x": 1.0}, {"value": 3.0})
     assert (third.bytes_up, third.total_bytes_up, third.total_bytes_down) == (10, 30, 60)
+    assert (third.round_seconds, third.simulated_seconds) == (2.0, 6.0)
+    assert (third.joules, third.total_joules, third.device_seconds) == (7.0, 21.0, 3.0)
     assert third.clients_per_second == 6.0  # three in half a second
     assert [line.round for line in directory.history()] == [0, 1, 2, 3, 4, 5]
     assert course.state.version == 3  # a new stage, a new strategy
@@ -93,7 +96,9 @@ def test_a_run_that_was_cut_goes_on_to_the_same_end(tmp_path: Path, until: int) 
     assert [line.round for line in directory.history()] == [0, 1, 2, 3, 4, 5]
     assert course.state.params.vector.tolist() == whole.state.params.vector.tolist()
     assert (course.state.version, course.before) == (whole.state.version, whole.before)
-    assert (course.bytes_up, course.done) == (whole.bytes_up, 5)
+    assert (course.cost, course.done) == (whole.cost, 5)
+    assert course.spent == whole.spent
+    assert course.spent["simulated_seconds"] == 5 * 2.0
 
 
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:

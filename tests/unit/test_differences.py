@@ -50,6 +50,9 @@ class Polynomial:
     def flops(self, tokens: int) -> float:
         return 4.0 * tokens
 
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        return 8 * tokens
+
     def over(self, rows: NDArray[np.int64]) -> "Polynomial":
         return self
 

@@ -48,6 +48,9 @@ class Table:
     def flops(self, tokens: int) -> float:
         return 0.0
 
+    def memory(self, tokens: int, *, backward: bool) -> int:
+        return 8 * tokens
+
     def over(self, rows: NDArray[np.int64]) -> "Table":
         return self
 

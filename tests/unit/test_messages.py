@@ -90,8 +90,10 @@ def test_a_result_is_what_its_header_declares() -> None:
         flops=3.0,
         seconds=4.0,
         peak_memory=6,
+        tokens=8,
     )
-    cost = Cost(flops=3.0, seconds=4.0, peak_memory=6)
+    # a device's own seconds are what its training takes: no model of it is needed
+    cost = Cost(flops=3.0, seconds=4.0, peak_memory=6, tokens=8, device_seconds=4.0)
     assert result_of(header) == Result(5, "ab", "int8", 7, {"a": 1.0, "b": 2.0}, cost)
 
 

@@ -71,6 +71,19 @@ def test_costs_are_summed_refused_updates_too() -> None:
     assert report.cost == Cost(11, 3, 2.0, 9, 0.5, 1.0)
 
 
+def test_a_round_takes_as_long_as_its_slowest_client_and_the_others_wait() -> None:
+    slow = Cost(joules=50.0, device_seconds=6.0, network_seconds=2.0, idle_watts=1.5)
+    quick = Cost(joules=20.0, device_seconds=2.0, network_seconds=1.0, idle_watts=2.0)
+    _, report = play(
+        ClientUpdate("x", 5, 1, delta=delta(0, 0, 0), cost=slow),
+        ClientUpdate("y", 5, 1, delta=delta(0, 0, 0), cost=quick),
+    )
+    assert report.slowest == 8.0
+    # the quick one draws 2 W for the 8 - 3 seconds that it waits
+    assert report.cost.joules == 50 + 20 + 2.0 * 5
+    assert (report.cost.device_seconds, report.cost.network_seconds) == (8.0, 3.0)
+
+
 def test_the_order_of_updates_changes_no_bit() -> None:
     x = ClientUpdate("x", 5, 1, delta=delta(0.1, 0.2, 0.3), metrics={"loss": 0.1})
     y = ClientUpdate("y", 5, 3, delta=delta(0.7, 1e-5, -3), metrics={"loss": 0.7})

@@ -17,6 +17,7 @@ from fedloom.core.seeds import stream
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
+from fedloom.tuning.needs import memory_of
 from fedloom.tuning.optimizers import optimizer_for
 
 __all__ = ["Backprop", "local_batches", "step_count"]
@@ -70,6 +71,8 @@ class Backprop:
                 },
                 flops=session.flops(tokens),
                 seconds=seconds,
+                tokens=tokens,
+                memory=memory_of(session, plans[i], store.trained.size, work, backward=True),
             )
         return [result for result in results if result is not None]
 

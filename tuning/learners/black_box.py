@@ -21,6 +21,7 @@ from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Rows, Session
 from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
+from fedloom.tuning.needs import memory_of
 from fedloom.tuning.oracle import AT_ONCE, Oracle
 
 __all__ = ["BlackBox"]
@@ -99,6 +100,7 @@ class BlackBox:
         steps = self._steps(layout, sums)
         if steps is not None:
             steps = steps.bound(own.seed, round=own.round, client=own.client)
+        tokens = session.tokens(np.concatenate(plan))
         # Without any finite loss there is nothing to send: NaN is what no codec sends.
         rest = layout if steps is None else Layout(())
         return LocalResult(
@@ -107,8 +109,10 @@ class BlackBox:
             delta=np.full(rest.size, np.nan, dtype=np.float32),
             num_examples=min(len(own.rows), work.max_examples or len(own.rows)),
             metrics={"loss": sums.loss, "accuracy": sums.accuracy, "forwards": float(forwards)},
-            flops=session.flops(session.tokens(np.concatenate(plan))) / 2 * (1 + len(sums.changes)),
+            flops=session.flops(tokens) / 2 * (1 + len(sums.changes)),
             seconds=seconds,
+            tokens=tokens,
+            memory=memory_of(session, plan, layout.size, work, backward=False),
             steps=steps,
         )
 

@@ -24,6 +24,7 @@ from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Rows, Session
 from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
+from fedloom.tuning.needs import memory_of
 from fedloom.tuning.oracle import AT_ONCE, Oracle
 
 __all__ = ["SubspaceSearch"]
@@ -126,6 +127,8 @@ class SubspaceSearch:
             },
             flops=session.flops(tokens) / 2 * passes,
             seconds=seconds,
+            tokens=tokens,
+            memory=memory_of(session, search.plan, subspace.layout.size, work, backward=False),
             steps=steps,
         )
 

@@ -19,6 +19,7 @@ from fedloom.tuning.learners.movers import Integers, Mover, Optimized, columns_o
 from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Spot, Trials, segments
 from fedloom.tuning.learning import Assignment, LocalResult
+from fedloom.tuning.needs import memory_of
 
 __all__ = ["Walk", "check_work"]
 
@@ -181,6 +182,14 @@ class Walk:
             },
             flops=self._session.flops(tokens) / 2 * self._forwards,
             seconds=seconds,
+            tokens=tokens,
+            memory=memory_of(
+                self._session,
+                plan,
+                self._store.trained.size,
+                self._work,
+                backward=bool(self._exact.specs),
+            ),
             steps=steps,
         )
 

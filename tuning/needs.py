@@ -1,0 +1,60 @@
+"""How much memory a client's training takes, from the shapes: weights, activations, optimizer.
+
+With W bytes of frozen weights, T tokens in the largest batch, A bytes that a token takes in the
+blocks and P numbers that train, a client takes W + T A + 4 P (3 + m) bytes: values, gradient,
+change, and the m moments of its optimizer. What Python and torch take themselves is not counted.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from fedloom.backbones.weights import weight_bytes
+from fedloom.core.work import LocalWork
+from fedloom.tuning.base import Rows, Session
+
+if TYPE_CHECKING:
+    from fedloom.tuning.fused_model import FusedModel
+
+__all__ = ["WORKING", "memory_of", "per_token", "weights_at"]
+
+WORKING = 2
+"""Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
+LOGIT = 12
+"""Bytes for each word of a vocabulary: its logit, log-probability and gradient, in float32."""
+
+
+def memory_of(
+    session: Session, plan: Rows, trained: int, work: LocalWork, *, backward: bool
+) -> int:
+    """Bytes that a client's training holds at most.
+
+    Args:
+        session: what it trains over.
+        plan: the examples of each of its batches.
+        trained: numbers that train.
+        work: says which optimizer.
+        backward: whether activations are kept for a backward pass.
+    """
+    tokens = max(session.tokens(rows) for rows in plan)
+    return session.memory(tokens, backward=backward) + 4 * trained * (3 + work.moments)
+
+
+def weights_at(model: "FusedModel", blocks: Collection[str]) -> int:
+    """Bytes of the frozen weights of some blocks."""
+    there = set(blocks) if model.backbone.final is not None else set(blocks) - {"final"}
+    return weight_bytes(model.backbone, there)
+
+
+def per_token(model: "FusedModel", length: int, blocks: int, *, head: bool) -> int:
+    """Bytes that a token takes while it is trained on.
+
+    Args:
+        model: the model.
+        length: tokens of an example.
+        blocks: that keep activations for their backward pass or are worked in.
+        head: whether the logits of a language model are made too.
+    """
+    taken = model.backbone.saved_bytes_per_token(length) * blocks
+    if head and model.backbone.head is not None and model.task.kind == "causal-lm":
+        taken += LOGIT * len(model.backbone.head.weight)
+    return taken
