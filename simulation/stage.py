@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 from fedloom.codecs.base import Codec
@@ -14,9 +13,11 @@ from fedloom.codecs.exchange import changed, received
 from fedloom.core.job import Stage
 from fedloom.core.layout import Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Params, Selectors, State
+from fedloom.core.types import Metrics, Params, Selectors, State
 from fedloom.server.course import Judge, Played, drawn_for
+from fedloom.server.judged import judged
 from fedloom.server.round import run_round
+from fedloom.simulation.branches import branched
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.held import Held
 from fedloom.simulation.setup import Prepared
@@ -88,6 +89,7 @@ class Stages:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
         selectors, following = Selectors(train=stage.train), follows(up, down)
+        before = changed((s.train for s in job.stages[:index]), state.params.layout)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)
         if prepared.split is not None:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
@@ -95,6 +97,10 @@ class Stages:
         sessions = StageSession(
             lambda params, train: training_session(prepared, params, stage, train)
         )
+
+        def judge(params: Params) -> Metrics:
+            return self.judge(index, params)(params)
+
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
             for number in range(first, last + 1):
                 began = time.perf_counter()
@@ -118,7 +124,7 @@ class Stages:
                 )
                 params, briefing = received(state.params, down, model.plain, sent)
                 federation = Federation(
-                    session_of=partial(sessions.of, params),
+                    session_of=sessions.of,
                     learner=learner,
                     codec=up,
                     rows_of=prepared.population.rows_of,
@@ -128,9 +134,12 @@ class Stages:
                     device_of=prepared.device_of,
                 )
                 sizes = held.sizes(model, cohort)
-                dispatch = held.noting(model, dispatcher(federation, params, sizes, briefing))
+                branches = branched(strategy, state, down, before, briefing)
+                handing = dispatcher(federation, params, sizes, briefing, branches=branches)
+                dispatch = held.noting(model, handing)
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
+                state, report = judged(strategy, state, report, judge)
                 state = held.put_into(state)
                 yield Played(stage.name, state, report, time.perf_counter() - began)

@@ -70,7 +70,7 @@ def tasks(clients: int, selectors: Selectors = Selectors()) -> dict[str, ClientT
 
 def federation(learner: FakeLearner, pool: ThreadPoolExecutor, workers: int) -> Federation:
     return Federation(
-        session_of=lambda train: cast(Session, FakeSession()),
+        session_of=lambda params, train: cast(Session, FakeSession()),
         learner=learner,
         codec=Float32(),
         rows_of=lambda name: np.arange(1 + int(name) % 3),
