@@ -11,7 +11,7 @@ from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import Downlink, follows
 from fedloom.codecs.exchange import changed, received
 from fedloom.core.job import Stage
-from fedloom.core.layout import Selector
+from fedloom.core.layout import NONE, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Metrics, Params, Selectors, State
 from fedloom.server.course import Judge, Played, drawn_for
@@ -99,7 +99,8 @@ class Stages:
         )
 
         def judge(params: Params) -> Metrics:
-            return self.judge(index, params)(params)
+            # Below what is not as it began, activations are kept.
+            return evaluator(prepared, params, NONE, prepared.curve)(params).metrics
 
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
             for number in range(first, last + 1):
