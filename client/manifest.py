@@ -12,7 +12,7 @@ from fedloom.core.config import build
 from fedloom.core.contract import PROTOCOL
 from fedloom.core.errors import ConfigError, FedloomError, TransferError
 from fedloom.core.job import Job, job_from
-from fedloom.core.registry import names
+from fedloom.core.registry import inside, names
 from fedloom.core.types import ClientTask
 
 __all__ = ["Manifest", "Order", "ResourceFile", "read_manifest", "read_order"]
@@ -90,7 +90,8 @@ def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
     _check_trusted("adapters", job.adapter, allow)
     for learner in (job.learner, *(tier.learner for tier in job.tiers)):
         _check_trusted("learners", learner, allow)
-    for codec in (job.codec_up, job.codec_down, *(tier.codec for tier in job.tiers)):
+    theirs = (*(stage.codec_up for stage in job.stages), *(tier.codec for tier in job.tiers))
+    for codec in (job.codec_up, job.codec_down, *theirs):
         _check_trusted("codecs", codec, allow)
     return manifest
 
@@ -146,3 +147,5 @@ def _check_trusted(group: str, component: Component | None, allow: Sequence[str]
     if name not in names(group) and name not in allow:
         text = f"the job names {name!r} ({group}), which is neither fedloom's nor a plug-in here"
         raise ConfigError(f"{text}; the setting `allow` of this device lists what it may name")
+    for part in inside(group, component):
+        _check_trusted(group, part, allow)

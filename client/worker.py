@@ -116,7 +116,7 @@ class Worker:
         params, briefing = self._received(order, frame, coming)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
         result = self._trained(order, learner, params, briefing)
-        codec = cast(Codec, create("codecs", task.codec or self.manifest.job.codec_up))
+        codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
         update = client_update(
             task,
             result.layout,

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.frame import read_frame, write_frame
+from fedloom.codecs.rounding import rounded
 from fedloom.codecs.values import decoded, peak, refuse_first
 from fedloom.core.errors import CodecError, require
 from fedloom.core.layout import Layout, Vector
-from fedloom.core.seeds import stream
 from fedloom.core.types import Delta, Payload
 
 __all__ = ["Int8"]
@@ -54,29 +54,19 @@ class Int8:
             CodecError: a value is NaN or infinite, or so large that its scale overflows.
         """
         peak(self.name, delta)
-        blocks = _in_blocks(delta.vector, self.block)
+        blocks = in_blocks(delta.vector, self.block)
         scales = np.abs(blocks).max(axis=1) / np.float32(_STEPS)
         with np.errstate(over="ignore"):
             overflow = np.isinf(scales * np.float32(_STEPS))
         if overflow.any():
             bad = np.repeat(overflow, self.block)[: delta.vector.size]
             refuse_first(self.name, delta.layout, bad, "is too large for an int8 block (3.4e38)")
-        steps = self._round(_divide(blocks, scales), seed)[: delta.vector.size]
+        ratios = divide(blocks, scales).reshape(-1)
+        steps = rounded(ratios, _STEPS, stochastic=self.stochastic, seed=seed, owner="codec.int8")[
+            : delta.vector.size
+        ]
         body = _BLOCK.pack(self.block) + scales.astype("<f4").tobytes() + steps.tobytes()
         return write_frame(self.name, delta.layout, body)
-
-    def _round(self, ratios: Vector, seed: int) -> NDArray[np.int8]:
-        """Ratios (``[blocks, block]``) as steps in -127 .. 127 (flat)."""
-        flat = ratios.reshape(-1)
-        if self.stochastic:
-            words = stream(seed, "codec.int8").words((flat.size + 1) // 2)
-            halves = words.astype("<u8").view("<u4")[: flat.size]
-            # 24 bits are what float32 holds exactly, so that the fraction stays below one.
-            flat = np.floor(flat + (halves >> 8).astype(np.float32) * np.float32(2.0**-24))
-        steps = np.rint(flat)
-        np.minimum(steps, np.float32(_STEPS), out=steps)
-        np.maximum(steps, np.float32(-_STEPS), out=steps)
-        return steps.astype(np.int8)
 
     def decode(self, payload: Payload, layout: Layout) -> Delta:
         """Unpack.
@@ -108,14 +98,14 @@ class Int8:
         return peak(self.name, delta) / _STEPS * (share + 2.0**-15) + 2.0**-143
 
 
-def _in_blocks(vector: Vector, block: int) -> Vector:
+def in_blocks(vector: Vector, block: int) -> Vector:
     """A vector ``[P]`` as ``[blocks, block]``, padded with zeros."""
     padded = np.zeros(-(-vector.size // block) * block, dtype=np.float32)
     padded[: vector.size] = vector
     return padded.reshape(-1, block)
 
 
-def _divide(blocks: Vector, scales: Vector) -> Vector:
+def divide(blocks: Vector, scales: Vector) -> Vector:
     """``blocks / scales`` (``[blocks, block]`` by ``[blocks]``), zero where the scale is zero."""
     empty = scales == 0
     divisors: Vector = np.where(empty, np.float32(1), scales)

@@ -6,7 +6,9 @@ from typing import TypeAlias, Union
 
 __all__ = ["Component", "Option"]
 
-Option: TypeAlias = Union[str, int, float, bool, tuple["Option", ...]]  # noqa: UP007 (recursive)
+Option: TypeAlias = Union[  # noqa: UP007 (recursive)
+    str, int, float, bool, tuple["Option", ...], Mapping[str, "Option"]
+]
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Component:
     """A named choice with its options.
 
     ``strategy = "fedadam"`` and ``[strategy] name = "fedadam"`` are the same; every other key of
-    the table is an option that the named object takes.
+    the table is an option that the named object takes. An option may be a component itself.
     """
 
     name: str

@@ -151,6 +151,8 @@ def _sequence(args: tuple[Any, ...], value: object, path: str) -> tuple[object, 
 
 
 def _component(value: object, path: str) -> Component:
+    if isinstance(value, Component):
+        return value
     if isinstance(value, str):
         return Component(value)
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -159,6 +161,8 @@ def _component(value: object, path: str) -> Component:
 
 
 def _option(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _option(item) for key, item in value.items()}
     return tuple(_option(item) for item in value) if isinstance(value, list) else value
 
 
@@ -172,6 +176,8 @@ def to_table(value: object) -> Any:
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {name: to_table(item) for name, item in pairs if item is not None}
+    if isinstance(value, Mapping):
+        return {key: to_table(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [to_table(item) for item in value]
     return value

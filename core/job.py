@@ -6,6 +6,7 @@ it, into a `Job`; `fedloom.api.job_of` reads it from a file or a recipe, with ch
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from fedloom.core.config import build, merge
@@ -115,6 +116,11 @@ class Stage:
         train: which tensors train (tags, blocks or globs); the rest of the adapter stays as it is.
         local: numbers of local training.
         strategy: how updates become the next model.
+        codec_up: how updates travel; None for the job's.
+        patience: the stage ends after so many rounds without a gain, though it has more (0: it
+            plays all of them).
+        min_gain: what the evaluation must gain on the best one so far: in accuracy, or in loss
+            where there is none.
     """
 
     name: str = "train"
@@ -123,8 +129,13 @@ class Stage:
     train: Selector = ALL
     local: LocalWork = LocalWork()
     strategy: Component = Component("fedavg")
+    codec_up: Component | None = None
+    patience: int = 0
+    min_gain: float = 0.001
 
     def __post_init__(self) -> None:
+        require(self.patience >= 0, "patience", self.patience, "0 (all rounds) or more")
+        require(0 <= self.min_gain < inf, "min_gain", self.min_gain, "0 or more, and finite")
         require(self.rounds >= 1, "rounds", self.rounds, "1 or more")
         require(
             self.clients_per_round >= 1,
@@ -236,19 +247,26 @@ class Job:
 
     @property
     def rounds(self) -> int:
-        """Rounds of all stages together."""
+        """Rounds of all stages together, none of which ends before its time."""
         return sum(stage.rounds for stage in self.stages)
 
+    def up(self, stage: int) -> Component:
+        """How updates travel in a stage."""
+        return self.stages[stage].codec_up or self.codec_up
 
-STAGE_KEYS = ("rounds", "clients_per_round", "train", "local", "strategy")
+
+STAGE_KEYS = (
+    *("rounds", "patience", "min_gain"),
+    *("clients_per_round", "train", "local", "strategy"),
+)
 
 
 def job_from(table: Mapping[str, Any]) -> Job:
     """Build a job from a table as TOML gives it.
 
-    The keys of a stage (``rounds``, ``clients_per_round``, ``train``, ``[local]``,
-    ``[strategy]``) may stand at the top level: there they are the default of every stage, or the
-    only stage where there is no ``[[stages]]``.
+    The keys of a stage (``rounds``, ``patience``, ``min_gain``, ``clients_per_round``, ``train``,
+    ``[local]``, ``[strategy]``) may stand at the top level: there they are the default of every
+    stage, or the only stage where there is no ``[[stages]]``.
 
     Raises:
         ConfigError: a key or value that the schema does not allow.

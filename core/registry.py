@@ -19,7 +19,7 @@ from fedloom.core.component import Component, Option
 from fedloom.core.config import convert
 from fedloom.core.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["BUILT_IN", "GROUPS", "Component", "Option", "create", "find", "names"]
+__all__ = ["BUILT_IN", "GROUPS", "Component", "Option", "create", "find", "inside", "names"]
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "strategies": {
@@ -43,6 +43,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "bf16": "fedloom.codecs.dense:BFloat16",
         "fp16": "fedloom.codecs.dense:Float16",
         "int8": "fedloom.codecs.quantized:Int8",
+        "block-drop": "fedloom.codecs.block_drop:BlockDrop",
+        "blockwise": "fedloom.codecs.blockwise:Blockwise",
+        "nnadq": "fedloom.codecs.nnadq:Nnadq",
         "scalars": "fedloom.codecs.scalars:Scalars",
     },
     "adapters": {
@@ -156,7 +159,18 @@ def _typed(
 def _is_plain(hint: object) -> bool:
     if typing.get_origin(hint) is tuple:
         return all(arg is ... or _is_plain(arg) for arg in typing.get_args(hint))
-    return hint in (str, int, float, bool)
+    return hint in (str, int, float, bool, Component)
+
+
+def inside(group: str, component: Component) -> list[Component]:
+    """The components of the same group that a component is made of: its options of that type.
+
+    Raises:
+        UnknownNameError: nothing answers to the name.
+    """
+    signature = inspect.signature(find(group, component.name))
+    typed = _typed(component.options, signature, f"{group}.{component.name}")
+    return [value for value in typed.values() if isinstance(value, Component)]
 
 
 def _load(module_name: str, where: str) -> ModuleType:

@@ -116,7 +116,7 @@ class PlainProgress:
 
     def round_done(self, line: RoundLine) -> None:
         """The round's numbers, if it is time for a line."""
-        rounds = self._info.rounds if self._info else line.round
+        rounds = line.rounds or (self._info.rounds if self._info else line.round)
         due = line.round % max(1, rounds // _PLAIN_LINES) == 0 or line.round in (0, 1, rounds)
         if due or self._clock() - self._said >= _PLAIN_SECONDS:
             shown = ", ".join(numbers(line))
@@ -165,6 +165,8 @@ class LiveProgress:
         """Move the bar and rewrite the numbers."""
         for task in self._bar.task_ids:
             self._bar.update(task, completed=line.round, description=line.stage or "before")
+            if line.rounds:
+                self._bar.update(task, total=line.rounds)
         self._refused += line.refused
         self._metric = headline(line.evaluation) or self._metric
         self._curve += [line.evaluation[self._metric]] if self._metric in line.evaluation else []

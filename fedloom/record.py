@@ -1,5 +1,6 @@
 """A run as its folder tells it, finished or not: what reports and plots are made from."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,12 +75,24 @@ class Record:
 
     @cached_property
     def stages(self) -> tuple[StageSpan, ...]:
-        """The stages, in order."""
+        """The stages, in order; one that ended early has the rounds that it played."""
+        stages = self.config.get("stages", ())
+        played = Counter(line.stage for line in self.history if line.round)
+        names = [stage["name"] for stage in stages]
         spans, last = [], 0
-        for stage in self.config.get("stages", ()):
-            spans.append(StageSpan(stage["name"], last + 1, last + stage["rounds"]))
-            last += stage["rounds"]
+        for stage, next_name in zip(stages, [*names[1:], ""], strict=True):
+            name, rounds = stage["name"], stage["rounds"]
+            ended = played[next_name] or self.ended
+            if ended and names.count(name) == 1 and played[name]:
+                rounds = played[name]
+            spans.append(StageSpan(name, last + 1, last + rounds))
+            last += rounds
         return tuple(spans)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no round is left to play."""
+        return bool(self.summary) and not self.summary.get("interrupted")
 
     @property
     def rounds(self) -> int:
@@ -94,7 +107,7 @@ class Record:
     @property
     def state(self) -> str:
         """``finished``, or how far it came."""
-        if self.summary and not self.summary.get("interrupted"):
+        if self.ended:
             return "finished"
         word = "interrupted" if self.summary else "unfinished"
         return f"{word} after round {self.done} of {self.rounds}"

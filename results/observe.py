@@ -77,6 +77,8 @@ class RoundLine:
         peak_memory: bytes that the round's largest client held.
         clients_per_second: clients trained per wall second of training.
         refusals: who was refused and why.
+        rounds: rounds of the whole run, as far as is known after this one: a stage may have ended
+            early; 0 where nobody said.
     """
 
     round: int
@@ -103,6 +105,7 @@ class RoundLine:
     peak_memory: int = 0
     clients_per_second: float = 0.0
     refusals: tuple[Refusal, ...] = ()
+    rounds: int = 0
 
 
 @dataclass(frozen=True)

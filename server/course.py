@@ -6,7 +6,7 @@ The same for a simulation and a live federation; they differ in how a round is p
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any, Protocol
 
 from fedloom.core.checkpoint import load_state, save_state
@@ -17,6 +17,7 @@ from fedloom.results.observe import Observer, RoundLine
 from fedloom.results.rundir import RunDirectory
 from fedloom.results.spending import spending
 from fedloom.server.failpoints import reach
+from fedloom.server.gains import Best
 
 __all__ = ["Course", "Judge", "Played", "Playing", "begin", "drawn_for", "follow"]
 
@@ -68,6 +69,8 @@ class Course:
         simulated_seconds: how long they took the devices.
         before: evaluation of the first model.
         evaluated: the newest evaluation.
+        over: of each stage that is over, the round after which it was.
+        best: the best evaluation of the stage.
     """
 
     state: State
@@ -77,6 +80,8 @@ class Course:
     simulated_seconds: float = 0.0
     before: Metrics = field(default_factory=dict)
     evaluated: Metrics = field(default_factory=dict)
+    over: tuple[int, ...] = ()
+    best: Best = Best()
 
     @property
     def spent(self) -> Metrics:
@@ -105,6 +110,8 @@ def begin(directory: RunDirectory, start: Params, *, seed: int) -> Course:
         record["simulated_seconds"],
         record["before"],
         record["evaluated"],
+        tuple(record["over"]),
+        Best(*record["best"]),
     )
 
 
@@ -118,24 +125,9 @@ def follow(
     Raises:
         RunError: something cannot be written; all before it is.
     """
-    last = 0
-    for index, stage in enumerate(job.stages):
-        first, last = last + 1, last + stage.rounds
-        if course.done >= last:
-            continue
-        if course.done < first:
-            course.state = State(course.state.params)  # a new stage, a new strategy
-        params = course.state.params
-        judge = playing.judge(index, params)
-        if course.done == 0 and index == 0:
-            course.before = course.evaluated = judge(params)
-            opening = RoundLine(0, stage=stage.name, evaluation=course.before)
-            directory.append(opening)
-            reach("opening-written")
-            observer.round_done(opening)
-        start = max(first, course.done + 1)
-        for done in playing.play(index, course.state, first=start, last=last):
-            _after(job, course, done, judge, directory, observer)
+    following = _Following(job, course, playing, directory, observer)
+    for index in range(len(course.over), len(job.stages)):
+        following.stage(index)
 
 
 def drawn_for(state: State, number: int) -> int:
@@ -146,31 +138,78 @@ def drawn_for(state: State, number: int) -> int:
     return int(state.notes.get("cohort", 0)) or number
 
 
-def _after(
-    job: Job,
-    course: Course,
-    played: Played,
-    judge: Judge,
-    directory: RunDirectory,
-    observer: Observer,
-) -> None:
-    """Evaluate where it is due, write the line, save the state, tell the observer."""
-    began = time.perf_counter()
-    number = played.report.round
-    due = number % job.evaluate.every == 0 or number == job.rounds
-    evaluation = judge(played.state.params) if due else {}
-    seconds = played.seconds + time.perf_counter() - began
-    reach("round-judged")
-    total = course.cost + played.report.cost
-    line = _line(course, played, evaluation, seconds, total)
-    course.state, course.done = played.state, number
-    course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
-    course.cost, course.simulated_seconds = total, line.simulated_seconds
-    directory.append(line)
-    reach("line-written")
-    if number % job.run.checkpoint_every == 0 or number == job.rounds:
-        _save(directory, course, job.seed)
-    observer.round_done(line)
+@dataclass(frozen=True, eq=False)
+class _Following:
+    """What following a job takes."""
+
+    job: Job
+    course: Course
+    playing: Playing
+    directory: RunDirectory
+    observer: Observer
+
+    def stage(self, index: int) -> None:
+        """Play what is left of a stage; rounds that it gives up are played by none."""
+        course, stage = self.course, self.job.stages[index]
+        before = course.over[-1] if course.over else 0
+        last = before + stage.rounds
+        if course.done == before or not self._over(index, last):
+            judge = self._begun(index, new=course.done == before)
+            for done in self.playing.play(index, course.state, first=course.done + 1, last=last):
+                self._after(index, last, done, judge)
+                if self._over(index, last):
+                    break
+        if course.done < last:
+            text = f"no gain of {stage.min_gain:g} in {stage.patience}"
+            played = f"{course.done - before} of {stage.rounds} rounds"
+            self.observer.note(f"the stage {stage.name!r} ends after {played}: {text}")
+        course.over = (*course.over, course.done)
+
+    def _over(self, index: int, last: int) -> bool:
+        course = self.course
+        return course.done == last or course.best.waited(course.done, self.job.stages[index])
+
+    def _begun(self, index: int, *, new: bool) -> Judge:
+        """The judge of a stage, which is set up where it is a new one."""
+        course = self.course
+        if new:
+            course.state = State(course.state.params)  # a new stage, a new strategy
+        params = course.state.params
+        judge = self.playing.judge(index, params)
+        if course.done == 0 and index == 0:
+            course.before = course.evaluated = judge(params)
+            opening = RoundLine(0, stage=self.job.stages[0].name, evaluation=course.before)
+            self.directory.append(opening)
+            reach("opening-written")
+            self.observer.round_done(opening)
+        if new:
+            course.best = Best.of(course.evaluated, course.done)
+        return judge
+
+    def _after(self, index: int, last: int, played: Played, judge: Judge) -> None:
+        """Evaluate where it is due, write the line, save the state, tell the observer."""
+        job, course, stage = self.job, self.course, self.job.stages[index]
+        began = time.perf_counter()
+        number = played.report.round
+        later = sum(stage.rounds for stage in job.stages[index + 1 :])
+        final = number == last and not later
+        due = number % job.evaluate.every == 0 or final or course.best.waited(number, stage)
+        evaluation = judge(played.state.params) if due else {}
+        seconds = played.seconds + time.perf_counter() - began
+        reach("round-judged")
+        total = course.cost + played.report.cost
+        line = _line(course, played, evaluation, seconds, total)
+        course.state, course.done = played.state, number
+        course.elapsed, course.evaluated = line.elapsed, evaluation or course.evaluated
+        course.cost, course.simulated_seconds = total, line.simulated_seconds
+        course.best = course.best.after(evaluation, number, stage)
+        over = self._over(index, last)
+        line = replace(line, rounds=(number if over else last) + later)
+        self.directory.append(line)
+        reach("line-written")
+        if number % job.run.checkpoint_every == 0 or (over and not later):
+            _save(self.directory, course, job.seed)
+        self.observer.round_done(line)
 
 
 def _line(
@@ -213,6 +252,8 @@ def _save(directory: RunDirectory, course: Course, seed: int) -> None:
         "simulated_seconds": course.simulated_seconds,
         "before": dict(course.before),
         "evaluated": dict(course.evaluated),
+        "over": course.over,
+        "best": astuple(course.best),
     }
     save_state(directory.checkpoint_path(course.done), course.state, {"course": json.dumps(record)})
     reach("state-saved")

@@ -272,7 +272,7 @@ class Federation:
             self.committer.sweep(over=True)
             if self.hosting is not None:
                 self.hosting.clear()
-        self.live.ended(interrupted=interrupted)
+        self.live.ended(course.done, interrupted=interrupted)
         observer.finished(summary)
         return summary
 

@@ -105,6 +105,8 @@ class Live:
         """
         stage = self.plan.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
+        later = sum(later.rounds for later in self.plan.job.stages[index + 1 :])
+        self._stand(rounds=last + later)
         for number in range(first, last + 1):
             state, report = self._round(number, index, strategy, state)
             state, report = judged(strategy, state, report, lambda m: self.judge(index, m)(m))
@@ -140,11 +142,11 @@ class Live:
         """Say where clients reach this server."""
         self._stand(address=address, port=port, enrol_port=enrol_port)
 
-    def ended(self, *, interrupted: bool) -> None:
-        """There are no more rounds, or none of this process."""
+    def ended(self, done: int, *, interrupted: bool) -> None:
+        """There are no more rounds after so many, or none of this process."""
         self._stand(phase="stopped" if interrupted else "finished")
         if not interrupted:
-            self.board.finish(f"all {self.plan.job.rounds} rounds are done")
+            self.board.finish(f"all {done} rounds are done")
 
     def _asked_of_clients(self, index: int, model: Params) -> Metrics:
         job, number = self.plan.job, self.standing.round
@@ -171,7 +173,7 @@ class Live:
         self, number: int, index: int, strategy: Strategy, state: State
     ) -> tuple[State, RoundReport]:
         job, stage = self.plan.job, self.plan.job.stages[index]
-        up = cast(Codec, create("codecs", job.codec_up))
+        up = cast(Codec, create("codecs", job.up(index)))
         models = self._publish(index, state, number - 1, briefing_of(strategy, state))
         drawn = drawn_for(state, number)
         while True:
@@ -240,7 +242,7 @@ class Live:
     ) -> Models:
         """Offer the model after `number` rounds for download, and forget the one before."""
         job, params = self.plan.job, state.params
-        up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
+        up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
         part = changed((s.train for s in job.stages[: index + 1]), params.layout)
         part = self.plan.split.down(part) if self.plan.split else part
         beside, follow = briefing, follows(up, down)
@@ -271,7 +273,7 @@ class Live:
     ) -> None:
         """Ask clients; where too few of those asked `before` answered, others too."""
         attempt = before.opened.attempt + 1 if before else 1
-        self._stand(round=number, rounds=self.plan.job.rounds, stage=stage.name)
+        self._stand(round=number, stage=stage.name)
         server, seed = self.plan.job.server, self.plan.job.seed
         size = count(server.over_select, stage.clients_per_round)
         there = self._gathering.enough(again=before is not None)

@@ -57,6 +57,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         raise ConfigError(text)
     dtype = dtype_of(job.backbone, device, note)
     model = model_of(job, folder, len(classes), dtype=dtype, device=device)
+    _check_judged(job, known=corpus is not None)
     check_selectors(job, model.layout)
     split, cuts = _split(job, model, note)
     files = _files(folder if split is None else _home_files(folder, job, split))
@@ -136,6 +137,14 @@ class _Finish:
     def __call__(self, params: Params, folder: Path) -> Metrics:
         export_adapter(self._model, params, folder, classes=self._classes)
         return self._test(params) if self._test else {}
+
+
+def _check_judged(job: Job, *, known: bool) -> None:
+    """Find a stage that is to end by evaluations that nobody makes."""
+    for stage in job.stages:
+        if stage.patience and not known and not job.server.evaluate_clients:
+            text = f"patience = {stage.patience} in the stage {stage.name!r}: 0, or data.path"
+            raise ConfigError(f"{text} or server.evaluate_clients, so that the model is evaluated")
 
 
 def _corpus(job: Job, folder: Path) -> Corpus | None:

@@ -87,7 +87,7 @@ class Stages:
         prepared = self.prepared
         job, stage = prepared.job, prepared.job.stages[index]
         strategy = cast(Strategy, create("strategies", stage.strategy))
-        up, down = (cast(Codec, create("codecs", c)) for c in (job.codec_up, job.codec_down))
+        up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
         selectors, following = Selectors(train=stage.train), follows(up, down)
         before = changed((s.train for s in job.stages[:index]), state.params.layout)
         sent = changed((s.train for s in job.stages[: index + 1]), state.params.layout)

@@ -11,7 +11,7 @@ from fedloom.core.registry import create
 from fedloom.core.types import LocalWork
 from fedloom.tuning.learners.walk import check_work
 
-__all__ = ["check_agreement", "check_moved"]
+__all__ = ["check_agreement", "check_moved", "check_sent"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,23 @@ def check_moved(job: Job, layout: Layout) -> None:
             raise ConfigError(f"{text}: more than learner.exact = {list(search.exact)}; {more}")
 
 
+def check_sent(job: Job, layout: Layout) -> None:
+    """Find a codec that says of itself that it cannot send what a stage trains.
+
+    Raises:
+        ConfigError: it cannot; the message is the codec's.
+    """
+    for way in _ways(job):
+        check = getattr(create("codecs", way.codec), "check", None)
+        if check is None:
+            continue
+        try:
+            check(layout.select(way.train))
+        except ConfigError as error:
+            where = f"{way.where}{way.key} in the stage {way.stage.name!r}"
+            raise ConfigError(f"{where}: {error}") from None
+
+
 def _check_numbers(way: Way) -> None:
     try:
         check_work(way.work)
@@ -115,10 +132,11 @@ def _same(way: Way, field: str, own: object, other: object) -> None:
 def _ways(job: Job) -> Iterator[Way]:
     """Every way of training and sending that the job has."""
     for stage in job.stages:
+        sent = stage.codec_up or job.codec_up
         if sum(tier.share for tier in job.tiers) < 1 or not job.tiers:
-            yield Way("", "codec_up", job.learner, job.codec_up, stage.train, stage.local, stage)
+            yield Way("", "codec_up", job.learner, sent, stage.train, stage.local, stage)
         for tier in job.tiers:
-            learner, codec = tier.learner or job.learner, tier.codec or job.codec_up
+            learner, codec = tier.learner or job.learner, tier.codec or sent
             where, key = f"tiers.{tier.name}: ", "codec" if tier.codec else "codec_up"
             work = tier.local or stage.local
             yield Way(where, key, learner, codec, tier.train or stage.train, work, stage)

@@ -11,7 +11,7 @@ from fedloom.core.errors import ConfigError, LayoutError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
-from fedloom.tuning.agreement import check_agreement, check_moved
+from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 
 __all__ = ["check_names", "check_selectors", "dtype_of", "folder_of"]
 
@@ -36,6 +36,8 @@ def check_names(job: Job) -> None:
             create("codecs", tier.codec)
     for stage in job.stages:
         create("strategies", stage.strategy)
+        if stage.codec_up is not None:
+            create("codecs", stage.codec_up)
     check_agreement(job)
 
 
@@ -43,7 +45,8 @@ def check_selectors(job: Job, layout: Layout) -> None:
     """Find a stage that trains what is not there before the stages before it are done.
 
     Raises:
-        ConfigError: a pattern matches no tensor, or nothing is left to move along directions.
+        ConfigError: a pattern matches no tensor, nothing is left to move along directions, or a
+            codec cannot send what trains.
     """
     for stage in job.stages:
         try:
@@ -51,6 +54,7 @@ def check_selectors(job: Job, layout: Layout) -> None:
         except LayoutError as error:
             raise ConfigError(f"train of the stage {stage.name!r}: {error}") from None
     check_moved(job, layout)
+    check_sent(job, layout)
 
 
 def folder_of(backbone: BackboneConfig, note: Note) -> Path:

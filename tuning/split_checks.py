@@ -48,6 +48,7 @@ def _check_ways(job: Job) -> None:
     """Refuse ways of training and of sending that a split model has not."""
     model = f"a split model (split.mode = {job.split.mode!r})"
     own = [(f"tiers.{tier.name}.", tier.learner, "codec", tier.codec) for tier in job.tiers]
+    own += [(f"stages.{stage.name}.", None, "codec_up", stage.codec_up) for stage in job.stages]
     for where, learner, key, codec in [("", job.learner, "codec_up", job.codec_up), *own]:
         if learner is not None and learner.name not in LEARNERS:
             text = f"{model} goes with {', '.join(LEARNERS)}"

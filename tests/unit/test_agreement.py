@@ -9,7 +9,7 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job, Stage, job_from
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import LocalWork, Tier
-from fedloom.tuning.agreement import check_agreement, check_moved
+from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 from fedloom.tuning.prepare import check_names
 
 LAYOUT = Layout(
@@ -155,3 +155,15 @@ def test_numbers_out_of_range_are_named_before_anything_runs(
     }
     with pytest.raises(ConfigError, match=message):
         check_names(job_from(merge(table, changes)))
+
+
+def test_a_codec_says_what_it_cannot_send() -> None:
+    drop = Component("block-drop", {"budget": 70, "inner": "float32"})
+    made = Job(stages=(Stage(), Stage(name="late", train=("lora",), codec_up=drop)))
+    message = "codec_up in the stage 'late': block-drop: budget = 70: .*block, 'w', takes some 75"
+    with pytest.raises(ConfigError, match=message):
+        check_sent(made, LAYOUT)
+    check_sent(replace(made, stages=(Stage(), Stage(train=("head",), codec_up=drop))), LAYOUT)
+    tier = Tier("phone", share=1.0, codec=drop, train=("lora",))
+    with pytest.raises(ConfigError, match=r"tiers.phone: codec in the stage 'train': block-drop"):
+        check_sent(Job(tiers=(tier,)), LAYOUT)

@@ -68,6 +68,14 @@ def test_a_server_names_no_function_of_this_device(key: str) -> None:
     assert read_manifest(manifest(job=job), allow=("os:system",)).job.name == "run"
 
 
+@pytest.mark.parametrize("inner", ["os:system", {"name": "block-drop", "inner": "os:system"}])
+def test_a_server_names_none_within_another_either(inner: object) -> None:
+    codec = {"name": "block-drop", "inner": inner}
+    for job in ({"codec_up": codec}, {"stages": [{"codec_up": codec}]}):
+        with pytest.raises(ConfigError, match=r"names 'os:system'.*`allow` of this device"):
+            read_manifest(manifest(job=job))
+
+
 def order(**changes: Any) -> str:
     task = ClientTask(
         "c", 4, 3, LocalWork(lr=0.5), Selectors(train=("head",)), seed=7, blocks=(0, 2, 2)

@@ -105,3 +105,66 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
     _, directory, _ = followed(job_of(tmp_path), Adding(3))
     with pytest.raises(RunError, match="its checkpoint is of seed 0"):
         begin(directory, START, seed=1)
+
+
+class Rising(Adding):
+    """Each round adds one; evaluations gain no more from the value `top` on."""
+
+    def __init__(self, top: float, until: int = 99) -> None:
+        super().__init__(until)
+        self.top = top
+
+    def judge(self, index: int, params: Params) -> Judge:
+        def judge(model: Params) -> Metrics:
+            self.judged.append(float(model.vector[0]))
+            return {"accuracy": min(float(model.vector[0]), self.top) / 10}
+
+        return judge
+
+
+def patient(tmp_path: Path, *, every: int = 1, saved: int = 1) -> Job:
+    stages = [{"name": "s0", "rounds": 50, "patience": 3}, {"name": "s1", "rounds": 2}]
+    run = {"directory": str(tmp_path / "run"), "checkpoint_every": saved}
+    return job_from({"run": run, "stages": stages, "evaluate": {"every": every}})
+
+
+def test_a_stage_ends_when_it_gains_nothing_any_more(tmp_path: Path) -> None:
+    playing = Rising(2.0)
+    course, _, observer = followed(patient(tmp_path), playing)
+    # The last gain is in round 2; rounds 3, 4 and 5 have none, and the next stage follows.
+    assert playing.asked == [(0, 1, 50, 0.0), (1, 6, 7, 5.0)]
+    assert (course.done, course.over) == (7, (5, 7))
+    assert [line.rounds for line in observer.lines] == [0, 52, 52, 52, 52, 7, 7, 7]
+    text = "the stage 's0' ends after 5 of 50 rounds: no gain of 0.001 in 3"
+    assert observer.notes == [text]
+
+
+def test_a_stage_does_not_end_unseen_between_evaluations(tmp_path: Path) -> None:
+    playing = Rising(4.0)
+    course, _, _ = followed(patient(tmp_path, every=10), playing)
+    # Round 3 is evaluated as patience is over, and has gained; so is round 6, which gained up to
+    # 4, and round 9, which did not. Then the last.
+    assert playing.judged == [0.0, 3.0, 6.0, 9.0, 10.0, 11.0]
+    assert course.over == (9, 11)
+
+
+@pytest.mark.parametrize("until", [3, 5, 6, 7])
+@pytest.mark.parametrize("saved", [1, 2])
+def test_a_stage_that_ended_early_is_over_after_a_cut_too(
+    tmp_path: Path, until: int, saved: int
+) -> None:
+    whole, _, _ = followed(patient(tmp_path / "a", saved=saved), Rising(2.0))
+    job = patient(tmp_path / "b", saved=saved)
+    followed(job, Rising(2.0, until))
+    course, directory, _ = followed(job, Rising(2.0), resume=True)
+    assert [line.round for line in directory.history()] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [line.stage for line in directory.history()] == ["s0"] * 6 + ["s1"] * 2
+    assert (course.done, course.over, course.best) == (whole.done, whole.over, whole.best)
+    assert course.state.params.vector.tolist() == whole.state.params.vector.tolist()
+
+
+def test_the_last_stage_may_end_early_too_and_is_saved(tmp_path: Path) -> None:
+    stages = [{"name": "s0", "rounds": 50, "patience": 2}]
+    run = {"directory": str(tmp_path / "run"), "checkpoint_every": 100}
+    course, directory, observer = followed(job_from({"run": run, "stages": stages}), Rising(1.0))
+    assert (course.done, directory.last_checkpoint, observer.lines[-1].rounds) == (3, 3, 3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,8 @@ def update(task: ClientTask, seconds: Mapping[str, float] = SECONDS) -> ClientUp
 
 def played(state: State, strategy: FedAdapter = STRATEGY) -> tuple[State, Metrics, Names]:
     """The state after a round, and who was in which group."""
-    total, groups = None, {}
+    total: Any = None
+    groups: Names = {}
     for name, task in strategy.configure(state, cohort(state)).items():
         total = strategy.accumulate(total, update(task))
         groups.setdefault(task.branch, []).append(name)

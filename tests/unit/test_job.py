@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fedloom.api import job_of
-from fedloom.core.config import override
+from fedloom.core.config import override, to_table
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job, Stage, job_from
 from fedloom.core.registry import Component
@@ -94,3 +94,13 @@ def test_overrides_over_malformed_stages_are_told(tmp_path: Path) -> None:
     path = write(tmp_path, "stages = [3]\n")
     with pytest.raises(ConfigError, match=r"stages = \[3\]: expected one or more"):
         job_of(path, override({}, ["rounds=3"]))
+
+
+def test_a_stage_may_have_a_codec_of_its_own() -> None:
+    inner = {"name": "nnadq", "weight": 0.01}
+    own = {"name": "block-drop", "rate": 0.5, "inner": inner}
+    table = {"codec_up": "bf16", "stages": [{"codec_up": own, "patience": 5}, {}]}
+    job = job_from(table)
+    assert [job.up(i).name for i in (0, 1)] == ["block-drop", "bf16"]
+    assert job_from(to_table(job)) == job
+    assert to_table(job)["stages"][0]["codec_up"] == own

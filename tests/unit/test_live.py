@@ -161,9 +161,9 @@ def test_evaluations_of_the_server_and_of_clients_stand_side_by_side(tmp_path: P
 
 def test_the_end_is_told(tmp_path: Path) -> None:
     with opened(tmp_path) as federation:
-        federation.live.ended(interrupted=True)
+        federation.live.ended(1, interrupted=True)
         assert (federation.live.standing.phase, federation.board.finished("x")) == ("stopped", "")
-        federation.live.ended(interrupted=False)
+        federation.live.ended(1, interrupted=False)
         assert federation.live.standing.phase == "finished"
         assert federation.board.finished("x") == "all 1 rounds are done"
 

@@ -57,6 +57,16 @@ def test_silence_is_broken_after_thirty_seconds() -> None:
     assert [row.split()[1] for row in rows if row.startswith("round")] == ["4/1000"]
 
 
+def test_rounds_that_a_stage_gave_up_are_no_longer_counted() -> None:
+    file = io.StringIO()
+    observer = PlainProgress(Console(file=file))
+    observer.started(RunInfo("demo", Path(), 100))
+    observer.round_done(RoundLine(1, stage="a", rounds=100))
+    observer.round_done(RoundLine(7, stage="b", rounds=7))
+    rows = file.getvalue().splitlines()
+    assert [row.split()[1] for row in rows if row.startswith("round")] == ["1/100", "7/7"]
+
+
 def test_a_terminal_gets_a_panel_and_is_left_as_it_was() -> None:
     file = io.StringIO()
     with progress(Console(file=file, force_terminal=True, width=100)) as observer:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,12 @@ def test_bytes_go_both_ways(tmp_path: Path) -> None:
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run here"):
         Record.read(tmp_path)
+
+
+def test_a_stage_that_ended_early_has_the_rounds_that_it_played(tmp_path: Path) -> None:
+    record = Record.read(synthetic_run(tmp_path / "a").path)
+    config = {
+        **record.config,
+        "stages": [{"name": "warm-up", "rounds": 9}, record.config["stages"][1]],
+    }
+    assert replace(record, config=config).stages == record.stages

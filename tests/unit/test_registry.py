@@ -1,13 +1,15 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from fedloom.codecs.block_drop import BlockDrop
 from fedloom.codecs.quantized import Int8
 from fedloom.core.component import Option
 from fedloom.core.errors import ConfigError, UnknownNameError
-from fedloom.core.registry import GROUPS, Component, create, find, names
+from fedloom.core.registry import GROUPS, Component, create, find, inside, names
 from fedloom.strategies.fedavg import fedavg
 
 
@@ -130,3 +132,13 @@ def test_options_of_other_types_are_passed_on(here: Path) -> None:
 
 def test_every_group_has_built_in_names() -> None:
     assert all(names(group) for group in GROUPS)
+
+
+def test_a_component_may_be_made_of_others() -> None:
+    inner = {"name": "nnadq", "weight": 1}
+    for given in (inner, Component("nnadq", {"weight": 1})):
+        outer = Component("block-drop", {"rate": 0.5, "inner": cast(Option, given)})
+        made = cast(BlockDrop, create("codecs", outer))
+        assert made.inner == Component("nnadq", {"weight": 1})
+        assert inside("codecs", outer) == [made.inner]
+    assert inside("codecs", Component("nnadq")) == []

@@ -60,6 +60,18 @@ def test_with_data_it_evaluates(text_model: dict[str, Path], tmp_path: Path) -> 
     assert plan.start.layout.select(ALL).digest == again.start.layout.digest
 
 
+def test_a_stage_ends_by_evaluations_that_somebody_makes(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    job = job_of(text_model, tmp_path, classes=CLASSES)
+    patient = tuple(dataclasses.replace(stage, patience=3) for stage in job.stages)
+    job = dataclasses.replace(job, stages=patient)
+    with pytest.raises(ConfigError, match=r"patience = 3 in the stage .*: 0, or data.path or"):
+        plan_of(job, silent)
+    asking = dataclasses.replace(job.server, evaluate_clients=2)
+    assert plan_of(dataclasses.replace(job, server=asking), silent).judging is None
+
+
 def test_what_cannot_be_served(text_model: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.classes = \[\]: a server without data\.path"):
         plan_of(job_of(text_model, tmp_path), silent)
