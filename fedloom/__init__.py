@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedloom.api import simulate
+    from fedloom.api import simulate, sweep
     from fedloom.serving import serve
 
-__all__ = ["__version__", "serve", "simulate"]
+__all__ = ["__version__", "serve", "simulate", "sweep"]
 
 __version__ = "0.1.0"
 
@@ -17,6 +17,10 @@ def __getattr__(name: str) -> object:
         from fedloom.api import simulate
 
         return simulate
+    if name == "sweep":
+        from fedloom.api import sweep
+
+        return sweep
     if name == "serve":
         from fedloom.serving import serve
 

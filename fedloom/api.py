@@ -1,6 +1,6 @@
 """`fedloom.simulate`: a run from Python, with the same words as a configuration file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,8 +13,9 @@ from fedloom.core.registry import Component
 if TYPE_CHECKING:
     from fedloom.results.observe import Observer
     from fedloom.simulation.simulator import Run
+    from fedloom.sweeping import Outcome
 
-__all__ = ["Source", "job_of", "recipes", "simulate"]
+__all__ = ["Source", "job_of", "recipes", "simulate", "sweep", "table_of"]
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Job | None"
 
@@ -65,6 +66,38 @@ def simulate(
         return run_simulation(job, observer=watcher, resume=resume, overwrite=overwrite, data=data)
 
 
+def sweep(
+    config: Source = None,
+    *,
+    grid: Mapping[str, Sequence[object]],
+    settings: Mapping[str, object] | None = None,
+    out: str | Path = "sweep",
+) -> "list[Outcome]":
+    """Simulate every combination of some values, one after the other; what has finished is kept.
+
+    ```python
+    fedloom.sweep("job.toml", grid={"adapter.name": ["lora", "bitfit"], "seed": [0, 1, 2]})
+    ```
+
+    Args:
+        config: as in `simulate`.
+        grid: lists of values by dotted key.
+        settings: values by dotted key that all of them share.
+        out: folder of the runs' folders.
+
+    Raises:
+        ConfigError: the configuration cannot be read; a combination that cannot run says so in its
+            own outcome.
+    """
+    from fedloom.grid import Grid
+    from fedloom.progress import Quiet
+    from fedloom.sweeping import run_grid
+
+    values = {key: [_plain(value) for value in some] for key, some in grid.items()}
+    combinations = Grid(table_of(config), values, dict(settings or {}))
+    return run_grid(combinations, Path(out), lambda *_: Quiet(), lambda *_: None)
+
+
 def _watched_by(observer: "Observer | None") -> "AbstractContextManager[Observer]":
     from fedloom.progress import progress
 
@@ -82,14 +115,19 @@ def job_of(source: Source, changes: Mapping[str, object] | None = None) -> Job:
     Raises:
         ConfigError: there is no such file or recipe, or a key or value is not allowed.
     """
-    table = _table_of(source)
+    table = table_of(source)
     above: dict[str, Any] = {}
     for path, value in (changes or {}).items():
         above = merge(above, _nested(path, _plain(value)))
     return job_from(_lay_over(table, _located(above, Path.cwd())))
 
 
-def _table_of(source: Source) -> dict[str, Any]:
+def table_of(source: Source) -> dict[str, Any]:
+    """What a source says, as TOML gives it, with a ``data.path`` that holds anywhere.
+
+    Raises:
+        ConfigError: there is no such file or recipe, or it is not TOML.
+    """
     if source is None:
         return {}
     if isinstance(source, Job):

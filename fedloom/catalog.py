@@ -12,6 +12,7 @@ from pathlib import Path
 from fedloom.api import recipes
 from fedloom.core.errors import UnknownNameError, nearest
 from fedloom.core.registry import GROUPS, names
+from fedloom.grid import sweeps
 
 __all__ = ["Entry", "groups", "listed"]
 
@@ -41,7 +42,7 @@ class Entry:
 
 def groups() -> tuple[str, ...]:
     """The groups that `listed` knows."""
-    return (*GROUPS, "backbones", "recipes")
+    return (*GROUPS, "backbones", "recipes", "sweeps")
 
 
 def listed(group: str) -> list[Entry]:
@@ -54,6 +55,8 @@ def listed(group: str) -> list[Entry]:
         return [Entry(name, text) for name, text in _BACKBONES.items()]
     if group == "recipes":
         return [Entry(name, _first_comment(path)) for name, path in recipes().items()]
+    if group == "sweeps":
+        return [Entry(name, _first_comment(path)) for name, path in sweeps().items()]
     if group not in GROUPS:
         raise UnknownNameError(f"group {group!r}: {nearest(group, groups())}")
     return [_entry(name, target) for name, target in sorted(names(group).items())]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.live_commands import add_live_commands
+from fedloom.sweep_command import add_sweep
 
 if TYPE_CHECKING:
     from fedloom.results.observe import Observer
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(resume_hint="nothing is left behind")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_simulate(commands.add_parser("simulate", help="run a job on this machine"))
+    add_sweep(commands.add_parser("sweep", help="run every combination of some values"))
     _add_server(commands.add_parser("server", help="run a job with real devices"))
     add_live_commands(commands)
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))
@@ -200,14 +202,23 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, finished or not")
     text = "where to write (default: the run's folder; ./comparison for several)"
     parser.add_argument("--out", metavar="DIR", help=text)
+    text = "also say what each run took until its metric came to this, such as 0.8"
+    parser.add_argument("--target", type=float, metavar="VALUE", help=text)
     parser.set_defaults(command=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from fedloom.report import write_report
+    from fedloom.report import can_draw, write_report
 
-    out = Path(options.out) if options.out else None
-    print(write_report([Path(run) for run in options.runs], out=out))
+    out, runs = Path(options.out) if options.out else None, [Path(run) for run in options.runs]
+    if options.target is not None:
+        from fedloom.record import Record
+        from fedloom.targets import target_text
+
+        print(target_text([Record.read(run) for run in runs], options.target))
+        if not can_draw():  # the table needs no pictures
+            return 0
+    print(write_report(runs, out=out, target=options.target))
     return 0
 
 

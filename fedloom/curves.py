@@ -22,7 +22,7 @@ from fedloom.style import (
     whole_rounds,
 )
 
-__all__ = ["cost", "learning"]
+__all__ = ["cost", "learning", "on_devices"]
 
 
 def learning(records: Sequence[Record]) -> Figure | None:
@@ -137,25 +137,35 @@ def _decorate(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def cost(records: Sequence[Record]) -> Figure | None:
-    """Headline metric by bytes, by wall time, and by simulated time where devices are modelled."""
+    """Headline metric by bytes, and by wall time."""
+    return _by(records, ("bytes", "elapsed"))
+
+
+def on_devices(records: Sequence[Record]) -> Figure | None:
+    """Headline metric by the devices' time and energy; None where neither was counted."""
+    lines = [record.history.last for record in records if record.history.last]
+    columns = ("simulated_seconds", "total_joules")
+    return _by(records, [c for c in columns if any(getattr(line, c) > 0 for line in lines)])
+
+
+def _by(records: Sequence[Record], columns: Sequence[str]) -> Figure | None:
     metric = _common_metric(records)
-    if not metric or not any(len(record.history) for record in records):
+    if not metric or not columns or not any(len(record.history) for record in records):
         return None
-    simulated = any(r.history.last and r.history.last.simulated_seconds > 0 for r in records)
-    panels = figure(3 if simulated else 2, height=3.3)
-    _against(panels[0], records, metric, "bytes")
-    _against(panels[1], records, metric, "elapsed")
-    if simulated:
-        _against(panels[2], records, metric, "simulated_seconds")
+    panels = figure(len(columns), height=3.3)
+    for axes, column in zip(panels, columns, strict=True):
+        _against(axes, records, metric, column)
     return panels[0].get_figure(root=True)
 
 
 _BYTES = (("bytes", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 _TIME = (("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0), ("days", 86400.0))
+_ENERGY = (("joules", 1.0), ("kJ", 1e3), ("MJ", 1e6), ("GJ", 1e9))
 _AGAINST = {
     "bytes": ("by bytes up and down", _BYTES),
     "elapsed": ("by wall time", _TIME),
-    "simulated_seconds": ("by simulated time", _TIME),
+    "simulated_seconds": ("by the devices' time", _TIME),
+    "total_joules": ("by the devices' energy", _ENERGY),
 }
 
 

@@ -3,7 +3,7 @@
 import math
 
 from fedloom.core.types import Metrics
-from fedloom.readable import METRICS, bytes_text, count, duration, headline, value_text
+from fedloom.readable import METRICS, bytes_text, count, duration, energy, headline, value_text
 from fedloom.results.observe import RoundLine, RunInfo, Summary
 
 __all__ = ["RESUME", "closing", "facts", "numbers", "sparkline"]
@@ -38,6 +38,8 @@ def numbers(line: RoundLine, *, refused: int | None = None) -> list[str]:
         f"{line.clients_per_second:.3g} clients/s" if line.clients_per_second else "",
         f"up {bytes_text(line.total_bytes_up)}" if line.total_bytes_up else "",
         f"down {bytes_text(line.total_bytes_down)}" if line.total_bytes_down else "",
+        f"devices {duration(line.simulated_seconds)}" if line.simulated_seconds else "",
+        energy(line.total_joules) if line.total_joules else "",
         f"{out} refused" if out else "",
     ]
     return [part for part in parts if part]
@@ -68,6 +70,7 @@ def closing(summary: Summary, *, resume: str = RESUME) -> list[str]:
     rows = [f"{word}: {summary.rounds} rounds in {duration(summary.elapsed)}"]
     models = {"before": summary.before, "federated": summary.after, **summary.references}
     rows += [_model(title, found) for title, found in models.items() if headline(found)]
+    rows += _spent(summary.spent)
     rows.append(f"  {'results':<10} {summary.directory}")
     if summary.adapter:
         rows.append(f"  {'adapter':<10} {summary.adapter}")
@@ -80,3 +83,15 @@ def _model(title: str, metrics: Metrics) -> str:
     known = [name for name in METRICS if name in metrics]
     values = (f"{METRICS[name].title} {value_text(name, metrics[name])}" for name in known)
     return f"  {title:<10} {'   '.join(values)}"
+
+
+def _spent(spent: Metrics) -> list[str]:
+    """What the devices took, in a line; none where it was not counted."""
+    parts = [
+        duration(spent["simulated_seconds"]) if "simulated_seconds" in spent else "",
+        energy(spent["joules"]) if "joules" in spent else "",
+        f"{spent['eta_e']:.3g} tokens/J" if "eta_e" in spent else "",
+        f"T_comp/T_comm {spent['granularity']:.3g}" if "granularity" in spent else "",
+        f"{bytes_text(spent['peak_memory'])} of memory" if "peak_memory" in spent else "",
+    ]
+    return [f"  {'devices':<10} {'   '.join(p for p in parts if p)}"] if parts[0] else []

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedloom.readable import METRICS, bytes_text, count, duration, value_text
+from fedloom.readable import METRICS, bytes_text, count, duration, energy, value_text
 from fedloom.record import Record
 from fedloom.results.compare import differences
 from fedloom.results.observe import RoundLine
@@ -46,7 +46,9 @@ def rounds_table(record: Record) -> str:
     titles = [_evaluated(name) for name in metrics]
     head = ["round", "stage", "accepted", "refused", "training loss", *titles]
     head += ["up", "down", "round took", "clients/s"]
-    rows = (_round_cells(line, metrics) for line in record.history)
+    modelled = any(line.round_seconds for line in record.history)
+    head += ["devices' time", "energy"] if modelled else []
+    rows = (_round_cells(line, metrics, modelled) for line in record.history)
     return table(head, rows, texts=[1])
 
 
@@ -54,8 +56,9 @@ def _evaluated(name: str) -> str:
     return "evaluation loss" if name == "loss" else METRICS[name].title
 
 
-def _round_cells(line: RoundLine, metrics: Sequence[str]) -> list[str]:
+def _round_cells(line: RoundLine, metrics: Sequence[str], modelled: bool) -> list[str]:
     values = [value_text(m, line.evaluation[m]) if m in line.evaluation else "" for m in metrics]
+    devices = [duration(line.round_seconds), energy(line.joules) if line.joules else ""]
     return [
         str(line.round),
         line.stage,
@@ -67,6 +70,7 @@ def _round_cells(line: RoundLine, metrics: Sequence[str]) -> list[str]:
         bytes_text(line.bytes_down),
         duration(line.seconds),
         f"{line.clients_per_second:.3g}" if line.clients_per_second else "",
+        *(devices if modelled else ()),
     ]
 
 
@@ -127,6 +131,7 @@ def comparison(records: Sequence[Record]) -> str:
     metric = next((record.metric for record in records if record.metric), "")
     title = METRICS[metric].title if metric else "metric"
     head = ["run", "state", "rounds", f"{title} before", "last", "best", "up", "down", "time"]
+    head += ["devices' time", "energy", "tokens/J", "T_comp/T_comm"]
     rows = [_compared(record, metric) for record in records]
     return table(head, rows, texts=[0, 1])
 
@@ -144,6 +149,9 @@ def _compared(record: Record, metric: str) -> list[str]:
         bytes_text(last.total_bytes_up),
         bytes_text(last.total_bytes_down),
         duration(last.elapsed),
+        duration(last.simulated_seconds) if last.simulated_seconds else "",
+        energy(last.total_joules) if last.total_joules else "",
+        *(f"{record.spent[n]:.3g}" if n in record.spent else "" for n in ("eta_e", "granularity")),
     ]
 
 

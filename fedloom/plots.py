@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from fedloom.curves import cost, learning
+from fedloom.curves import cost, learning, on_devices
 from fedloom.record import Record
 from fedloom.spreads import across_clients, partition, refusals
 from fedloom.style import styled
@@ -41,6 +41,7 @@ def pictures(records: Sequence[Record]) -> list[Picture]:
     kinds: list[tuple[str, str, str, _Draw]] = [
         ("learning", "Learning", _LEARNING, learning),
         ("cost", "What it cost", _COST, cost),
+        ("devices", "What it took the devices", _DEVICES, on_devices),
         ("clients", "Across clients", _CLIENTS, across_clients),
         ("partition", "Who holds what", _PARTITION, partition),
         ("refused", "Refused updates", _REFUSED, refusals),
@@ -56,6 +57,7 @@ def pictures(records: Sequence[Record]) -> list[Picture]:
 
 _LEARNING = "The global model after each round; training loss is the clients' own mean."
 _COST = "The same model against what it took: bytes both ways, and time."
+_DEVICES = "Each round lasts as long as its slowest client computes and communicates."
 _CLIENTS = "The last model on each client's own examples; every client counts once."
 _PARTITION = "Labels of the largest clients, and how unequal the clients are in size."
 _REFUSED = "Updates folded into the model and updates turned away, by round."

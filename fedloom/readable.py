@@ -4,7 +4,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["METRICS", "Metric", "bytes_text", "count", "duration", "headline", "value_text"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "bytes_text",
+    "count",
+    "duration",
+    "energy",
+    "headline",
+    "value_text",
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def energy(joules: float) -> str:
+    """Joules in powers of 1000.
+
+    >>> energy(12.34), energy(45_600), energy(3.6e6)
+    ('12.3 J', '45.6 kJ', '3.60 MJ')
+    """
+    power = min(int(math.log10(joules) / 3), 3) if joules >= 1 else 0
+    scaled = joules / 1000**power
+    digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
+    return f"{scaled:.{digits}f} {('', 'k', 'M', 'G')[power]}J"
 
 
 def count(number: float) -> str:

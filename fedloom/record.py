@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedloom.core.types import Metrics
 from fedloom.readable import METRICS, headline
 from fedloom.results.history import History
+from fedloom.results.observe import RoundLine
 from fedloom.results.rundir import RunDirectory
 
 __all__ = ["Record", "StageSpan"]
@@ -149,6 +150,20 @@ class Record:
         """Bytes both ways since round 1, by round ``[rounds]``."""
         up, down = self.history["total_bytes_up"], self.history["total_bytes_down"]
         return np.asarray(up + down, dtype=np.float64)
+
+    @property
+    def spent(self) -> Metrics:
+        """What all rounds cost, by name; empty while the run goes on."""
+        return self.summary.get("spent") or {}
+
+    def reached(self, target: float) -> RoundLine | None:
+        """The first evaluated round whose headline metric is `target` or better; None for none."""
+        ascending = not self.metric or METRICS[self.metric].ascending
+        for line in self.history:
+            value = line.evaluation.get(self.metric, float("nan"))
+            if value >= target if ascending else value <= target:
+                return line
+        return None
 
     def best(self) -> float:
         """The best value of the headline metric on the curve; NaN without one."""

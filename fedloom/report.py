@@ -3,23 +3,32 @@
 import base64
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from fedloom import __version__
 from fedloom.core.errors import RunError
-from fedloom.markup import comparison, config_tables, different_keys, refused_table, rounds_table
-from fedloom.readable import METRICS, bytes_text, count, duration, value_text
+from fedloom.markup import (
+    comparison,
+    config_tables,
+    different_keys,
+    refused_table,
+    rounds_table,
+    table,
+)
+from fedloom.readable import METRICS, bytes_text, count, duration, energy, value_text
 from fedloom.record import Record
 from fedloom.results.observe import RoundLine
+from fedloom.targets import HEAD, target_cells
 
 if TYPE_CHECKING:
     from fedloom.plots import Picture
 
-__all__ = ["can_draw", "write_report"]
+__all__ = ["can_draw", "write_page", "write_report"]
 
 
 def can_draw() -> bool:
@@ -27,12 +36,15 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def write_report(runs: Sequence[Path], *, out: Path | None = None) -> Path:
+def write_report(
+    runs: Sequence[Path], *, out: Path | None = None, target: float | None = None
+) -> Path:
     """Write ``plots/*.png`` and ``report.html`` of a run, or of several compared.
 
     Args:
         runs: run directories, finished or not.
         out: where to; None for the run's own folder, or ``comparison`` for several.
+        target: also say what each took until its metric came to this; None for no such table.
 
     Returns:
         The page.
@@ -52,24 +64,56 @@ def write_report(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         (folder / "plots").mkdir(parents=True, exist_ok=True)
         for picture in drawn:
             (folder / "plots" / f"{picture.key}.png").write_bytes(picture.png)
-        page.write_text(_page(records, drawn), encoding="utf-8")
+        page.write_text(_page(records, drawn, target), encoding="utf-8")
     except OSError as error:
         raise RunError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return page
 
 
-def _page(records: Sequence[Record], drawn: "Sequence[Picture]") -> str:
+def _page(records: Sequence[Record], drawn: "Sequence[Picture]", target: float | None) -> str:
     single = len(records) == 1
     parts = _single(records[0], drawn) if single else _several(records, drawn)
+    if target is not None:
+        parts.insert(1, _targets(records, target))
     title = records[0].name if single else f"{len(records)} runs compared"
+    header = _header(records[0]) if single else f"<h1>{escape(title)}</h1>"
+    body = "\n".join(part for part in parts if part)
+    return _html(title, header, body, _footer(records))
+
+
+def _html(title: str, header: str, body: str, footer: str) -> str:
     folder = files("fedloom")
     return Template(folder.joinpath("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         css=folder.joinpath("page.css").read_text(encoding="utf-8"),
-        header=_header(records[0]) if single else f"<h1>{escape(title)}</h1>",
-        body="\n".join(part for part in parts if part),
-        footer=_footer(records),
+        header=header,
+        body=body,
+        footer=footer,
     )
+
+
+def write_page(folder: Path, title: str, body: str, beside: Mapping[str, str]) -> Path:
+    """Write ``report.html`` of what is no run, and text files beside it.
+
+    Args:
+        folder: where to.
+        title: of the page.
+        body: HTML.
+        beside: text of each file by its name.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    page = folder / "report.html"
+    header, footer = f"<h1>{escape(title)}</h1>", escape(f"Made by fedloom {__version__}")
+    text = _html(title, header, body, footer)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in {**beside, page.name: text}.items():
+            (folder / name).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    return page
 
 
 def _single(record: Record, drawn: "Sequence[Picture]") -> list[str]:
@@ -105,6 +149,11 @@ def _several(records: Sequence[Record], drawn: "Sequence[Picture]") -> list[str]
     ]
 
 
+def _targets(records: Sequence[Record], target: float) -> str:
+    rows = table(HEAD, target_cells(records, target), texts=[0, 1])
+    return _section(f"Until {target:g}", f'<div class="scroll">{rows}</div>')
+
+
 def _header(record: Record) -> str:
     config = record.config
     kind = "" if record.state == "finished" else " open"
@@ -127,6 +176,9 @@ def _figures(record: Record) -> str:
     traffic = bytes_text(last.total_bytes_up + last.total_bytes_down)
     text = f"{bytes_text(last.total_bytes_up)} up, {bytes_text(last.total_bytes_down)} down"
     cards.append(("traffic", traffic, text, ""))
+    if last.simulated_seconds:
+        drawn = f"{energy(last.total_joules)} drawn" if last.total_joules else ""
+        cards.append(("devices' time", duration(last.simulated_seconds), drawn, ""))
     refused = sum(line.refused for line in record.history)
     accepted = sum(line.accepted for line in record.history)
     cards.append(("updates", count(accepted), f"{count(refused)} refused", ""))

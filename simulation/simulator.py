@@ -13,6 +13,7 @@ from fedloom.results.observe import Observer, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.course import begin, follow
 from fedloom.simulation.closing import close
+from fedloom.simulation.devices import outgrown
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Stages
@@ -90,6 +91,8 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     interrupted = False
     try:
         follow(job, course, Stages(prepared), directory, observer)
+        if text := outgrown(job, course.cost.peak_memory):
+            observer.note(text)
         closing = close(prepared, directory, observer, start=start, end=course.state.params)
     except KeyboardInterrupt:
         interrupted, closing = True, None

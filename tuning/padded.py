@@ -111,4 +111,5 @@ def module_memory(module: Any, dtype: torch.dtype, tokens: int, *, backward: boo
     taken = activation_bytes(module.config, dtype) * tokens
     if not backward:
         taken = taken * 2 // max(int(module.config.num_hidden_layers), 2)
-    return sum(p.numel() * p.element_size() for p in module.parameters()) + taken
+    weights = sum(int(p.numel()) * int(p.element_size()) for p in module.parameters())
+    return weights + taken

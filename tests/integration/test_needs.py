@@ -17,7 +17,7 @@ PLAN = [np.array([0, 1]), np.array([2])]
 def test_weights_activations_and_the_optimizers_numbers(
     model_folder: Folders, ragged: Ragged, engine: str, optimizer: str, numbers: int
 ) -> None:
-    model, params, session = prepared(CASES["bert-mean"], model_folder, ragged, engine)
+    _, _, session = prepared(CASES["bert-mean"], model_folder, ragged, engine)
     work = LocalWork(optimizer=optimizer)
     found = memory_of(session, PLAN, 100, work, backward=True)
     tokens = max(session.tokens(rows) for rows in PLAN)

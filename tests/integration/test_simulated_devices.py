@@ -10,8 +10,10 @@ from fedloom.api import job_of
 from fedloom.core.errors import ConfigError
 from fedloom.progress import Quiet
 from fedloom.results.history import line_from_json, line_to_json
+from fedloom.simulation.devices import outgrown
 from fedloom.simulation.simulator import Run, simulate
 
+WAYS = ("device", "network")
 DEVICE = {
     "name": "custom",
     "flops": 1e6,
@@ -42,7 +44,7 @@ def test_rounds_take_the_time_and_energy_of_the_slowest(
         assert line.joules == pytest.approx(10 * line.device_seconds + 2 * line.network_seconds)
         busy = line.device_seconds + line.network_seconds
         assert busy / 6 <= line.round_seconds <= busy
-        assert line.tokens and line.peak_memory and line.flops
+        assert min(line.tokens, line.peak_memory, line.flops) > 0
         assert line_from_json(line_to_json(line)) == line
     last = run.history.last
     assert last is not None
@@ -52,9 +54,6 @@ def test_rounds_take_the_time_and_energy_of_the_slowest(
     assert spent["eta_e"] == pytest.approx(tokens / last.total_joules)
     together = [sum(getattr(x, f"{kind}_seconds") for x in run.history) for kind in WAYS]
     assert spent["granularity"] == pytest.approx(together[0] / together[1])
-
-
-WAYS = ("device", "network")
 
 
 def test_a_kind_of_device_has_its_own(tmp_path: Path, text_model: dict[str, Path]) -> None:
@@ -69,7 +68,8 @@ def test_nothing_is_said_of_time_and_energy_without_a_device(
 ) -> None:
     run = ran(tmp_path, text_model["classify"])
     last = run.history.last
-    assert last is not None and last.tokens and last.peak_memory
+    assert last is not None
+    assert min(last.tokens, last.peak_memory) > 0
     assert (last.simulated_seconds, last.total_joules, last.network_seconds) == (0.0, 0.0, 0.0)
     assert not {"eta_e", "granularity", "simulated_seconds"} & set(run.summary.spent)
 
@@ -80,3 +80,11 @@ def test_an_unknown_device_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match="devices: unknown name 'rpi9'"):
         ran(tmp_path, text_model["classify"], device="rpi9")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_too_small_is_told_of() -> None:
+    small = {"name": "custom", "memory_mb": 2.0}
+    job = job_of({"device": small, "tiers": [{"name": "a", "device": {**small, "memory_mb": 3.0}}]})
+    assert outgrown(job, 3 * 2**20) == ""
+    assert outgrown(job, 5 * 2**20) == "a client held 5 MiB; its device has 3"
+    assert outgrown(job_of({}), 2**60) == ""

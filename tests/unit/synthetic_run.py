@@ -53,7 +53,10 @@ def _line(number: int, speed: float) -> RoundLine:
         total_bytes_down=number * 10 * BYTES,
         seconds=1.5 if number else 0.0,
         elapsed=number * 1.5,
+        round_seconds=41.0 if number else 0.0,
         simulated_seconds=number * 41.0,
+        joules=300.0 if number else 0.0,
+        total_joules=number * 300.0,
         clients_per_second=9.0 if number else 0.0,
         refusals=refused,
     )

@@ -126,7 +126,7 @@ def test_importing_fedloom_loads_no_torch() -> None:
 
 
 def test_the_package_has_what_it_says() -> None:
-    assert dir(fedloom) == ["__version__", "serve", "simulate"]
+    assert dir(fedloom) == ["__version__", "serve", "simulate", "sweep"]
     assert all(hasattr(fedloom, name) for name in fedloom.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'simulat'"):
         fedloom.simulat  # noqa: B018

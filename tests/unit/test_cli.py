@@ -233,3 +233,25 @@ def test_version() -> None:
     code = "from fedloom.cli import main; main(['--version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"fedloom {__version__}\n"
+
+
+def test_sweep_explains_itself_and_lists_what_it_would_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "[sweep] table" in text
+    assert "--grid KEY=V1,V2" in text
+    assert main(["sweep", "tiers", "--grid", "seed=0,1", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "1/2  seed=0\n2/2  seed=1\n"
+    assert main(["sweep", "tiers"]) == 2
+    assert "nothing varies" in capsys.readouterr().err
+
+
+def test_a_target_is_told_of_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(synthetic_run(tmp_path / name).path) for name in ("one", "two")]
+    assert main(["report", *runs, "--out", str(tmp_path / "both"), "--target", "0.5"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[:3]] == ["run", "one", "two"]

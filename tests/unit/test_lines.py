@@ -70,3 +70,17 @@ def test_what_only_clients_measured_is_shown() -> None:
 
 def test_a_model_without_a_known_metric_has_no_row() -> None:
     assert len(closing(Summary({}, {"other": 1.0}, 3, 1.0, Path("runs/a")))) == 2
+
+
+def test_what_the_devices_took_is_a_row_where_it_was_counted() -> None:
+    spent = {"simulated_seconds": 75.0, "joules": 4000.0, "eta_e": 2.5, "granularity": 0.5}
+    summary = Summary({}, {}, 4, 1.0, Path("runs/a"), spent=spent)
+    row = "  devices    1 min 15 s   4.00 kJ   2.5 tokens/J   T_comp/T_comm 0.5"
+    assert closing(summary)[1] == row
+    uncounted = Summary({}, {}, 4, 1.0, Path("runs/a"), spent={"tokens": 9.0})
+    assert closing(uncounted)[1].startswith("  results")
+
+
+def test_a_round_says_what_the_devices_took_so_far() -> None:
+    line = RoundLine(3, simulated_seconds=90.0, total_joules=1500.0)
+    assert numbers(line) == ["devices 1 min 30 s", "1.50 kJ"]

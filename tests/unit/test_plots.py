@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 
 import matplotlib
 
-from fedloom.curves import cost, learning
+from fedloom.curves import cost, learning, on_devices
 from fedloom.plots import pictures
 from fedloom.record import Record
 from fedloom.results.history import History
@@ -45,7 +45,8 @@ def pixels(png: bytes) -> tuple[int, int, bytes]:
 
 def test_every_picture_of_a_finished_run_shows_something(tmp_path: Path) -> None:
     drawn = pictures([record(tmp_path)])
-    assert [p.key for p in drawn] == ["learning", "cost", "clients", "partition", "refused"]
+    keys = ["learning", "cost", "devices", "clients", "partition", "refused"]
+    assert [p.key for p in drawn] == keys
     for picture in drawn:
         width, height, raw = pixels(picture.png)
         assert width > 1500
@@ -56,7 +57,7 @@ def test_every_picture_of_a_finished_run_shows_something(tmp_path: Path) -> None
 
 def test_an_unfinished_run_has_the_pictures_that_it_can_have(tmp_path: Path) -> None:
     keys = [p.key for p in pictures([record(tmp_path, done=3)])]
-    assert keys == ["learning", "cost", "partition"]
+    assert keys == ["learning", "cost", "devices", "partition"]
 
 
 def test_a_run_before_its_first_round_has_its_partition_only(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_run_before_its_first_round_has_its_partition_only(tmp_path: Path) -> 
 
 def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     both = [record(tmp_path, "a"), record(tmp_path, "b", done=9)]
-    assert [p.key for p in pictures(both)] == ["learning", "cost", "clients"]
+    assert [p.key for p in pictures(both)] == ["learning", "cost", "devices", "clients"]
     drawn = learning(both)
     assert drawn is not None
     legend = drawn.axes[0].get_legend()
@@ -88,15 +89,29 @@ def test_a_language_model_is_shown_by_its_perplexity(tmp_path: Path) -> None:
 
 
 def test_cost_has_a_unit_that_fits(tmp_path: Path) -> None:
-    drawn = cost([record(tmp_path)])
+    one = record(tmp_path)
+    drawn = cost([one])
     assert drawn is not None
-    # 24 rounds: 283 MB, 36 s, 984 simulated seconds
-    assert [axes.get_xlabel() for axes in drawn.axes] == ["MB", "seconds", "minutes"]
+    # 24 rounds: 283 MB, 36 s; 984 seconds and 7200 joules on the devices
+    assert [axes.get_xlabel() for axes in drawn.axes] == ["MB", "seconds"]
+    drawn = on_devices([one])
+    assert drawn is not None
+    assert [axes.get_xlabel() for axes in drawn.axes] == ["minutes", "kJ"]
+
+
+def test_devices_without_energy_have_their_time_only(tmp_path: Path) -> None:
+    lines = [RoundLine(1, evaluation={"accuracy": 0.5}, simulated_seconds=3.0)]
+    timed = replace(record(tmp_path), history=History(lines))
+    drawn = on_devices([timed])
+    assert drawn is not None
+    assert [axes.get_xlabel() for axes in drawn.axes] == ["seconds"]
+    lines = [replace(lines[0], simulated_seconds=0.0)]
+    assert on_devices([replace(timed, history=History(lines))]) is None
 
 
 def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     bare = replace(record(tmp_path), clients={}, partition={}, history=History())
-    for draw in (across_clients, partition, refusals, learning, cost):
+    for draw in (across_clients, partition, refusals, learning, cost, on_devices):
         assert draw([bare]) is None
 
 

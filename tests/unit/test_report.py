@@ -70,7 +70,7 @@ def test_a_report_needs_nothing_from_outside(page: Path) -> None:
 
 def test_pictures_are_files_too(page: Path) -> None:
     names = {path.stem: path.stat().st_size for path in (page.parent / "plots").glob("*.png")}
-    assert set(names) == {"learning", "cost", "clients", "partition", "refused"}
+    assert set(names) == {"learning", "cost", "devices", "clients", "partition", "refused"}
     assert min(names.values()) > 10_000
 
 
@@ -91,6 +91,12 @@ def test_several_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = page.read_text(encoding="utf-8")
     assert "2 runs compared" in text
     assert "<h2>Differences</h2>" in text
+
+
+def test_a_target_has_a_table_of_its_own(tmp_path: Path) -> None:
+    paths = [synthetic_run(tmp_path / name).path for name in ("one", "two")]
+    text = write_report(paths, out=tmp_path / "both", target=0.5).read_text(encoding="utf-8")
+    assert "<h2>Until 0.5</h2>" in text
 
 
 def test_a_report_may_go_elsewhere(tmp_path: Path) -> None:

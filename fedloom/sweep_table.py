@@ -1,0 +1,147 @@
+"""The table of a sweep: a row for each combination, the mean and deviation over its seeds."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedloom.columns import aligned
+from fedloom.grid import short
+from fedloom.markup import table
+from fedloom.readable import METRICS, bytes_text, duration, energy, headline, value_text
+from fedloom.sweeping import Outcome
+
+__all__ = ["Row", "as_csv", "as_page", "as_text", "rows_of", "write_table"]
+
+_SPENT = ("simulated_seconds", "joules", "eta_e", "granularity")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in their seed only.
+
+    Attributes:
+        settings: their values by dotted key, the seed left out.
+        outcomes: how each ended, the refused ones among them.
+        metric: the metric that the table shows.
+    """
+
+    settings: Mapping[str, Any]
+    outcomes: tuple[Outcome, ...]
+    metric: str
+
+    @property
+    def values(self) -> list[float]:
+        """The metric of the runs that have finished."""
+        done = (outcome for outcome in self.outcomes if outcome.state == "finished")
+        return [o.metrics[self.metric] for o in done if self.metric in o.metrics]
+
+    @property
+    def mean(self) -> float:
+        """Of the metric; NaN where no run has finished."""
+        return statistics.fmean(self.values) if self.values else float("nan")
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation of the metric; NaN for fewer than two runs."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else float("nan")
+
+    def spent(self, name: str) -> float:
+        """Mean of what a finished run cost; NaN where none says."""
+        done = (o.spent.get(name) for o in self.outcomes if o.state == "finished")
+        found = [value for value in done if value is not None]
+        return statistics.fmean(found) if found else float("nan")
+
+    @property
+    def note(self) -> str:
+        """What is to be known of the runs that have not finished."""
+        reasons = (o.why or o.state for o in self.outcomes if o.state != "finished")
+        return "; ".join(dict.fromkeys(reasons))
+
+
+def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Outcomes by their settings without the seed, in the order in which they came."""
+    metric = headline(name for outcome in outcomes for name in outcome.metrics)
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(json.dumps(_unseeded(outcome), sort_keys=True), []).append(outcome)
+    return [Row(_unseeded(group[0]), tuple(group), metric) for group in groups.values()]
+
+
+def _unseeded(outcome: Outcome) -> dict[str, Any]:
+    return {key: value for key, value in outcome.settings.items() if key != "seed"}
+
+
+def _head(rows: Sequence[Row]) -> list[str]:
+    metric = rows[0].metric
+    title = METRICS[metric].title if metric else "metric"
+    keys = [key.removesuffix(".name") for key in rows[0].settings]
+    costs = [f"{way} a run" for way in ("bytes", "device time", "energy")]
+    return [*keys, title, "sd", "runs", *costs, "tokens/J", "T_comp/T_comm", ""]
+
+
+def _cells(row: Row) -> list[str]:
+    traffic = row.spent("bytes_up") + row.spent("bytes_down")
+    seconds, joules, eta, granularity = (row.spent(name) for name in _SPENT)
+    return [
+        *(short(value) for value in row.settings.values()),
+        value_text(row.metric, row.mean),
+        value_text(row.metric, row.deviation),
+        str(len(row.values)),
+        bytes_text(traffic) if traffic == traffic else "-",
+        duration(seconds) if seconds == seconds else "-",
+        energy(joules) if joules == joules else "-",
+        f"{eta:.3g}" if eta == eta else "-",
+        f"{granularity:.3g}" if granularity == granularity else "-",
+        row.note,
+    ]
+
+
+def as_text(outcomes: Sequence[Outcome]) -> str:
+    """The table for a terminal; empty without outcomes."""
+    rows = rows_of(outcomes)
+    if not rows:
+        return ""
+    return aligned([_head(rows), *(_cells(row) for row in rows)])
+
+
+def as_csv(outcomes: Sequence[Outcome]) -> str:
+    """The table as comma-separated values, in plain units."""
+    file, rows = io.StringIO(), rows_of(outcomes)
+    writer = csv.writer(file, lineterminator="\n")
+    metric = rows[0].metric if rows else ""
+    costs = ("bytes_up", "bytes_down", *_SPENT)
+    keys = list(rows[0].settings) if rows else []
+    writer.writerow([*keys, f"{metric}_mean", f"{metric}_sd", "runs", *costs, "note"])
+    for row in rows:
+        numbers = [row.mean, row.deviation, len(row.values), *(row.spent(c) for c in costs)]
+        told = ["" if number != number else number for number in numbers]
+        writer.writerow([*(short(v) for v in row.settings.values()), *told, row.note])
+    return file.getvalue()
+
+
+def as_page(outcomes: Sequence[Outcome]) -> str:
+    """The table as HTML."""
+    rows = rows_of(outcomes)
+    if not rows:
+        return ""
+    head = _head(rows)
+    left = [*range(len(rows[0].settings)), len(head) - 1]
+    return table(head, [_cells(row) for row in rows], texts=left)
+
+
+def write_table(outcomes: Sequence[Outcome], folder: Path) -> Path:
+    """Write ``sweep.csv`` and ``report.html`` with the table; returns the page.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    from fedloom.report import write_page
+
+    title = f"{folder.name}: {len(outcomes)} runs"
+    body = f'<section><div class="scroll">{as_page(outcomes)}</div></section>'
+    return write_page(folder, title, body, {"sweep.csv": as_csv(outcomes)})

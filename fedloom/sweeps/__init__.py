@@ -1,0 +1,1 @@
+"""Packaged sweeps: grids of jobs for `fedloom sweep NAME`."""
