@@ -22,7 +22,7 @@ from fedloom.results.observe import RoundLine, RunInfo, Summary
 __all__ = ["ADAPTIVE", "FIXED"]
 
 ADAPTIVE = "FedAdapter"
-FIXED = tuple((depth, units) for depth in (1, 2, 4, 6) for units in (1, 4, 8))
+FIXED = ((1, 1), (1, 8), (2, 1), (2, 4), (4, 4), (6, 8))
 """Layers from the top, and units of 8, that train beside the head."""
 LAYERS, UNITS = 6, 8
 DATA = {
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=1, help="where FedAdapter begins")
     parser.add_argument("--interval", type=float, default=1.0)
     parser.add_argument("--target", type=float, default=0.45)
-    parser.add_argument("--horizon", type=float, default=120.0, help="simulated seconds")
+    parser.add_argument("--horizon", type=float, default=80.0, help="simulated seconds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fixed", type=int, nargs="*", help="which of the fixed ones, by number")
     parser.add_argument("--output", type=Path, default=Path("runs/fedadapter"))
