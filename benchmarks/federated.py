@@ -20,7 +20,7 @@ from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.codecs.dense import Float32
 from fedloom.core.layout import Selector
 from fedloom.core.registry import Component
-from fedloom.core.types import LocalWork, State
+from fedloom.core.types import LocalWork, Params, State
 from fedloom.server.round import run_round
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.holdings import StoredPartition
@@ -136,7 +136,7 @@ def _session(
     return model.session(state.params, ("*",), examples, cache)
 
 
-def _same(session: Session, train: Selector) -> Session:
+def _same(session: Session, params: Params, train: Selector) -> Session:
     """The one session, whatever is to train: everything does."""
     return session
 

@@ -14,6 +14,7 @@ from fedloom.core.emulation import EmulatorConfig
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import Component
+from fedloom.core.running import RunConfig
 from fedloom.core.serving import ServerConfig
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import LocalWork, Selectors, Tier
@@ -23,7 +24,6 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "Job",
-    "RunConfig",
     "Stage",
     "job_from",
 ]
@@ -187,55 +187,6 @@ class EvaluateConfig:
         require(self.every >= 1, "evaluate.every", self.every, "1 or more")
         require(self.clients >= 0, "evaluate.clients", self.clients, "0 or more")
         _one_of("evaluate.split", self.split, ("valid", "test"))
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How the run uses this machine; none of it changes what is computed, except `max_tokens`.
-
-    Attributes:
-        directory: where results go; ``{name}`` and ``{seed}`` are filled in.
-        device: ``cpu``, ``cuda``, or ``auto``.
-        workers: cohort chunks trained side by side, one thread each (0: one per core).
-        memory_gb: memory that training may take (0: half of what is free at the start).
-        clients_at_once: at most so many clients are trained in one batch (0: what memory holds).
-        cache_gb: memory for frozen activations (0: none).
-        cache_disk_gb: disk for frozen activations that memory does not hold.
-        checkpoint_every: rounds between checkpoints.
-        keep: checkpoints kept.
-        references: also train the references: ``central`` (all data in one place), ``local``
-            (each client alone).
-    """
-
-    directory: str = "runs/{name}"
-    device: str = "auto"
-    workers: int = 0
-    memory_gb: float = 0.0
-    clients_at_once: int = 0
-    cache_gb: float = 1.0
-    cache_disk_gb: float = 4.0
-    checkpoint_every: int = 1
-    keep: int = 2
-    references: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _one_of("run.device", self.device, ("auto", "cpu", "cuda"))
-        for name in ("workers", "memory_gb", "clients_at_once", "cache_gb", "cache_disk_gb"):
-            require(
-                getattr(self, name) >= 0,
-                f"run.{name}",
-                getattr(self, name),
-                "0 or more",
-            )
-        for name in ("checkpoint_every", "keep"):
-            require(
-                getattr(self, name) >= 1,
-                f"run.{name}",
-                getattr(self, name),
-                "1 or more",
-            )
-        for reference in self.references:
-            _one_of("run.references", reference, ("central", "local"))
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ class ClientTask:
         bottom: blocks below the far ones of a split model; None for the job's.
         blocks: layers of the backbone that run, in order, some left out or taken twice; empty for
             all as they are.
+        branch: name of the branch of the model to start from; empty for the model itself.
     """
 
     client: ClientId
@@ -172,6 +173,7 @@ class ClientTask:
     batches: int = 0
     bottom: int | None = None
     blocks: tuple[int, ...] = ()
+    branch: str = ""
 
 
 @dataclass(frozen=True)

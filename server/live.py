@@ -36,6 +36,7 @@ from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
 from fedloom.server.gathering import Gathering
 from fedloom.server.intake import Intake
+from fedloom.server.judged import judged
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
 from fedloom.server.models import Models
@@ -107,6 +108,7 @@ class Live:
         self._stand(rounds=last + later)
         for number in range(first, last + 1):
             state, report = self._round(number, index, strategy, state)
+            state, report = judged(strategy, state, report, lambda m: self.judge(index, m)(m))
             seconds = time.perf_counter() - self._began
             self._seconds.append(seconds)
             self._played = state

@@ -13,6 +13,7 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.layout import ALL, Selector
+from fedloom.core.registry import create
 from fedloom.core.types import Params
 from fedloom.server.course import Judge
 from fedloom.server.plan import Finished, Plan
@@ -46,6 +47,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     """
     check_split(job)
     _check_live_split(job)
+    _check_branches(job)
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
@@ -104,6 +106,14 @@ def _check_live_split(job: Job) -> None:
     if split.mode == "sequential" and most > 1:
         text = "live clients take turns by rounds of one client each: expected 1"
         raise ConfigError(f"clients_per_round = {most}: {where}: {text}")
+
+
+def _check_branches(job: Job) -> None:
+    """Refuse strategies whose clients start from different models: there is one to download."""
+    for stage in job.stages:
+        if hasattr(create("strategies", stage.strategy), "branches"):
+            name, text = stage.strategy.name, "runs in simulations only; its clients start from"
+            raise ConfigError(f"strategy = {name!r}: {text} different models")
 
 
 def _split(

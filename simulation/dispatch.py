@@ -18,6 +18,7 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
+from fedloom.simulation.branches import Branch
 from fedloom.simulation.personal import PersonalStore
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
@@ -29,6 +30,7 @@ from fedloom.tuning.split_training import SplitTraining
 
 __all__ = ["Federation", "dispatcher"]
 
+NO_BRANCHES: Mapping[str, Branch] = {}
 AHEAD = 4
 """Chunks handed to the pool per worker, those being trained among them: enough that a long chunk
 keeps no other worker waiting."""
@@ -39,7 +41,7 @@ class Federation:
     """What dispatching needs, the same for all rounds of a stage.
 
     Attributes:
-        session_of: the model, set up to train what a selector chooses.
+        session_of: a model, set up to train what a selector chooses.
         learner: how data becomes updates, where a task does not say otherwise.
         codec: how updates travel, where a task does not say otherwise.
         rows_of: the training examples of a client, by id.
@@ -51,7 +53,7 @@ class Federation:
         personal: what clients keep for themselves; None where they keep nothing.
     """
 
-    session_of: Callable[[Selector], Session]
+    session_of: Callable[[Params, Selector], Session]
     learner: Learner
     codec: Codec
     rows_of: Callable[[ClientId], NDArray[np.int64]]
@@ -71,9 +73,9 @@ class Federation:
         """What encodes a task's update."""
         return self.codec if task.codec is None else cast(Codec, create("codecs", task.codec))
 
-    def session_for(self, task: ClientTask) -> Session:
-        """The model set up for a task."""
-        return picked(self.session_of(task.selectors.train), task.blocks)
+    def session_for(self, task: ClientTask, params: Params) -> Session:
+        """The model `params` set up for a task."""
+        return picked(self.session_of(params, task.selectors.train), task.blocks)
 
 
 def dispatcher(
@@ -81,34 +83,42 @@ def dispatcher(
     params: Params,
     bytes_down: Mapping[ClientId, int],
     briefing: Briefing = NOTHING,
+    *,
+    branches: Mapping[str, Branch] = NO_BRANCHES,
 ) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
-    `bytes_down` says what each client received for them.
+    `bytes_down` says what each client received for them; those of `branches`, theirs.
 
     Updates come in the order of the chunks, whatever thread is done first, so that two runs are
     the same to the bit.
     """
+
+    def start_of(task: ClientTask) -> Params:
+        return branches[task.branch].params if task.branch else params
+
+    def size_down(task: ClientTask) -> int:
+        return branches[task.branch].bytes_down if task.branch else bytes_down[task.client]
 
     # Updates are encoded in the pool too, beside the training of other chunks: a device is not kept
     # waiting for a processor's work, and no more chunks than it has room for are on it.
     room = Semaphore(federation.capacity.workers)
 
     def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
+        start = start_of(chunk[0])
         with room:
-            trained = _train(federation, params, briefing, chunk)
+            trained = _train(federation, start, briefing, chunk)
         if federation.personal is not None:
             _keep(federation.personal, trained)
         return [
-            _update(federation, params, task, result, bytes_down[task.client])
-            for task, result in trained
+            _update(federation, start, task, result, size_down(task)) for task, result in trained
         ]
 
     async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
         waiting = deque(
             chunk
-            for group in _alike(federation, list(tasks.values()))
-            for chunk in _chunked(federation, group)
+            for group in _alike(federation, list(tasks.values()), branches)
+            for chunk in _chunked(federation, group, start_of(group[0]))
         )
         # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
         # not grow with the cohort.
@@ -128,18 +138,26 @@ def dispatcher(
 
 
 def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    """Tasks that can share a chunk: the same numbers, tensors, way of training, and cut."""
+    """Tasks that can share a chunk: the same start, numbers, tensors, way of training, and cut."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
         cut = split.at(task.bottom).cut if split is not None else None
-        key = (task.work, task.selectors.train, task.blocks, way, cut)
+        key = (task.branch, task.work, task.selectors.train, task.blocks, way, cut)
         found.setdefault(key, []).append(task)
     return list(found.values())
 
 
-def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
+def _alike(
+    federation: Federation, tasks: list[ClientTask], branches: Mapping[str, Branch]
+) -> list[list[ClientTask]]:
     found = _groups(federation.split, tasks)
+    wanted = {task.branch for task in tasks if task.branch}
+    if not wanted <= branches.keys():
+        text = f"tasks start from {sorted(wanted - branches.keys())}; it has {sorted(branches)}"
+        raise ConfigError(f"branch: {text}")
+    if federation.split is not None and wanted:
+        raise ConfigError("branch: clients of a split model start from the same one")
     if federation.split is not None and any(task.blocks for task in tasks):
         raise ConfigError("blocks: clients of a split model run all of its layers")
     if len(found) > 1 and federation.split is not None and federation.split.shared:
@@ -149,10 +167,12 @@ def _alike(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientT
     return found
 
 
-def _chunked(federation: Federation, tasks: list[ClientTask]) -> list[list[ClientTask]]:
+def _chunked(
+    federation: Federation, tasks: list[ClientTask], params: Params
+) -> list[list[ClientTask]]:
     if federation.split is not None and federation.split.shared:
         return [tasks]
-    sizes, session = [], federation.session_for(tasks[0])
+    sizes, session = [], federation.session_for(tasks[0], params)
     copies = getattr(federation.learner_of(tasks[0]), "copies", 1)
     for task in tasks:
         rows = federation.rows_of(task.client)
@@ -172,7 +192,7 @@ def _train(
         split, work = federation.split.at(tasks[0].bottom), tasks[0].work
         results = split.train(learner, params, train, work, cohort, briefing)
     else:
-        session = federation.session_for(tasks[0])
+        session = federation.session_for(tasks[0], params)
         results = learner.train(session, params, tasks[0].work, cohort, briefing)
     return list(zip(tasks, results, strict=True))
 

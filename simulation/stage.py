@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 from fedloom.codecs.base import Codec
@@ -14,9 +13,11 @@ from fedloom.codecs.exchange import changed, received
 from fedloom.core.job import Stage
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Params, State
+from fedloom.core.types import Metrics, Params, State
 from fedloom.server.course import Judge, Played, drawn_for
+from fedloom.server.judged import judged
 from fedloom.server.round import run_round
+from fedloom.simulation.branches import branched
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.held import Held
 from fedloom.simulation.personal import PersonalStore
@@ -93,6 +94,7 @@ class Stages:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
         following = follows(up, down)
+        before = changed([s.selectors for s in job.stages[:index]], state.params.layout)
         sent = changed([s.selectors for s in job.stages[: index + 1]], state.params.layout)
         if prepared.split is not None:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
@@ -100,6 +102,11 @@ class Stages:
         sessions = StageSession(
             lambda params, train: training_session(prepared, params, stage, train)
         )
+
+        def judge(params: Params) -> Metrics:
+            # Below what is not as it began, activations are kept.
+            return evaluator(prepared, params, NONE, prepared.curve)(params).metrics
+
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
             for number in range(first, last + 1):
                 began = time.perf_counter()
@@ -125,7 +132,7 @@ class Stages:
                 )
                 params, briefing = received(self._before(stage, state), down, model.plain, sent)
                 federation = Federation(
-                    session_of=partial(sessions.of, params),
+                    session_of=sessions.of,
                     learner=learner,
                     codec=up,
                     rows_of=prepared.population.rows_of,
@@ -136,10 +143,13 @@ class Stages:
                     personal=self.personal if stage.keep != NONE else None,
                 )
                 sizes = held.sizes(model, cohort)
-                dispatch = held.noting(model, dispatcher(federation, params, sizes, briefing))
+                branches = branched(strategy, state, down, before, briefing)
+                handing = dispatcher(federation, params, sizes, briefing, branches=branches)
+                dispatch = held.noting(model, handing)
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
+                state, report = judged(strategy, state, report, judge)
                 state = held.put_into(state)
                 if self.personal is not None:
                     self.personal.commit(number)

@@ -19,7 +19,16 @@ from fedloom.core.types import (
     State,
 )
 
-__all__ = ["Aggregator", "Briefed", "Planner", "ServerOptimizer", "Step", "Strategy"]
+__all__ = [
+    "Aggregator",
+    "Branching",
+    "Briefed",
+    "Judged",
+    "Planner",
+    "ServerOptimizer",
+    "Step",
+    "Strategy",
+]
 
 
 class Strategy(Protocol):
@@ -59,6 +68,33 @@ class Briefed(Protocol):
 
     def briefing(self, state: State) -> Briefing:
         """Arrays that every client of the next round gets beside the model."""
+        ...
+
+
+class Branching(Protocol):
+    """A strategy whose clients of one round start from different models."""
+
+    def branches(self, state: State) -> Mapping[str, Params]:
+        """The models beside the global one, by the name that tasks have as `ClientTask.branch`.
+
+        A branch may lack tensors that this stage has never moved: they are as the global model has
+        them.
+        """
+        ...
+
+
+class Judged(Protocol):
+    """A strategy that learns how well models do on what the server evaluates on."""
+
+    def candidates(self, state: State) -> Mapping[str, Params]:
+        """Whole models that are to be judged once `apply` has given `state`; empty for none."""
+        ...
+
+    def told(self, state: State, judged: Mapping[str, Metrics]) -> tuple[State, Metrics]:
+        """The state of the same version once the candidates' metrics are known.
+
+        Everything that it decides from is in them and in `state`.
+        """
         ...
 
 

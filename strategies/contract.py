@@ -14,10 +14,11 @@ from fedloom.core.types import (
     ClientTask,
     Cohort,
     Metrics,
+    Params,
     State,
 )
 
-__all__ = ["briefing_of", "check_applied", "check_state", "check_tasks", "hook"]
+__all__ = ["branches_of", "briefing_of", "check_applied", "check_state", "check_tasks", "hook"]
 
 
 @contextmanager
@@ -51,6 +52,26 @@ def briefing_of(strategy: object, state: State) -> Briefing:
             if not isinstance(array, np.ndarray) or array.dtype.name not in BRIEFING_TYPES:
                 raise TypeError(f"{name!r} is {_kind(array)}; arrays of {BRIEFING_TYPES}")
     return dict(briefing)
+
+
+def branches_of(strategy: object, state: State) -> Mapping[str, Params]:
+    """The models beside the global one that clients start from; none without such a hook.
+
+    Raises:
+        StrategyError: it raised, or gave anything but finite parts of the model by name.
+    """
+    asked = getattr(strategy, "branches", None)
+    if asked is None:
+        return {}
+    with hook("branches", state.version + 1):
+        branches = dict(asked(state))
+        for name, params in branches.items():
+            if not name:
+                raise ValueError("a branch without a name; that is the model itself")
+            state.params.layout.spans(params.layout)
+            if not np.isfinite(params.vector).all():
+                raise ValueError(f"{name!r} is not finite")
+    return branches
 
 
 def check_tasks(tasks: object, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
 GENERATED = "protos"
 WITHOUT_TORCH = ("core", "security", "codecs", "strategies")
 # Of the server, the simulator needs the round and the course of rounds only.
-SIMULATION_SEES = ("fedloom.server.round", "fedloom.server.course")
+SIMULATION_SEES = tuple(f"fedloom.server.{name}" for name in ("round", "course", "judged"))
 ROOMS = sorted(MAY_IMPORT.keys() - {FRONT})
 SOURCES = sorted(
     {

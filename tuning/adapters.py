@@ -242,6 +242,8 @@ class Bottleneck:
 
     Args:
         width: units in the bottleneck.
+        units: bottlenecks of that width beside each other, tagged ``unit.0`` and so on, so that a
+            stage may train some of them; the others, while they are new, change nothing.
         targets: modules after which an adapter is put; empty for the feed-forward output.
         layers: indices of transformer layers, negative from the top; empty for all.
     """
@@ -249,10 +251,15 @@ class Bottleneck:
     affine = False
 
     def __init__(
-        self, width: int = 16, targets: tuple[str, ...] = (), layers: tuple[int, ...] = ()
+        self,
+        width: int = 16,
+        targets: tuple[str, ...] = (),
+        layers: tuple[int, ...] = (),
+        units: int = 1,
     ) -> None:
         _require_layers("width", width)
-        self._width, self._targets, self._layers = width, targets, layers
+        _require_layers("units", units)
+        self._width, self._units, self._targets, self._layers = width, units, targets, layers
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
         """A branch per target; an attention output is not taken for a feed-forward one."""
@@ -260,7 +267,7 @@ class Bottleneck:
         found = chosen(catalog, targets, self._layers)
         if not self._targets:
             found = [linear for linear in found if ".attention." not in linear.name]
-        return [BottleneckPart(linear, self._width) for linear in found]
+        return [BottleneckPart(linear, self._width, self._units) for linear in found]
 
     def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
         """PEFT has no such method."""

@@ -108,37 +108,47 @@ class BiasChange:
 class BottleneckBranch:
     """Bottleneck adapter: ``y + up(relu(down(y)))`` (Houlsby et al., ICML 2019, section 2.1).
 
+    Several of width r beside each other are one as wide as all of them.
+
     Args:
         store: holds ``NAME.down.weight [k, r, d]``, ``NAME.down.bias [k, r]``,
-            ``NAME.up.weight [k, d, r]`` and ``NAME.up.bias [k, d]``.
-        name: prefix of the four names.
+            ``NAME.up.weight [k, d, r]`` and ``NAME.up.bias [k, d]`` for each name.
+        names: prefixes of the four names.
     """
 
-    def __init__(self, store: Store, *, name: str) -> None:
-        self._store, self._name = store, name
+    def __init__(self, store: Store, *, names: Sequence[str]) -> None:
+        self._store, self._names = store, tuple(names)
 
-    def _get(self, part: str) -> Tensor:
-        return self._store.view(f"{self._name}.{part}")
+    def _all(self, part: str, axis: int) -> Tensor:
+        """One tensor of every bottleneck, along the axis of their units."""
+        views = [self._store.view(f"{name}.{part}") for name in self._names]
+        return views[0] if len(views) == 1 else torch.cat(views, axis)
 
-    def _grad(self, part: str) -> Tensor | None:
-        return self._store.grad_view(f"{self._name}.{part}")
+    def _bias(self) -> Tensor:
+        first, *others = (self._store.view(f"{name}.up.bias") for name in self._names)
+        return sum(others, first).unsqueeze(1)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Saved]:
         """Add the branch to `y`."""
-        bias = self._get("down.bias").unsqueeze(1)
-        inner = torch.baddbmm(bias, y, self._get("down.weight").transpose(1, 2)).relu_()
-        out = torch.baddbmm(y, inner, self._get("up.weight").transpose(1, 2))
-        return out.add_(self._get("up.bias").unsqueeze(1)), (y.clone(), inner)
+        bias = self._all("down.bias", 1).unsqueeze(1)
+        inner = torch.baddbmm(bias, y, self._all("down.weight", 1).transpose(1, 2)).relu_()
+        out = torch.baddbmm(y, inner, self._all("up.weight", 2).transpose(1, 2))
+        return out.add_(self._bias()), (y.clone(), inner)
 
     def backward(self, saved: Saved, dy: Tensor) -> tuple[Tensor, None]:
-        """Gradients of the four tensors; the frozen output sees both paths."""
+        """Gradients of the four tensors of each; the frozen output sees all paths."""
         y, inner = saved
-        _add(self._grad("up.bias"), dy.sum(1))
-        _add(self._grad("up.weight"), torch.bmm(dy.transpose(1, 2), inner))
-        dinner = torch.bmm(dy, self._get("up.weight")).mul_(inner > 0)
-        _add(self._grad("down.bias"), dinner.sum(1))
-        _add(self._grad("down.weight"), torch.bmm(dinner.transpose(1, 2), y))
-        return torch.baddbmm(dy, dinner, self._get("down.weight")), None
+        dinner = torch.bmm(dy, self._all("up.weight", 2)).mul_(inner > 0)
+        found = {
+            "down.weight": torch.bmm(dinner.transpose(1, 2), y).chunk(len(self._names), 1),
+            "down.bias": dinner.sum(1).chunk(len(self._names), 1),
+            "up.weight": torch.bmm(dy.transpose(1, 2), inner).chunk(len(self._names), 2),
+            "up.bias": [dy.sum(1)] * len(self._names),
+        }
+        for part, grads in found.items():
+            for name, grad in zip(self._names, grads, strict=True):
+                _add(self._store.grad_view(f"{name}.{part}"), grad)
+        return torch.baddbmm(dy, dinner, self._all("down.weight", 1)), None
 
 
 class Replacement:

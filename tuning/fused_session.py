@@ -125,7 +125,7 @@ class FusedSession:
 
     def memory(self, tokens: int, *, backward: bool) -> int:
         """All weights, and activations of the blocks from the lowest that trains."""
-        kept = WORKING + (self._model.depth - self._cut if backward else 0)
+        kept = WORKING + (len(self._order) - self._floor if backward else 0)
         return self._weights + tokens * per_token(self._model, self._longest, kept, head=True)
 
     @cached_property

@@ -152,10 +152,17 @@ class BiasPart:
 
 @dataclass(frozen=True)
 class BottleneckPart:
-    """A bottleneck adapter after one linear map."""
+    """A bottleneck adapter after one linear map, or several beside each other.
+
+    Attributes:
+        linear: the map that it follows.
+        width: units of the bottleneck, or of each.
+        units: how many there are.
+    """
 
     linear: Linear
     width: int
+    units: int = 1
     before: bool = False
 
     @property
@@ -164,30 +171,51 @@ class BottleneckPart:
         return self.linear.name
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What the tensors of each bottleneck begin with; several are numbered."""
+        base = f"{self.linear.name}.bottleneck"
+        return (base,) if self.units == 1 else tuple(f"{base}.{i}" for i in range(self.units))
+
+    @property
     def specs(self) -> tuple[TensorSpec, ...]:
-        """``down.weight [r, d]``, ``down.bias [r]``, ``up.weight [d, r]``, ``up.bias [d]``."""
-        d, r, base = self.linear.d_out, self.width, f"{self.linear.name}.bottleneck"
+        """``down.weight [r, d]``, ``down.bias [r]``, ``up.weight [d, r]``, ``up.bias [d]`` of each.
+
+        Where there are several, those of the first are tagged ``unit.0``, and so on.
+        """
+        d, r, block = self.linear.d_out, self.width, self.linear.block
         shapes = {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
-        tags = frozenset({"bottleneck"})
+        own = [frozenset({"bottleneck", f"unit.{i}"}) for i in range(self.units)]
+        tags = own if self.units > 1 else [frozenset({"bottleneck"})]
         return tuple(
-            TensorSpec(f"{base}.{part}", shape, self.linear.block, tags)
+            TensorSpec(f"{name}.{part}", shape, block, tag)
+            for name, tag in zip(self.names, tags, strict=True)
             for part, shape in shapes.items()
         )
 
     def initial(self, seed: int) -> Arrays:
         """``down.weight`` uniform in +-1/sqrt(d), the rest zero: the identity."""
-        first, *rest = self.specs
         bound = 1 / math.sqrt(self.linear.d_out)
-        start = _uniform(seed, first.name, first.shape, bound)
-        return {first.name: start, **{spec.name: _zeros(spec) for spec in rest}}
+        return {
+            spec.name: _uniform(seed, spec.name, spec.shape, bound)
+            if spec.name.endswith(".down.weight")
+            else _zeros(spec)
+            for spec in self.specs
+        }
 
     def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
-        """Whether the up-projection is zero."""
-        return not any(tensors[spec.name].any() for spec in self.specs[2:])
+        """Whether every up-projection is zero."""
+        return not any(tensors[spec.name].any() for spec in self.specs if ".up." in spec.name)
 
     def attach(self, store: Store) -> Attachment:
-        """The branch."""
-        return BottleneckBranch(store, name=f"{self.linear.name}.bottleneck")
+        """The branch through those that train or change something."""
+        ups = {name: [f"{name}.up.{kind}" for kind in ("weight", "bias")] for name in self.names}
+        there = [name for name, up in ups.items() if any(_matters(store, one) for one in up)]
+        return BottleneckBranch(store, names=there or self.names)
+
+
+def _matters(store: Store, name: str) -> bool:
+    """Whether a tensor trains or is not zero."""
+    return store.grad_view(name) is not None or bool(store.view(name).any())
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from fedloom.core.job import STAGE_KEYS
 from fedloom.progress import Quiet
 
 CLIENTS, ROUNDS = 2, 3
-# Devices say their kind, the simulator deals it out; stages have a test of their own.
-NAMES = sorted(set(recipes()) - {"tiers", "petals"})
+# Devices say their kind, the simulator deals it out; stages have a test of their own; branches are
+# simulated only.
+NAMES = sorted(set(recipes()) - {"tiers", "petals", "fedadapter"})
 TURNS = ("fedbert", "splitfed-v2")
 """One copy far away, moved by batches as they come: whose comes first is nobody's to say."""
 

@@ -9,7 +9,6 @@ from fedloom.core.job import (
     DataConfig,
     EvaluateConfig,
     Job,
-    RunConfig,
     Stage,
     job_from,
 )

@@ -77,7 +77,7 @@ def make_scaling(store: Store) -> Attachment:
 
 
 def make_bottleneck(store: Store) -> Attachment:
-    return BottleneckBranch(store, name="n")
+    return BottleneckBranch(store, names=("n",))
 
 
 def make_chain(store: Store) -> Attachment:

@@ -2,14 +2,18 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from fedloom.codecs.dense import Float32
+from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
+from fedloom.simulation.branches import Branch
 from fedloom.simulation.dispatch import AHEAD, Federation, dispatcher
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
@@ -70,7 +74,7 @@ def tasks(clients: int, selectors: Selectors = Selectors()) -> dict[str, ClientT
 
 def federation(learner: FakeLearner, pool: ThreadPoolExecutor, workers: int) -> Federation:
     return Federation(
-        session_of=lambda train: cast(Session, FakeSession()),
+        session_of=lambda params, train: cast(Session, FakeSession()),
         learner=learner,
         codec=Float32(),
         rows_of=lambda name: np.arange(1 + int(name) % 3),
@@ -125,3 +129,37 @@ def test_few_chunks_run_ahead_of_what_is_read() -> None:
 
     asyncio.run(first())
     assert learner.begun <= AHEAD * 2
+
+
+def test_clients_of_a_branch_start_from_it() -> None:
+    starts: dict[str, float] = {}
+
+    class Notes(FakeLearner):
+        def train(
+            self,
+            session: Session,
+            params: Params,
+            work: LocalWork,
+            cohort: Sequence[Assignment],
+            briefing: Briefing = NOTHING,
+        ) -> list[LocalResult]:
+            starts.update({own.client: float(params.vector[0]) for own in cohort})
+            return super().train(session, params, work, cohort)
+
+    given = {name: replace(t, branch=("", "x")[int(name) % 2]) for name, t in tasks(10).items()}
+    branches = {"x": Branch(Params(LAYOUT, np.full(5, 3, np.float32)), 44)}
+
+    async def played() -> dict[str, int]:
+        with ThreadPoolExecutor(3) as pool:
+            handing = dispatcher(federation(Notes(), pool, 2), PARAMS, SIZES, branches=branches)
+            return {u.client: u.cost.bytes_down async for u in handing(given)}
+
+    down = asyncio.run(played())
+    assert starts == {str(i): 3.0 * (i % 2) for i in range(10)}
+    assert down == {str(i): (20, 44)[i % 2] for i in range(10)}
+
+
+def test_a_branch_that_is_not_there() -> None:
+    given = {name: replace(task, branch="y") for name, task in tasks(2).items()}
+    with pytest.raises(ConfigError, match=r"branch: tasks start from \['y'\]; it has \[\]"):
+        asyncio.run(collect(FakeLearner(), given))

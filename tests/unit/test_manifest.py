@@ -8,7 +8,7 @@ from small_server import LAYOUT, plan_of
 
 from fedloom.client.manifest import read_manifest
 from fedloom.core.contract import PROTOCOL
-from fedloom.core.job import RunConfig
+from fedloom.core.running import RunConfig
 from fedloom.core.serving import ServerConfig
 from fedloom.server.contents import Content
 from fedloom.server.manifest import manifest

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from fedloom.backbones.base import Linear
+from fedloom.core.layout import Layout, Selector
+from fedloom.core.types import Params
 from fedloom.tuning.base import Part
 from fedloom.tuning.parts import BiasPart, BottleneckPart, HeadPart, Ia3Part, LoraPart
+from fedloom.tuning.store import Store
 
 # Written down once: a run starts from the same bits on every machine and in every version.
 GOLDEN_A = [-0.03754422813653946, -0.024507839232683182, -0.22013993561267853, -0.19649018347263336]
@@ -128,3 +131,82 @@ def test_a_checkpoints_head_is_kept() -> None:
 def test_a_bias_starts_at_the_backbones() -> None:
     part = PARTS["bias"]
     assert part.initial(1)[part.specs[0].name].tolist() == list(range(8))
+
+
+WIDTH, UNITS, TOKENS, CLIENTS = 8, 8, 5, 3
+NARROW = BottleneckPart(QUERY, width=WIDTH, units=UNITS)
+WIDE = BottleneckPart(QUERY, width=WIDTH * UNITS)
+BASE = f"{QUERY.name}.bottleneck"
+
+
+def joined(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Eight bottlenecks' tensors (or gradients) as those of one; the biases after them add up."""
+    axes = {"down.weight": 0, "down.bias": 0, "up.weight": 1}
+    found = {
+        f"{BASE}.{part}": torch.cat([tensors[f"{name}.{part}"] for name in NARROW.names], axis)
+        for part, axis in axes.items()
+    }
+    biases = [tensors[f"{name}.up.bias"] for name in NARROW.names]
+    return {**found, f"{BASE}.up.bias": torch.stack(biases).sum(0)}
+
+
+def store_of(part: BottleneckPart, tensors: dict[str, torch.Tensor], train: Selector) -> Store:
+    layout = Layout(part.specs)
+    vector = layout.flatten({name: tensor.numpy() for name, tensor in tensors.items()})
+    return Store(Params(layout, vector), train, clients=CLIENTS)
+
+
+def run(store: Store, part: BottleneckPart) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and gradient to the input of one pass; the store has those of the tensors."""
+    draw = torch.Generator().manual_seed(2)
+    y, dy = (torch.randn(CLIENTS, TOKENS, QUERY.d_out, generator=draw) for _ in range(2))
+    attachment = part.attach(store)
+    out, saved = attachment.forward(y, y.clone())
+    return out, attachment.backward(saved, dy)[0]
+
+
+def test_eight_units_of_eight_are_one_of_sixty_four() -> None:
+    draw = torch.Generator().manual_seed(1)
+    several = {spec.name: torch.randn(spec.shape, generator=draw) for spec in NARROW.specs}
+    many, one = store_of(NARROW, several, ("*",)), store_of(WIDE, joined(several), ("*",))
+    for found, wanted in zip(run(many, NARROW), run(one, WIDE), strict=True):
+        torch.testing.assert_close(found, wanted)
+    for client in range(CLIENTS):
+        grads: dict[str, torch.Tensor] = {}
+        for spec in NARROW.specs:
+            grad = many.grad_view(spec.name)
+            assert grad is not None
+            grads[spec.name] = grad[client]
+        for name, wanted in joined(grads).items():
+            own = one.grad_view(name)
+            assert own is not None
+            # The one bias gets the gradient once, eight get it each.
+            times = UNITS if name.endswith("up.bias") else 1
+            torch.testing.assert_close(wanted, times * own[client])
+
+
+def test_new_units_that_do_not_train_change_nothing() -> None:
+    start = {name: torch.from_numpy(array) for name, array in NARROW.initial(3).items()}
+    first = BottleneckPart(QUERY, width=WIDTH)
+    names = [spec.name for spec in first.specs]
+    own = {name: start[name.replace(BASE, f"{BASE}.0")] for name in names}
+    own[f"{BASE}.up.weight"] = own[f"{BASE}.up.weight"] + 0.1
+    start |= {name.replace(BASE, f"{BASE}.0"): tensor for name, tensor in own.items()}
+    part, alone = store_of(NARROW, start, ("unit.0",)), store_of(first, own, ("*",))
+    for found, wanted in zip(run(part, NARROW), run(alone, first), strict=True):
+        assert torch.equal(found, wanted)  # the same products, to the bit
+    assert torch.equal(part.grad, alone.grad)
+
+
+def test_units_have_names_tags_and_numbers_of_their_own() -> None:
+    assert NARROW.names[0] == f"{BASE}.0"
+    assert len(NARROW.specs) == 4 * UNITS
+    layout = Layout(NARROW.specs)
+    assert layout.select(("unit.7",)).names == tuple(s.name for s in NARROW.specs[-4:])
+    assert layout.select(("bottleneck",)) == layout
+    start = NARROW.initial(3)
+    assert NARROW.is_identity(start)
+    downs = [start[f"{name}.down.weight"] for name in NARROW.names]
+    assert not any(np.array_equal(downs[0], other) for other in downs[1:])
+    start[f"{BASE}.5.up.bias"] = start[f"{BASE}.5.up.bias"] + np.float32(1)
+    assert not NARROW.is_identity(start)

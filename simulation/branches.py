@@ -1,0 +1,47 @@
+"""Models beside the global one that simulated clients of a round start from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedloom.codecs.base import Codec
+from fedloom.codecs.exchange import received, sent_down
+from fedloom.core.layout import Layout
+from fedloom.core.types import Briefing, Params, State
+from fedloom.strategies.contract import branches_of
+
+__all__ = ["Branch", "branched"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What the clients of one branch start from.
+
+    Attributes:
+        params: the model, as it came down.
+        bytes_down: received for it by each of them.
+    """
+
+    params: Params
+    bytes_down: int
+
+
+def branched(
+    strategy: object, state: State, codec: Codec, before: Layout, briefing: Briefing
+) -> Mapping[str, Branch]:
+    """The branches of a strategy on their way to clients; none where it does not branch.
+
+    Args:
+        strategy: of the stage.
+        state: before the round.
+        codec: how models travel.
+        before: tensors of earlier stages: they are sent though a branch may lack them.
+        briefing: what is sent beside the model.
+    """
+    found, layout = {}, state.params.layout
+    for name, own in branches_of(strategy, state).items():
+        whole = Params(layout, layout.scatter(state.params.vector, own.layout, own.vector))
+        there = {*own.layout.names, *before.names}
+        part = Layout(tuple(spec for spec in layout if spec.name in there))
+        payload = sent_down(whole, codec, part, version=state.version, briefing=briefing)
+        found[name] = Branch(received(whole, codec, payload, part)[0], payload.nbytes)
+    return found
