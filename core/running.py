@@ -55,5 +55,5 @@ class RunConfig:
                 "1 or more",
             )
         for reference in self.references:
-            known = ("central", "local")
-            require(reference in known, "run.references", reference, "one of central, local")
+            text = "one of central, local"
+            require(reference in ("central", "local"), "run.references", reference, text)

@@ -13,6 +13,7 @@ from fedloom.core.job import (
     job_from,
 )
 from fedloom.core.registry import Component
+from fedloom.core.running import RunConfig
 from fedloom.core.work import LocalWork
 
 NUMBERS = st.floats(0, 1e6)
