@@ -200,11 +200,8 @@ class Worker:
         examples: Examples = held if len(held) else corpus.train
         session = self._model.session(params, order.task.selectors.train, examples)
         metrics = dict(evaluate(session, params, examples).metrics)
-        own = self._own(order.task, params, before=order.task.round + 1)
-        if own is not None:
-            layout = params.layout
-            mine = Params(layout, layout.scatter(params.vector, own.layout, own.vector))
-            told = evaluate(session, mine, examples).metrics
+        if own := self._own(order.task, params, before=order.task.round + 1):
+            told = evaluate(session, params.having(own), examples).metrics
             metrics |= {f"personal_{name}": value for name, value in told.items()}
         return Finished(
             ticket,

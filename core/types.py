@@ -57,6 +57,11 @@ class Params:
     def __post_init__(self) -> None:
         _check_vector(self.layout, self.vector)
 
+    def having(self, part: "Params") -> "Params":
+        """The same model with the tensors of `part` in place of its own."""
+        vector = self.layout.scatter(self.vector, part.layout, part.vector)
+        return Params(self.layout, vector)
+
 
 @dataclass(frozen=True)
 class Delta:

@@ -118,17 +118,11 @@ def _each_client(
         here, first = np.arange(first, first + len(own)), first + len(own)
         clients[name] = _means(found, here)
         if models.personal is not None:
-            mine = _with_own(models.personal.own(name, params), params)
+            mine = params.having(models.personal.own(name, params))
             theirs = _means(evaluate(session, mine, examples, rows=here), here)
             personal = {f"personal_{metric}": value for metric, value in theirs.items()}
             clients[name] = {**clients[name], **personal}
     return clients, {name: len(own) for name, own in rows.items()}
-
-
-def _with_own(own: Params, params: Params) -> Params:
-    """The global model with a client's own tensors."""
-    layout = params.layout
-    return Params(layout, layout.scatter(params.vector, own.layout, own.vector))
 
 
 def _means(found: Evaluation, rows: NDArray[np.int64]) -> dict[str, float]:

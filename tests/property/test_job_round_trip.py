@@ -32,7 +32,18 @@ WORK = st.builds(
     betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
     prox_mu=NUMBERS,
 )
-STAGES = st.builds(Stage, WORDS, st.integers(1, 99), st.integers(1, 99), PATTERNS, WORK, COMPONENTS)
+STAGES = st.builds(
+    Stage,
+    name=WORDS,
+    rounds=st.integers(1, 99),
+    clients_per_round=st.integers(1, 99),
+    train=PATTERNS,
+    up=PATTERNS,
+    down=st.one_of(st.just(()), PATTERNS),
+    keep=st.one_of(st.just(()), PATTERNS),
+    local=WORK,
+    strategy=COMPONENTS,
+)
 JOBS = st.builds(
     Job,
     name=WORDS.filter(lambda text: bool(text.strip())),

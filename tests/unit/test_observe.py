@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.results.observe import Observers, RoundLine, RunInfo, Summary, spread
+from fedloom.results.observe import Observers, RoundLine, RunInfo, Summary, spread, weighted
 
 
 class Heard:
@@ -50,3 +50,10 @@ def test_spread_takes_metrics_that_only_some_clients_have() -> None:
 
 def test_spread_of_nobody_is_empty() -> None:
     assert spread({}) == {}
+
+
+def test_means_over_clients_weigh_their_examples() -> None:
+    # (3 * 0.5 + 1 * 1) / 4 = 0.625
+    clients = {"a": {"accuracy": 0.5}, "b": {"accuracy": 1.0}}
+    assert weighted(clients, {"a": 3, "b": 1}) == {"accuracy": 0.625}
+    assert weighted({}, {}) == {}

@@ -104,3 +104,20 @@ def test_a_row_is_one_client_over_the_same_memory() -> None:
     assert row.clients == 1
     assert store.view("b").tolist() == [[4, 5, 6], [5, 6, 7]]
     assert store.grad[:, 0].tolist() == [0, 2]
+
+
+def test_some_rows_begin_with_values_of_their_own() -> None:
+    store = Store(PARAMS, ("*",), clients=2)
+    head = LAYOUT.select(("head",))
+    store.begin([None, Params(head, np.array([-1, -2], dtype=np.float32))])
+    assert store.values.tolist() == [list(range(9)), [0, 1, 2, 3, 4, 5, 6, -1, -2]]
+    store.values[1] += 1
+    assert store.deltas().tolist() == [[0] * 9, [1] * 9]  # against where each began
+    assert store.row(1).deltas().tolist() == [[1] * 9]
+
+
+def test_values_of_what_does_not_train_are_an_error() -> None:
+    store = Store(PARAMS, ("lora",), clients=1)
+    head = LAYOUT.select(("head",))
+    with pytest.raises(LayoutError, match="tensor 'head': expected no such tensor"):
+        store.begin([Params(head, np.zeros(2, dtype=np.float32))])

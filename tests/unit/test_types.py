@@ -32,3 +32,11 @@ def test_costs_add_and_memory_is_the_larger() -> None:
 
 def test_a_payload_weighs_its_frame() -> None:
     assert Payload("x", b"12345").nbytes == 5
+
+
+def test_a_model_having_tensors_of_another() -> None:
+    layout = Layout((TensorSpec("a", (1,)), TensorSpec("b", (2,))))
+    part = Params(layout.select(("b",)), np.array([8, 9], dtype=np.float32))
+    whole = Params(layout, np.array([1, 2, 3], dtype=np.float32))
+    assert whole.having(part).vector.tolist() == [1.0, 8.0, 9.0]
+    assert whole.vector.tolist() == [1.0, 2.0, 3.0]
