@@ -1,8 +1,5 @@
 """A task into a result: what the simulator does with a chunk, for one client. Loads torch."""
 
-import hashlib
-import resource
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -11,6 +8,7 @@ import numpy as np
 import torch
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.client.finishing import finished_of, peak_memory
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
@@ -28,7 +26,6 @@ from fedloom.core.step_ledger import digest_of
 from fedloom.core.types import (
     Briefing,
     ClientTask,
-    ClientUpdate,
     Cost,
     LocalWork,
     Params,
@@ -143,7 +140,7 @@ class Worker:
             model=params.layout,
             steps=result.steps,
         )
-        return _finished(ticket, update, codec.name)
+        return finished_of(ticket, update, codec.name)
 
     def _trained(
         self, order: Order, learner: Learner, params: Params, briefing: Briefing
@@ -207,7 +204,7 @@ class Worker:
             ticket,
             num_examples=len(examples),
             metrics=metrics,
-            peak_memory=_peak_memory(),
+            peak_memory=peak_memory(),
             round=order.task.round,
         )
 
@@ -280,27 +277,3 @@ class Worker:
         if need > may:
             text = f"a batch of {batch} needs about {need / 2**20:,.0f} MiB"
             raise ModelError(f"{text}; training may take {may / 2**20:,.0f} MiB here")
-
-
-def _finished(ticket: str, update: ClientUpdate, codec: str) -> tuple[Finished, bytes]:
-    frame = update.payload.frame if update.payload else b""
-    finished = Finished(
-        ticket,
-        size=len(frame),
-        sha256=hashlib.sha256(frame).hexdigest(),
-        codec=codec,
-        num_examples=update.num_examples,
-        metrics=dict(update.metrics),
-        flops=update.cost.flops,
-        seconds=update.cost.seconds,
-        peak_memory=_peak_memory(),
-        tokens=update.cost.tokens,
-        round=update.round,
-    )
-    return finished, frame
-
-
-def _peak_memory() -> int:
-    """Most bytes that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
