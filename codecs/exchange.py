@@ -33,9 +33,12 @@ def changed(stages: Sequence[Selectors], layout: Layout) -> Layout:
     those that the present stage sends down. What is kept by clients never changes there.
 
     Args:
-        stages: the selectors of each stage so far, the present one last.
+        stages: the selectors of each stage so far, the present one last; with none, nothing has
+            changed.
         layout: the model's.
     """
+    if not stages:
+        return Layout(())
     names = {name for stage in stages for name in stage.sent(layout).names}
     down = layout.select(stages[-1].down)
     return Layout(tuple(spec for spec in down if spec.name in names))

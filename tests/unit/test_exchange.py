@@ -20,6 +20,7 @@ def test_what_any_stage_so_far_trains_travels() -> None:
     assert changed([head], LAYOUT).names == ("head",)
     assert changed([head, body], LAYOUT).names == ("body", "head")  # in their order
     assert changed([Selectors()], LAYOUT).digest == LAYOUT.digest
+    assert changed([], LAYOUT).names == ()
 
 
 def test_what_is_kept_or_not_sent_down_does_not_come_down() -> None:
