@@ -15,7 +15,7 @@ from fedloom.core.job import Job, job_from
 from fedloom.core.registry import inside, names
 from fedloom.core.types import ClientTask
 
-__all__ = ["Manifest", "Order", "ResourceFile", "read_manifest", "read_order"]
+__all__ = ["Manifest", "Order", "ResourceFile", "check_inside", "read_manifest", "read_order"]
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,28 @@ def read_manifest(data: bytes, *, allow: Sequence[str] = ()) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         text = f"the job's manifest lacks or has another {error}"
         raise TransferError(text, code="protocol") from None
-    _check_trusted("adapters", job.adapter, allow)
-    for learner in (job.learner, *(tier.learner for tier in job.tiers)):
-        _check_trusted("learners", learner, allow)
+    _check_parts(job, allow, deep=False)
     theirs = (*(stage.codec_up for stage in job.stages), *(tier.codec for tier in job.tiers))
     for codec in (job.codec_up, job.codec_down, *theirs):
         _check_trusted("codecs", codec, allow)
     return manifest
+
+
+def check_inside(manifest: Manifest, *, allow: Sequence[str] = ()) -> None:
+    """Look at what adapter and learners are made of, too, before any of it is made.
+
+    Apart from `read_manifest`, since it loads torch, which a device that waits has no need of.
+
+    Raises:
+        ConfigError: as in `read_manifest`.
+    """
+    _check_parts(manifest.job, allow, deep=True)
+
+
+def _check_parts(job: Job, allow: Sequence[str], *, deep: bool) -> None:
+    _check_trusted("adapters", job.adapter, allow, deep=deep)
+    for learner in (job.learner, *(tier.learner for tier in job.tiers)):
+        _check_trusted("learners", learner, allow, deep=deep)
 
 
 def read_order(text: str, manifest: Manifest, *, allow: Sequence[str] = ()) -> Order:
@@ -139,7 +154,9 @@ def _file(entry: Any) -> ResourceFile:
     return file
 
 
-def _check_trusted(group: str, component: Component | None, allow: Sequence[str]) -> None:
+def _check_trusted(
+    group: str, component: Component | None, allow: Sequence[str], *, deep: bool = True
+) -> None:
     """A server may choose among what is installed here, not name any function of any module."""
     if component is None:
         return
@@ -147,5 +164,6 @@ def _check_trusted(group: str, component: Component | None, allow: Sequence[str]
     if name not in names(group) and name not in allow:
         text = f"the job names {name!r} ({group}), which is neither fedloom's nor a plug-in here"
         raise ConfigError(f"{text}; the setting `allow` of this device lists what it may name")
-    for part in inside(group, component):
-        _check_trusted(group, part, allow)
+    if deep:
+        for part in inside(group, component):
+            _check_trusted(group, part, allow)

@@ -14,7 +14,7 @@ from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
 from fedloom.client.journal import Journal
 from fedloom.client.logs import log
-from fedloom.client.manifest import Manifest, read_manifest, read_order
+from fedloom.client.manifest import Manifest, check_inside, read_manifest, read_order
 from fedloom.client.outbox import Finished
 from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
@@ -223,6 +223,7 @@ class Workshop:
         if self._worker is None or bottom != self._bottom:
             from fedloom.client.worker import Worker
 
+            check_inside(manifest, allow=self._settings.allow)
             began, self._worker = time.monotonic(), None
             parts = manifest, self._backbone, corpus, self._settings, self._folder, self._held
             self._worker = Worker(*parts, self._split(manifest, bottom))
