@@ -1,8 +1,7 @@
 """Tensors copied from file to file as they are, without being loaded.
 
 A file in the safetensors format is 8 bytes with the length of a JSON header, the header, the
-tensors (https://huggingface.co/docs/safetensors). It is written here, so that the same tensors have
-the same bytes, whoever writes them.
+tensors. It is written here, so that the same tensors have the same bytes, whoever writes them.
 """
 
 import json
