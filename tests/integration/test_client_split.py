@@ -33,6 +33,7 @@ from fedloom.core.types import (
     Selectors,
 )
 from fedloom.progress import Quiet
+from fedloom.simulation.branches import Branch
 from fedloom.simulation.dispatch import Federation
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.simulator import Run
@@ -61,7 +62,11 @@ class Devices:
         params: Params,
         bytes_down: Mapping[ClientId, int],
         briefing: Briefing,
+        *,
+        branches: Mapping[str, Branch],
     ) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
+        assert not branches  # models of their own do not go with a split
+
         async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
             for task in tasks.values():
                 yield self._done(params, task)
