@@ -141,6 +141,8 @@ class Uploads:
 
     def _payload(self, ticket: str, size: int) -> Arriving:
         if size <= self.small:
+            # An earlier process may have left the file of a longer one.
+            self._path(ticket).unlink(missing_ok=True)
             return MemoryPayload(size)
         return StagedPayload(self._path(ticket), size, block=self.small)
 

@@ -259,6 +259,17 @@ def test_a_long_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert bytes_of(upload.finish()) == DATA
 
 
+def test_after_a_restart_a_small_payload_has_nothing_of_a_long_one(tmp_path: Path) -> None:
+    send(upload := begun(in_files(tmp_path)), DATA, upto=500)
+    upload.pause()
+    again = in_files(tmp_path)
+    assert again.status(TICKET) > 0
+    begun(again, b"few")
+    assert again.status(TICKET) == 0
+    again.drop(TICKET)
+    assert again.status(TICKET) == 0
+
+
 def test_what_a_crash_left_wrong_is_found_by_the_digest(tmp_path: Path) -> None:
     uploads = in_files(tmp_path)
     (tmp_path / "staging" / f"{TICKET}.part").write_bytes(bytes(500))
