@@ -55,7 +55,7 @@ class OwnTensors:
                 return load_state(self._path(number), self._layout)[0].params
             except RunError as error:
                 log.warning("tensors that were kept cannot be read: %s", error)
-        return Params(self._layout, params.layout.gather(params.vector, self._layout))
+        return params.only(self._layout)
 
     def keep(self, round: int, params: Params) -> None:
         """Keep the tensors that a round has led to; they are on the disk when this returns.

@@ -212,8 +212,7 @@ def _as_it_is(params: Params, ledger: StepLedger, span: slice) -> Delta:
 
 
 def _with(params: Params, given: Delta) -> Params:
-    layout = params.layout
-    return Params(layout, layout.scatter(params.vector, given.layout, given.vector))
+    return params.having(Params(given.layout, given.vector))
 
 
 def _lossless(codec: Codec) -> bool:

@@ -63,8 +63,7 @@ def received(
     """
     frame, briefing = without_briefing(payload.frame)
     arrived = codec.decode(Payload(payload.codec, frame), part)
-    vector = params.layout.scatter(params.vector, part, arrived.vector)
-    return Params(params.layout, vector), briefing
+    return params.having(Params(part, arrived.vector)), briefing
 
 
 def client_update(

@@ -55,8 +55,8 @@ class CutTable:
     def memory(self, bottom: int, work: LocalWork) -> int:
         """Bytes that a client with `bottom` blocks needs for its `work`."""
         need = self.needs[bottom - self.least]
-        numbers = 4 * need.trained * (3 + work.moments)
-        return need.weights + need.per_token * self.tokens * work.batch_size + numbers
+        taken = need.per_token * self.tokens * work.batch_size
+        return need.weights + taken + work.state_bytes(need.trained)
 
     def holds(self, memory: int, work: LocalWork) -> bool:
         """Whether `memory` bytes are enough for the fewest blocks."""

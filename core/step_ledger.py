@@ -198,8 +198,7 @@ def _with_touched(
     if moved.isdisjoint(part.names):
         advance = replace(advance, moves=())  # they need no directions
     after = advance.apply(state.params, seed)
-    values = layout.gather(after.vector, part)
-    return Params(layout, layout.scatter(params.vector, part, values))
+    return params.having(after.only(part))
 
 
 def _some(layout: Layout, chosen: NDArray[np.bool_]) -> Layout:

@@ -57,6 +57,14 @@ class Params:
     def __post_init__(self) -> None:
         _check_vector(self.layout, self.vector)
 
+    def only(self, part: Layout) -> "Params":
+        """The tensors of `part` alone.
+
+        Raises:
+            LayoutError: the model lacks some of them.
+        """
+        return Params(part, self.layout.gather(self.vector, part))
+
     def having(self, part: "Params") -> "Params":
         """The same model with the tensors of `part` in place of its own."""
         vector = self.layout.scatter(self.vector, part.layout, part.vector)

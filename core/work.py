@@ -119,6 +119,10 @@ class LocalWork:
         """Numbers that the optimizer keeps for each that trains."""
         return 2 if self.optimizer == "adamw" else int(self.momentum > 0)
 
+    def state_bytes(self, trained: int) -> int:
+        """Memory of so many numbers that train: value, gradient and change of each, and moments."""
+        return 4 * trained * (3 + self.moments)
+
 
 @dataclass(frozen=True)
 class Tier:

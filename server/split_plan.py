@@ -69,15 +69,11 @@ class SplitPlan:
 
     def down(self, layout: Layout) -> Layout:
         """Those tensors that clients are sent: those that any of them holds."""
-        return self._home(replace(self.cut, first=self.most), layout)
+        return replace(self.cut, first=self.most).held(layout, self.model.depth)
 
     def up(self, task: ClientTask, layout: Layout) -> Layout:
         """Those tensors that one client holds."""
-        return self._home(self.cut_of(task), layout)
-
-    def _home(self, cut: Cut, layout: Layout) -> Layout:
-        home = cut.home(self.model.depth)
-        return Layout(tuple(spec for spec in layout if spec.block in home))
+        return self.cut_of(task).held(layout, self.model.depth)
 
     def stage(self, task: ClientTask, params: Params) -> Stage:
         """The far side of clients who were given such a task, where a round begins."""

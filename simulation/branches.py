@@ -39,7 +39,7 @@ def branched(
     """
     found, layout = {}, state.params.layout
     for name, own in branches_of(strategy, state).items():
-        whole = Params(layout, layout.scatter(state.params.vector, own.layout, own.vector))
+        whole = state.params.having(own)
         there = {*own.layout.names, *before.names}
         part = Layout(tuple(spec for spec in layout if spec.name in there))
         payload = sent_down(whole, codec, part, version=state.version, briefing=briefing)

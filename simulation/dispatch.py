@@ -239,9 +239,7 @@ def _update(
     )
     cost = replace(update.cost, bytes_up=update.cost.bytes_up + result.bytes_up)
     update = replace(update, cost=_on_device(federation, task, cost, params.layout))
-    if federation.split is None:
-        return update
-    if update.payload is None:
+    if federation.split is None or update.payload is None:
         return update
     home = federation.split.at(task.bottom).home(task.selectors.sent(params.layout))
     return with_far(update, codec.decode(update.payload, home), result.far)

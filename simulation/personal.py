@@ -117,7 +117,7 @@ class PersonalStore:
             if vector is None:
                 vector = self._read(client)
         if vector is None:
-            return Params(self.layout, params.layout.gather(params.vector, self.layout))
+            return params.only(self.layout)
         return Params(self.layout, vector.copy())
 
     def keep(self, client: ClientId, round: int, vector: Vector) -> None:

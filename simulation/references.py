@@ -105,5 +105,4 @@ def _passes(work: LocalWork, seen: float, total: int) -> LocalWork:
 
 def _moved(params: Params, names: tuple[str, ...], delta: np.ndarray) -> Params:
     part = params.layout.select(names)
-    vector = params.layout.gather(params.vector, part) + delta
-    return Params(params.layout, params.layout.scatter(params.vector, part, vector))
+    return params.having(Params(part, params.only(part).vector + delta))

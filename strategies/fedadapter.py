@@ -93,21 +93,17 @@ class FedAdapter:
         steps = {"deeper": now.deeper(self.deeper), "wider": now.wider()}
         for name, more in steps.items():
             own = ladder.within(more)
-            if ladder.part(own) != ladder.part(
-                found["same"]
-            ):  # no layer or unit is left, or no layer trains
+            if ladder.part(own) != ladder.part(found["same"]):  # else it would train nothing more
                 found[name] = own
         return found
 
     def branches(self, state: State) -> Mapping[str, Params]:
         """Each group's model: what it trains, beside which all is as it began."""
-        found = {}
+        ladder, found = Ladder.of(state.params.layout), dict[str, Params]()
         for name, own in self.groups(state).items():
-            part = Ladder.of(state.params.layout).part(own)
-            slot = state.slots.get(f"branch/{name}")
-            kept = None if slot is None else slot.astype(np.float32)
-            start = state.params.layout.gather(state.params.vector, part)
-            found[name] = Params(part, start if kept is None else kept)
+            part, slot = ladder.part(own), state.slots.get(f"branch/{name}")
+            kept = None if slot is None else Params(part, slot.astype(np.float32))
+            found[name] = kept or state.params.only(part)
         return found
 
     def configure(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
@@ -153,7 +149,7 @@ class FedAdapter:
             raise ConfigError("fedadapter: updates that lack tensors which their group trains")
         same = models.pop("same")
         slots = {f"branch/{name}": model.vector for name, model in models.items()}
-        after = State(_whole(state.params, same), state.version + 1, slots, notes)
+        after = State(state.params.having(same), state.version + 1, slots, notes)
         return after, self._seen(after, groups["same"])
 
     def candidates(self, state: State) -> Mapping[str, Params]:
@@ -161,7 +157,7 @@ class FedAdapter:
         groups = self.groups(state)
         if any(self._goes_on(state, name, groups["same"]) for name in groups):
             return {}
-        return {name: _whole(state.params, own) for name, own in self.branches(state).items()}
+        return {name: state.params.having(own) for name, own in self.branches(state).items()}
 
     def told(self, state: State, judged: Mapping[str, Metrics]) -> tuple[State, Metrics]:
         """All inherit from the best group: the first of ``same``, ``wider`` and ``deeper`` if even.
@@ -174,7 +170,7 @@ class FedAdapter:
         best = max(scores, key=lambda name: scores[name])
         own = self.groups(state)[best]
         notes = {"depth": own.depth, "units": own.units, "clock": _clock(state)}
-        params = _whole(state.params, self.branches(state)[best])
+        params = state.params.having(self.branches(state)[best])
         after = State(params, state.version, {}, notes)
         trials = {f"trial/{name}": score for name, score in scores.items()}
         return after, {**self._seen(after, own), **trials}
@@ -202,10 +198,6 @@ def _clock(state: State) -> float:
 def _layered(layout: Layout) -> frozenset[str]:
     """Names of the tensors in layers: what tells groups apart."""
     return frozenset(spec.name for spec in layout if "layer." in spec.block)
-
-
-def _whole(params: Params, own: Params) -> Params:
-    return Params(params.layout, params.layout.scatter(params.vector, own.layout, own.vector))
 
 
 def _score(metrics: Metrics) -> float:

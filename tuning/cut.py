@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from fedloom.core.errors import ConfigError, SplitError
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.split import SplitConfig
-from fedloom.core.types import Params
 
-__all__ = ["Cut", "cut_of", "own_params", "own_train"]
+__all__ = ["Cut", "cut_of", "own_train"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class Cut:
         every = {"embeddings", "final", "head", *(f"layer.{i}" for i in range(depth))}
         return frozenset(every - self.far(depth))
 
+    def held(self, layout: Layout, depth: int) -> Layout:
+        """Those tensors that lie in blocks at home."""
+        home = self.home(depth)
+        return Layout(tuple(spec for spec in layout if spec.block in home))
+
 
 def cut_of(
     split: SplitConfig, depth: int, bottom: int | None = None, where: str = "split.bottom"
@@ -72,15 +76,6 @@ def cut_of(
         text = f"{below} blocks below and {top} above leave none of {depth} far away"
         raise ConfigError(f"{where}, split.top: {text}")
     return Cut(below, depth - top, split.labels)
-
-
-def own_params(params: Params, side: Layout) -> Params:
-    """One side's tensors of a model.
-
-    Raises:
-        LayoutError: the model lacks some of them.
-    """
-    return Params(side, params.layout.gather(params.vector, side))
 
 
 def own_train(whole: Layout, train: Selector, side: Layout) -> Selector:

@@ -36,7 +36,7 @@ def memory_of(
         backward: whether activations are kept for a backward pass.
     """
     tokens = max(session.tokens(rows) for rows in plan)
-    return session.memory(tokens, backward=backward) + 4 * trained * (3 + work.moments)
+    return session.memory(tokens, backward=backward) + work.state_bytes(trained)
 
 
 def weights_at(model: "FusedModel", blocks: Collection[str]) -> int:

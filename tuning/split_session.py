@@ -20,7 +20,7 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.batches import Batches
 from fedloom.tuning.composition import Composition
-from fedloom.tuning.cut import Cut, own_params, own_train
+from fedloom.tuning.cut import Cut, own_train
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.far import Far, remote_loss, remote_span
 from fedloom.tuning.fused_model import FusedModel
@@ -60,7 +60,7 @@ class SplitSession:
         side = self._side = model.holding(cut.home(model.depth))
         self._cut, self._fars, self._examples = cut, fars, examples
         self._train = own_train(model.layout, train, side.layout)
-        self._parts = side.active(own_params(params, side.layout), self._train)
+        self._parts = side.active(params.only(side.layout), self._train)
         self._batches = Batches(model, examples)
         self._steps = count(1)
 
@@ -68,7 +68,7 @@ class SplitSession:
         """Rows for k clients."""
         backbone = self._side.backbone
         store = Store(
-            own_params(params, self._side.layout),
+            params.only(self._side.layout),
             self._train,
             clients=clients,
             device=backbone.device,

@@ -78,8 +78,7 @@ class SplitTraining:
 
     def home(self, layout: Layout) -> Layout:
         """Those tensors that clients hold."""
-        home = self.cut.home(self.model.depth)
-        return Layout(tuple(spec for spec in layout if spec.block in home))
+        return self.cut.held(layout, self.model.depth)
 
     def sent(self, layout: Layout) -> Layout:
         """Those tensors that every client is sent: what one with the most blocks holds."""
@@ -209,20 +208,19 @@ class _Round:
 
         A client that diverged hands nothing on, and its own report says so.
         """
-        layout, now, found = self.params.layout, self.params, list[LocalResult]()
+        now, found = self.params, list[LocalResult]()
         for own in cohort:
             far = self._far([own])
             (result,) = self._with_far(self._trained([own], [far], now), [far])
             found.append(result)
             if np.isfinite(result.delta).all():
-                home = layout.gather(now.vector, result.layout) + result.delta
-                now = Params(layout, layout.scatter(now.vector, result.layout, home))
+                home = now.only(result.layout).vector + result.delta
+                now = now.having(Params(result.layout, home))
         return [self._last(result, now, found[-1].far) for result in found]
 
     def _last(self, result: LocalResult, now: Params, far: Delta | None) -> LocalResult:
         if not np.isfinite(result.delta).all():
             return result
         layout = result.layout
-        before, after = (self.params.layout.gather(p.vector, layout) for p in (self.params, now))
-        delta: Vector = after - before
+        delta: Vector = now.only(layout).vector - self.params.only(layout).vector
         return replace(result, delta=delta, far=far)

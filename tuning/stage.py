@@ -10,7 +10,7 @@ from fedloom.backbones.base import Packing
 from fedloom.core.errors import SplitError
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import LocalWork, Params
-from fedloom.tuning.cut import Cut, own_params, own_train
+from fedloom.tuning.cut import Cut, own_train
 from fedloom.tuning.far import FarLosses
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.lanes import Lane, Lanes, Sitting
@@ -52,7 +52,7 @@ class Stage:
     ) -> None:
         self.cut, self.options = cut, options
         side = self._side = model.holding(cut.far(model.depth))
-        own = own_params(params, side.layout)
+        own = params.only(side.layout)
         names = own_train(model.layout, train, side.layout)
         self._lanes = Lanes(side, own, names, side.active(own, names), work)
         self._common = self._lanes.make(1)

@@ -4,7 +4,7 @@ import pytest
 from fedloom.core.errors import LayoutError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Params
-from fedloom.tuning.cut import Cut, own_params, own_train
+from fedloom.tuning.cut import Cut, own_train
 
 WHOLE = Layout(
     (
@@ -25,7 +25,7 @@ def test_what_lies_where() -> None:
 def test_one_side_s_tensors() -> None:
     params = Params(WHOLE, np.arange(4, dtype=np.float32))
     side = Layout(WHOLE.specs[1:])
-    assert own_params(params, side).vector.tolist() == [1, 2, 3]
+    assert params.only(side).vector.tolist() == [1, 2, 3]
     assert own_train(WHOLE, ("lora",), side) == ("b",)
     assert own_train(WHOLE, ("a",), side) == ()
     with pytest.raises(LayoutError, match="selector 'c' matches nothing"):
