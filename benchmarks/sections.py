@@ -1,16 +1,17 @@
 """The sections of the simulator benchmark: what each measures, and its table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from measurement import Measurement
-from running import Program, Result
+from running import Program
+from section import Section
 from tables import lengths_table, prefix_table, registered_table, systems_table
 
-__all__ = ["SECTIONS", "Section", "Setting"]
+__all__ = ["SECTIONS", "Setting"]
 
 PYTHON_FILES = Path(__file__).resolve().parent
 
@@ -30,21 +31,6 @@ class Setting:
     baselines: str
     generic: bool
     quick: bool
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section.
-
-    Attributes:
-        title: above its table.
-        programs: what is run.
-        table: rows of cells, the first being the header.
-    """
-
-    title: str
-    programs: Callable[[Setting], list[Program]]
-    table: Callable[[Sequence[Result]], list[list[str]]]
 
 
 def _fedloom(label: str, asked: Measurement, **facts: Any) -> Program:
@@ -166,7 +152,7 @@ def _registered(setting: Setting) -> list[Program]:
     ]
 
 
-SECTIONS: Mapping[str, Section] = MappingProxyType(
+SECTIONS: Mapping[str, Section[Setting]] = MappingProxyType(
     {
         "minilm": Section(
             "MiniLM-L6 (22 M), 16 samples x 32 tokens, batch 8", _minilm, systems_table

@@ -41,6 +41,7 @@ from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.prepare import dtype_of
+from fedloom.tuning.split_training import SplitTraining
 from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Worker"]
@@ -77,6 +78,10 @@ class Worker:
         torch.set_num_threads(self.settings.threads or torch.get_num_threads())
         self._device = choose_device(self.settings.device)
         self._model = self._built()
+        self._training: SplitTraining | None = None
+        if self.split is not None:
+            self._training = self.split.over(self._model, self.corpus.train)
+            log.info("%s", self.split.said(self._training))
         self._start = self._model.initial(job.seed)
         memory = int(self.settings.cache_gb * 2**30)
         self._activations = Activations(self._model, memory, 0, self.scratch)
@@ -92,8 +97,6 @@ class Worker:
             found = f"{model.layout.digest[:12]} of {model.layout.size:,} numbers"
             text = f"this device builds a model of layout {found}; the server has another"
             raise LayoutError(f"{text} ({self.manifest.layout[:12]}): other versions of fedloom?")
-        if self.split is not None:
-            log.info("%s", self.split.said(self.split.over(model, self.corpus.train)))
         return model
 
     def train(
@@ -145,11 +148,11 @@ class Worker:
     def _trained(
         self, order: Order, learner: Learner, params: Params, briefing: Briefing
     ) -> LocalResult:
-        task, examples, split = order.task, self.corpus.train, self.split
-        if split is not None:
+        task, examples = order.task, self.corpus.train
+        split, training = self.split, self._training
+        if split is not None and training is not None:
             if task.blocks:
                 raise ConfigError("blocks: a device of a split model runs all of its own")
-            training = split.over(self._model, examples)
             side = split.side(training)
             self._check_memory(side, float(side.token_counts(examples).mean()), task.work)
             return split.train(learner, training, params, task, briefing)
@@ -212,9 +215,8 @@ class Worker:
         """The model of what came down, and what came beside it; it is kept where that is asked."""
         stages = [stage.selectors for stage in self.manifest.job.stages[: order.stage + 1]]
         part = changed(stages, self._start.layout)
-        if self.split is not None:
-            training = self.split.over(self._model, self.corpus.train)
-            part = training.sent(part)  # the far side has its own tensors
+        if self._training is not None:
+            part = self._training.sent(part)  # the far side has its own tensors
         payload, base = Payload(self._down.name, frame), self._base(coming)
         seed = order.task.seed
         found = follow(self._start, self._down, payload, part, base=base, seed=seed)

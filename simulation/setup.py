@@ -139,15 +139,9 @@ def prepare(
         observer.note(model.note)
     check_selectors(job, model.layout)
     split = split_of(job, model, corpus.train)
-    for line in told(job, split.table) if split is not None else ():
+    for line in (*(told(job, split.table) if split is not None else ()), *exposed(job.split)):
         observer.note(line)
-    for text in exposed(job.split):
-        observer.note(text)
-    capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
-    if earlier:
-        capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
-    if job.run.clients_at_once:
-        capacity = replace(capacity, clients=min(capacity.clients, job.run.clients_at_once))
+    capacity = _capacity(job, model, device, earlier)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     activations = Activations(model, memory, disk, cache)
     choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
@@ -164,6 +158,18 @@ def prepare(
         split,
         device_of,
     )
+
+
+def _capacity(
+    job: Job, model: CohortModel, device: torch.device, earlier: Choices | None
+) -> Capacity:
+    """How much is trained at once: as when the run began, and no more than the job says."""
+    capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
+    if earlier:
+        capacity = replace(capacity, clients=earlier.clients, tokens=earlier.tokens)
+    if job.run.clients_at_once:
+        capacity = replace(capacity, clients=min(capacity.clients, job.run.clients_at_once))
+    return capacity
 
 
 def _corpus(job: Job, folder: Path, data: object) -> Corpus:

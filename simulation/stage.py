@@ -13,7 +13,7 @@ from fedloom.codecs.exchange import changed, received
 from fedloom.core.job import Stage
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Metrics, Params, State
+from fedloom.core.types import Cohort, Metrics, Params, State
 from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.judged import judged
 from fedloom.server.round import run_round
@@ -98,29 +98,15 @@ class Stages:
         sent = changed([s.selectors for s in job.stages[: index + 1]], state.params.layout)
         if prepared.split is not None:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
-        learner = cast(Learner, create("learners", job.learner))
-        sessions = StageSession(
-            lambda params, train: training_session(prepared, params, stage, train)
-        )
-
-        def judge(params: Params) -> Metrics:
-            # Below what is not as it began, activations are kept.
-            return evaluator(prepared, params, NONE, prepared.curve)(params).metrics
+        first_model = None if stage.down == ALL else prepared.model.initial(job.seed)
 
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
+            federation = self._federation(stage, up, pool)
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 if self.personal is not None:
                     self.personal.oldest = min(self.checkpoints(), default=0)
-                cohort = prepared.population.cohort(
-                    number,
-                    stage.clients_per_round,
-                    work=stage.local,
-                    selectors=stage.selectors,
-                    drawn=drawn_for(state, number),
-                )
-                cuts = prepared.split.table if prepared.split is not None else None
-                cohort = replace(cohort, tiers=job.tiers, cuts=cuts, rounds=stage.rounds)
+                cohort = self._cohort(number, stage, state)
                 state, held = Held.taken_from(state, prepared.population)
                 model = Downlink(
                     state,
@@ -130,18 +116,10 @@ class Stages:
                     briefing=briefing_of(strategy, state),
                     following=following,
                 )
-                params, briefing = received(self._before(stage, state), down, model.plain, sent)
-                federation = Federation(
-                    session_of=sessions.of,
-                    learner=learner,
-                    codec=up,
-                    rows_of=prepared.population.rows_of,
-                    capacity=prepared.capacity,
-                    pool=pool,
-                    split=prepared.split,
-                    device_of=prepared.device_of,
-                    personal=self.personal if stage.keep != NONE else None,
-                )
+                # What is not sent down clients have as it was in the first model; where all is that
+                # has changed, the rest is the global model's.
+                there = first_model or state.params
+                params, briefing = received(there, down, model.plain, sent)
                 sizes = held.sizes(model, cohort)
                 branches = branched(strategy, state, down, before, briefing)
                 handing = dispatcher(federation, params, sizes, briefing, branches=branches)
@@ -149,14 +127,43 @@ class Stages:
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode)
                 )
-                state, report = judged(strategy, state, report, judge)
+                state, report = judged(strategy, state, report, self._candidate)
                 state = held.put_into(state)
                 if self.personal is not None:
                     self.personal.commit(number)
                 yield Played(stage.name, state, report, time.perf_counter() - began)
 
-    def _before(self, stage: Stage, state: State) -> Params:
-        """What clients have of tensors that are not sent down: those of the first model."""
-        if stage.down == ALL:
-            return state.params  # what is not sent has never changed, or is on the far side
-        return self.prepared.model.initial(self.prepared.job.seed)
+    def _federation(self, stage: Stage, codec: Codec, pool: ThreadPoolExecutor) -> Federation:
+        """Who trains in a stage, and how."""
+        prepared = self.prepared
+        sessions = StageSession(
+            lambda params, train: training_session(prepared, params, stage, train)
+        )
+        return Federation(
+            session_of=sessions.of,
+            learner=cast(Learner, create("learners", prepared.job.learner)),
+            codec=codec,
+            rows_of=prepared.population.rows_of,
+            capacity=prepared.capacity,
+            pool=pool,
+            split=prepared.split,
+            device_of=prepared.device_of,
+            personal=self.personal if stage.keep != NONE else None,
+        )
+
+    def _cohort(self, number: int, stage: Stage, state: State) -> Cohort:
+        """Who is asked in a round, and for what."""
+        prepared = self.prepared
+        cohort = prepared.population.cohort(
+            number,
+            stage.clients_per_round,
+            work=stage.local,
+            selectors=stage.selectors,
+            drawn=drawn_for(state, number),
+        )
+        cuts = None if prepared.split is None else prepared.split.table
+        return replace(cohort, tiers=prepared.job.tiers, cuts=cuts, rounds=stage.rounds)
+
+    def _candidate(self, params: Params) -> Metrics:
+        """Evaluates a model that a strategy asks about; below what is new, activations are kept."""
+        return evaluator(self.prepared, params, NONE, self.prepared.curve)(params).metrics

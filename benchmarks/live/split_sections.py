@@ -1,15 +1,16 @@
 """The sections of the benchmark of split learning: what each runs, and its table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from live.split_setup import Asked
 from running import Program, Result
+from section import Section
 from tables import Table
 
-__all__ = ["SECTIONS", "Section", "Setting"]
+__all__ = ["SECTIONS", "Setting"]
 
 SAID = {"minilm": "MiniLM-L6", "bert-base": "BERT-base"}
 LEGS = {"home": "4 legs", "far": "2 legs"}
@@ -37,21 +38,6 @@ class Setting:
         batch, tokens = size
         found = Asked(str(self.models / shape), labels=labels, batch=batch, tokens=tokens)
         return replace(found, device=self.device, threads=self.threads)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section.
-
-    Attributes:
-        title: above its table.
-        programs: what is run.
-        table: rows of cells, the first being the header.
-    """
-
-    title: str
-    programs: Callable[[Setting], list[Program]]
-    table: Callable[[Sequence[Result]], Table]
 
 
 def _program(module: str, label: str, asked: Asked) -> Program:
@@ -150,7 +136,7 @@ def _number(result: Result, key: str, digits: int) -> str:
     return "failed" if "failed" in result else f"{float(result[key]):,.{digits}f}"
 
 
-SECTIONS: Mapping[str, Section] = MappingProxyType(
+SECTIONS: Mapping[str, Section[Setting]] = MappingProxyType(
     {
         "split-rate": Section(
             "Training split over loopback, beside the same in one process, float32",
