@@ -69,6 +69,7 @@ def table_of(backbone: Path | str, clients: int, **changes: Any) -> dict[str, An
             "port": port,
             "enrol_port": enrol_port,
             "min_clients": clients,
+            "patience": 600.0,  # who is late because this machine is busy is waited for
         },
         **changes,
     }
