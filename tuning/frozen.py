@@ -20,7 +20,6 @@ class FrozenModules:
     """
 
     def __init__(self, backbone: FusedBackbone) -> None:
-        self._dtype, self._device = backbone.dtype, backbone.device
         self._turned = FAMILIES[backbone.shape.family].transposed
         self._maps: dict[str, tuple[Product, Member]] = {}
         self._norms: dict[str, Norm] = {}
@@ -45,7 +44,7 @@ class FrozenModules:
         weight = product.weight[member.start : member.stop]
         if isinstance(weight, Tensor):
             return weight
-        return weight.dx(torch.eye(weight.shape[0], dtype=self._dtype, device=self._device))
+        return weight.whole()
 
 
 def _known(bias: Tensor) -> Tensor:

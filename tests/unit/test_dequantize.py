@@ -1,4 +1,4 @@
-"""Weights in 8 bits: products and gradients are those of the weights as they were rounded."""
+"""Weights in fewer bits: products and gradients are those of the weights as they were rounded."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,57 +7,60 @@ import pytest
 import torch
 from fused_models import CPU, close, fused, loras, reference, tokens, weigh
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fedloom.backbones.base import Site
 from fedloom.backbones.fused import FusedBackbone, load_fused
-from fedloom.backbones.int8_rows import Buffer, Int8Rows, in_int8
-from fedloom.backbones.packing import pack
+from fedloom.backbones.kernels import dequantize
+from fedloom.backbones.kernels.buffer import Buffer
+from fedloom.backbones.kernels.dequantize import Dequantize, Dequantized
+from fedloom.backbones.kernels.rounding import rounded
+from fedloom.backbones.packing import pack as packed_tokens
 from fedloom.backbones.product import Product
+from fedloom.backbones.schemes import SCHEMES, pack
 
 
-def whole(weight: Int8Rows) -> Tensor:
-    """W~."""
-    return weight.integers.to(weight.scale) * weight.scale[:, None]
-
-
-def test_a_row_by_hand() -> None:
-    # The largest magnitude is 2.54: steps of 0.02. 0.05 lies between 2 and 3 of them (even: 2).
-    weight = torch.tensor([[2.54, -1.0, 0.011], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    kept = Int8Rows.of(weight, Buffer())
-    assert kept.integers.tolist() == [[127, -50, 1], [0, 0, 0]]
-    assert kept.scale.tolist() == [pytest.approx(0.02), 0.0]
-    assert kept.shape == (2, 3)
-    assert kept.nbytes == 6 + 16
-
-
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.501), (torch.bfloat16, 1.0)])
-def test_no_number_moves_by_more_than_is_said(dtype: torch.dtype, most: float) -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(40, 300).to(dtype)
-    kept = Int8Rows.of(weight, Buffer())
-    moved = (whole(kept).double() - weight.double()).abs() / kept.scale.double()[:, None]
-    assert float(moved.max()) <= most
+def kept_of(weight: Tensor, scheme: str = "int8") -> Dequantized:
+    return Dequantize().made(pack(weight, SCHEMES[scheme]), weight.dtype, Buffer())
 
 
 @pytest.mark.parametrize("biased", [True, False])
-def test_both_products_are_those_of_the_rounded_weight(biased: bool) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_both_products_are_those_of_the_rounded_weight(
+    scheme: str, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    kept = Int8Rows.of(torch.randn(6, 8, dtype=torch.float64), Buffer())
-    x, dy = (torch.randn(5, n, dtype=torch.float64) for n in (8, 6))
+    kept = kept_of(torch.randn(6, 128, dtype=torch.float64), scheme)
+    x, dy = (torch.randn(5, n, dtype=torch.float64) for n in (128, 6))
     bias = torch.randn(6, dtype=torch.float64) if biased else None
-    expected = x @ whole(kept).t() + (0 if bias is None else bias)
-    torch.testing.assert_close(kept.forward(x, bias), expected, rtol=0, atol=1e-14)
-    torch.testing.assert_close(kept.dx(dy), dy @ whole(kept), rtol=0, atol=1e-14)
-    some = kept[2:5]
-    torch.testing.assert_close(some.dx(dy[:, 2:5]), dy[:, 2:5] @ whole(kept)[2:5])
+    expected = x @ kept.whole().t() + (0 if bias is None else bias)
+    for chunk in (8 << 20, 2 * 128 * 8):  # all rows at once, two at a time
+        monkeypatch.setattr(dequantize, "_CHUNK", chunk)
+        torch.testing.assert_close(kept.forward(x, bias), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(kept.dx(dy), dy @ kept.whole(), rtol=0, atol=1e-12)
+        some = kept[2:5]
+        torch.testing.assert_close(some.dx(dy[:, 2:5]), dy[:, 2:5] @ kept.whole()[2:5])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_forward_mode_goes_through_both(scheme: str) -> None:
+    torch.manual_seed(0)
+    kept = kept_of(torch.randn(6, 128, dtype=torch.float64), scheme)
+    x, along, bias = (
+        torch.randn(*shape, dtype=torch.float64) for shape in ((5, 128),) * 2 + ((6,),)
+    )
+    with forward_ad.dual_level():
+        y, dy = forward_ad.unpack_dual(kept.forward(forward_ad.make_dual(x, along), bias))
+        torch.testing.assert_close(y, x @ kept.whole().t() + bias, rtol=0, atol=1e-12)
+        torch.testing.assert_close(dy, along @ kept.whole().t(), rtol=0, atol=1e-12)
 
 
 def dequantized(backbone: FusedBackbone) -> FusedBackbone:
     """The same numbers as plain weights."""
 
     def plain(product: Product) -> Product:
-        assert isinstance(product.weight, Int8Rows)
-        return replace(product, weight=whole(product.weight))
+        assert isinstance(product.weight, Dequantized)
+        return replace(product, weight=product.weight.whole())
 
     layers = tuple(
         replace(
@@ -76,10 +79,10 @@ def test_blocks_run_as_with_the_rounded_weights(family: str, trim: bool, tmp_pat
     fused(reference(family), tmp_path)
     plain = load_fused(tmp_path, dtype=torch.float64, device=CPU)
     buffer = Buffer()
-    small = replace(plain, layers=tuple(in_int8(block, buffer) for block in plain.layers))
+    small = replace(plain, layers=tuple(rounded(block, buffer) for block in plain.layers))
     assert small.linears == plain.linears
     assert small.flops_per_token(0) == plain.flops_per_token(0)
-    packing = pack(tokens(((2, 3), (4,))), read="last" if trim else None)
+    packing = packed_tokens(tokens(((2, 3), (4,))), read="last" if trim else None)
     torch.manual_seed(1)
     start = torch.randn(2, packing.length, 32, dtype=torch.float64)
     found = []
@@ -95,8 +98,8 @@ def test_blocks_run_as_with_the_rounded_weights(family: str, trim: bool, tmp_pat
 def test_adapters_train_on_weights_in_8_bits(tmp_path: Path) -> None:
     plain = fused(reference("bert"), tmp_path)
     buffer = Buffer()
-    small = replace(plain, layers=tuple(in_int8(block, buffer) for block in plain.layers))
-    packing = pack(tokens(((2, 3), (4,))), read=None)
+    small = replace(plain, layers=tuple(rounded(block, buffer) for block in plain.layers))
+    packing = packed_tokens(tokens(((2, 3), (4,))), read=None)
     found = []
     for backbone in (small, dequantized(small)):
         own = loras(plain, 2)
