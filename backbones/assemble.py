@@ -130,7 +130,10 @@ class Source:
         """Several weights of one input as they are multiplied with, their rows side by side."""
         packed = [weight for weight in weights if isinstance(weight, Packed)]
         if len(packed) == len(weights) and len({weight.scheme for weight in packed}) == 1:
-            return self.kernel.made(joined(packed), self.dtype, self.buffer)
+            whole = joined(packed)
+            able = self.kernel.takes(whole.scheme, self.dtype, whole.codes.device)
+            kernel = self.kernel if able else DEQUANTIZE
+            return kernel.made(whole, self.dtype, self.buffer)
         plain = [w.whole(self.dtype) if isinstance(w, Packed) else w for w in weights]
         return _joined(plain).to(self.dtype)
 

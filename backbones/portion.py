@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fedloom.backbones.assemble import Source
 from fedloom.backbones.cache import install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.files import is_wanted
@@ -88,7 +89,7 @@ def _wanted(source: Checkpoint, shape: Shape, held: Collection[str]) -> set[str]
     """Names of the tensors that loading the blocks reads, found by loading them to nowhere."""
     noted, nowhere = _Noted(source.files), torch.device("meta")
     empty = replace(source, files=noted, device=nowhere)
-    assembled(empty, shape, dtype=torch.float32, held=held)
+    assembled(Source(empty, shape, torch.float32), held)
     heads = {f"{name}.{part}" for name in SAVED_HEADS for part in ("weight", "bias")}
     return noted.read | (heads & source.files.keys() if "head" in held else set())
 

@@ -16,17 +16,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedloom.backbones.blocks import block_names
-from fedloom.backbones.cache import install
+from fedloom.backbones.cache import cache_root, install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.portion import copy_beside
 from fedloom.backbones.schemes import Packed, Scheme, joined, pack
 from fedloom.backbones.shape import Shape, read_shape
-from fedloom.backbones.stored import Stored, digest_of, notes_of
+from fedloom.backbones.stored import METHOD, Stored, digest_of, notes_of
 from fedloom.core.errors import ModelError
 
-__all__ = ["Matrix", "Progress", "Rounded", "matrices", "quantize"]
+__all__ = ["Matrix", "Progress", "Rounded", "matrices", "quantize", "quantized_of"]
 
 _ROWS = 16 << 20
 """Bytes of float32 rows that are packed at a time."""
@@ -110,12 +110,36 @@ def quantize(
 
     def fill(into: Path) -> None:
         copy_beside(folder, into)
-        told = {"quant_method": "fedloom", "format": scheme.name, "outer": (outer or scheme).name}
+        told = {"quant_method": METHOD, "format": scheme.name, "outer": (outer or scheme).name}
         table = {**config, "quantization_config": told}
         (into / "config.json").write_text(json.dumps(table, indent=2))
         _write(source, chosen, into, progress)
 
     return install(out, fill)
+
+
+def quantized_of(folder: Path, scheme: Scheme, begun: Callable[[], None]) -> Path:
+    """The folder of a model in fewer bits, in the cache; made where it is not there yet.
+
+    Args:
+        folder: the model; taken as it is where it is stored in that format.
+        scheme: the format of all that can have it.
+        begun: told before work begins that takes time.
+
+    Raises:
+        ConfigError, ModelError: as of `quantize`; the folder is stored in another format.
+    """
+    source = open_checkpoint(folder, torch.device("cpu"))
+    formats = {how.scheme for how in source.stored.values()}
+    if formats:
+        if scheme.name in formats:
+            return folder
+        text = f"stored as {', '.join(sorted(formats))}; backbone.quantization = {scheme.name!r}"
+        raise ModelError(f"{folder}: {text} needs the model that it was made from")
+    out = cache_root() / "quantized" / f"{source.digest()[:24]}-{scheme.name}"
+    if not out.is_dir():
+        begun()
+    return quantize(folder, out, scheme)
 
 
 def matrices(source: Checkpoint, shape: Shape) -> tuple[Matrix, ...]:

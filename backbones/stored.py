@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import SCHEMES, Packed
+from fedloom.backbones.schemes import SCHEMES, Packed, Scheme
 from fedloom.core.errors import ModelError
 
-__all__ = ["Stored", "checked", "digest_of", "notes_of", "stored_in"]
+__all__ = ["METHOD", "Stored", "checked", "digest_of", "notes_of", "scheme_in", "stored_in"]
 
+METHOD = "fedloom"
+"""The method of quantization, as a ``config.json`` says it: transformers does not know it."""
 _NOTE = "fedloom-stored"
 _FORMAT = 1
 
@@ -41,6 +43,15 @@ class Stored:
     def tensors(name: str) -> tuple[str, str]:
         """What the codes and the scales of a matrix are called."""
         return f"{name}.q", f"{name}.s"
+
+
+def scheme_in(folder: Path) -> Scheme | None:
+    """The format of the layers of a model folder; None for a model that is not in fewer bits."""
+    try:
+        noted = json.loads((folder / "config.json").read_text())["quantization_config"]
+        return SCHEMES[noted["format"]] if noted["quant_method"] == METHOD else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def notes_of(stored: Mapping[str, Stored]) -> dict[str, str]:

@@ -8,6 +8,8 @@ import torch
 from fedloom.backbones import files
 from fedloom.backbones.emulator import emulator_of
 from fedloom.backbones.precision import best_dtype
+from fedloom.backbones.quantize import quantized_of
+from fedloom.backbones.schemes import scheme_of
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
@@ -57,11 +59,12 @@ def check_selectors(job: Job, layout: Layout) -> None:
 
 
 def folder_of(backbone: BackboneConfig, note: Note) -> Path:
-    """The folder of a backbone, downloaded where it has to be; of its emulator where one is used.
+    """The folder of a backbone, downloaded, made smaller and stored in fewer bits as a job says.
 
     Raises:
         ModelError: there is none of that name, or no emulator can be made of it.
-        ConfigError: the emulator's ends leave nothing between them.
+        ConfigError: the emulator's ends leave nothing between them, or a format's groups do not
+            divide a matrix.
     """
     told: list[str] = []
 
@@ -71,7 +74,12 @@ def folder_of(backbone: BackboneConfig, note: Note) -> Path:
             note(f"fetching {backbone.name} ({total / 1e6:.0f} MB), once")
 
     folder = files.resolve(backbone.name, progress)
-    return emulator_of(folder, backbone.emulator) if backbone.emulator.wanted else folder
+    if backbone.emulator.wanted:
+        folder = emulator_of(folder, backbone.emulator)
+    if not backbone.quantization:
+        return folder
+    text = f"storing {backbone.name} as {backbone.quantization}, once"
+    return quantized_of(folder, scheme_of(backbone.quantization), lambda: note(text))
 
 
 def dtype_of(backbone: BackboneConfig, device: torch.device, note: Note) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Memory for one unpacked weight at a time."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,21 +9,21 @@ from torch import Tensor
 __all__ = ["Buffer"]
 
 
-@dataclass
 class Buffer:
     """Memory for one weight, or some rows of it, which all that share it use in turn.
 
-    For one thread.
+    Each thread has its own.
     """
 
-    _flat: Tensor = field(default_factory=lambda: torch.empty(0))
+    def __init__(self) -> None:
+        self._own = threading.local()
 
     def of(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor of that shape with any numbers in it, good until the next call."""
+        """A tensor of that shape with any numbers in it, good until this thread's next call."""
         count = 1
         for n in shape:
             count *= n
-        flat = self._flat
-        if flat.numel() < count or (flat.dtype, flat.device) != (dtype, device):
-            self._flat = torch.empty(count, dtype=dtype, device=device)
-        return self._flat[:count].view(*shape)
+        flat: Tensor | None = getattr(self._own, "flat", None)
+        if flat is None or flat.numel() < count or (flat.dtype, flat.device) != (dtype, device):
+            flat = self._own.flat = torch.empty(count, dtype=dtype, device=device)
+        return flat[:count].view(*shape)

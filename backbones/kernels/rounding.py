@@ -34,7 +34,8 @@ def rounded(
     """
 
     def kept(product: Product) -> Product:
-        assert isinstance(product.weight, Tensor)
+        if not isinstance(product.weight, Tensor):  # it is in fewer bits already
+            return product
         packed = pack(product.weight, scheme)
         return replace(product, weight=engine.made(packed, product.weight.dtype, buffer))
 

@@ -1,5 +1,6 @@
 """Weights in fewer bits: products and gradients are those of the weights as they were rounded."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def test_both_products_are_those_of_the_rounded_weight(
         torch.testing.assert_close(kept.dx(dy), dy @ kept.whole(), rtol=0, atol=1e-12)
         some = kept[2:5]
         torch.testing.assert_close(some.dx(dy[:, 2:5]), dy[:, 2:5] @ kept.whole()[2:5])
+
+
+def test_threads_do_not_share_what_is_unpacked() -> None:
+    torch.manual_seed(0)
+    buffer = Buffer()
+    weights = [
+        pack(torch.randn(256, 256), SCHEMES[s]) for s in ("int8", "int4-32", "int8", "int4-32")
+    ]
+    kept = [Dequantize().made(weight, torch.float32, buffer) for weight in weights]
+    x = torch.randn(8, 256)
+    expected = [one.forward(x, None) for one in kept]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            found = pool.map(lambda one: one.forward(x, None), kept)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
