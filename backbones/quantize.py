@@ -187,7 +187,7 @@ def _write(
     of = {matrix.name: (matrix, scheme) for matrix, scheme in chosen.items()}
     index: dict[str, str] = {}
     done = 0
-    for number, (block, names) in enumerate(by_block.items(), 1):
+    for number, (block, names) in enumerate(sorted(by_block.items(), key=_depth), 1):
         tensors: dict[str, Tensor] = {}
         stored: dict[str, Stored] = {}
         for name in names:
@@ -209,6 +209,15 @@ def _write(
         index |= dict.fromkeys(tensors, file)
     table = {"metadata": {}, "weight_map": dict(sorted(index.items()))}
     (into / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
+
+
+def _depth(entry: tuple[str, list[str]]) -> tuple[int, int, str]:
+    """Where a block stands: embeddings, layers by their numbers, what comes after."""
+    block = entry[0]
+    stack, _, number = block.rpartition(".")
+    if number.isdecimal():
+        return 1, int(number), stack
+    return (0 if block == "embeddings" else 2), 0, block
 
 
 def _save(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored], path: Path) -> None:
