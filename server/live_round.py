@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fedloom.core.config import to_table
 from fedloom.core.types import Client, ClientId, ClientTask, ClientUpdate, Refusal
 from fedloom.server.board import Board, Event, GaveUp, Offer, Stopping
+from fedloom.server.contents import Content
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
@@ -16,6 +17,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.models import Models
 from fedloom.server.records import OpenRound, Ticket, Written
 from fedloom.server.segments import Segments
+from fedloom.strategies.contract import check_branches
 
 __all__ = ["LiveRound", "Stopped", "TooFewError", "order_of", "pause"]
 
@@ -47,6 +49,7 @@ class LiveRound:
         intake: takes results while the round is open.
         ledger: what was acknowledged.
         segments: the bytes of it.
+        branches: models beside it that tasks start from, by name.
         last: whether the round is applied even below its minimum.
         ticking: called every now and then with the numbers of answered and gone clients.
         began: `time.monotonic` at which this process took the round up.
@@ -63,6 +66,7 @@ class LiveRound:
     intake: Intake
     ledger: Ledger
     segments: Segments
+    branches: Mapping[str, Content] = field(default_factory=dict)
     last: bool = False
     ticking: Callable[[int, int], None] = lambda answered, gone: None
     began: float = field(default_factory=time.monotonic)
@@ -79,7 +83,8 @@ class LiveRound:
             Stopped: the server is told to end.
             TooFewError: it is over with fewer updates than its minimum; they stay in the ledger.
         """
-        gate = self.gate(tasks)
+        check_branches(tasks.values(), self.branches)
+        gate, self.deadline = self.gate(tasks), self.deadline.among(len(tasks))
         for written in self.ledger.written(self.opened.number):
             yield self._again(gate, written)
         if not self.opened.closed:
@@ -176,8 +181,9 @@ class LiveRound:
 
     def _offer(self, ticket: Ticket, task: ClientTask, largest: int, ends: float) -> Offer:
         order = order_of(task, self.stage)
-        model = self.models.content
-        return Offer(ticket, order, model.sha256, model.size, ends, largest, self.models)
+        model = self.branches[task.branch] if task.branch else self.models.content
+        forms = None if task.branch else self.models
+        return Offer(ticket, order, model.sha256, model.size, ends, largest, forms)
 
 
 def pause(board: Board, seconds: float) -> None:

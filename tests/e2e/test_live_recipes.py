@@ -17,9 +17,8 @@ from fedloom.core.job import STAGE_KEYS
 from fedloom.progress import Quiet
 
 CLIENTS, ROUNDS = 2, 3
-# Devices say their kind, the simulator deals it out; stages have a test of their own; branches are
-# simulated only.
-NAMES = sorted(set(recipes()) - {"tiers", "petals", "fedadapter"})
+# Devices say their kind, the simulator deals it out; stages have a test of their own.
+NAMES = sorted(set(recipes()) - {"tiers", "petals"})
 TURNS = ("fedbert", "splitfed-v2")
 """One copy far away, moved by batches as they come: whose comes first is nobody's to say."""
 
@@ -27,7 +26,7 @@ TURNS = ("fedbert", "splitfed-v2")
 def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     """A recipe's method, for a tiny model and two devices."""
     recipe = read_toml(recipes()[name])
-    kept = {key: recipe[key] for key in ("learner", "codec_up", "split") if key in recipe}
+    kept = {key: recipe[key] for key in ("learner", "codec_up", "split", "device") if key in recipe}
     task = recipe["backbone"].get("task", "classify")
     if "split" in kept:
         kept["split"]["bottom"] = min(kept["split"]["bottom"], 1)
@@ -38,6 +37,8 @@ def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
         stage["local"] = {**stage["local"], "steps": min(stage["local"].get("steps", 1), 4)}
         if "patience" in stage["strategy"]:
             stage["strategy"] = {**stage["strategy"], "patience": 2}
+        if "interval" in stage["strategy"]:  # a trial takes a round
+            stage["strategy"] = {**stage["strategy"], "interval": 0.1, "expand": 0.0}
     adapter = {key: v for key, v in recipe["adapter"].items() if key != "layers"}
     table = table_of(models[task], CLIENTS, stages=stages, adapter=adapter, **kept)
     table["backbone"]["task"] = task
