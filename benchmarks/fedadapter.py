@@ -1,6 +1,6 @@
 """Time to an accuracy, by a device model: FedAdapter beside adapters of fixed depth and width.
 
-Usage: ``fedadapter.py [--backbone FOLDER] [--device cuda] [--seeds 0 1 2] [--workers 14]``, from
+Usage: ``fedadapter.py [--backbone FOLDER] [--device cuda] [--seeds 0 1 2] [--workers 15]``, from
 the repository's root. All rows are the recipe ``fedadapter`` on the topics of Debian packages, in
 short; the fixed ones are FedAvg with as many clients as one group has. Each stops where its
 simulated clock has passed `--horizon`, or once it is at the highest target. With ``--write`` the
@@ -11,9 +11,8 @@ import argparse
 import json
 import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -171,12 +170,13 @@ def main() -> None:
     chosen = range(len(FIXED)) if options.fixed is None else options.fixed
     each: list[Fixed] = [None, *(FIXED[number] for number in sorted(chosen, reverse=True))]
     asked = [(seed, fixed) for fixed in each for seed in options.seeds]  # the longest first
-    rows, began = [], time.perf_counter()
+    began = time.perf_counter()
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
-        for row in pool.map(partial(measured, options), asked):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        runs = [pool.submit(measured, options, one) for one in asked]
+        for run in as_completed(runs):
+            print(json.dumps(run.result()), flush=True)
+        rows = [run.result() for run in runs]
     facts = {"machine": machine(), "device": options.device, "interval": f"{options.interval:g}"}
     facts |= {"commit": commit(), "took": f"{time.perf_counter() - began:.0f} s"}
     text = page("FedAdapter beside fixed adapters", told(rows, options.targets), facts)

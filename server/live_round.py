@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedloom.core.config import to_table
+from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.types import Client, ClientId, ClientTask, ClientUpdate, Refusal
 from fedloom.server.board import Board, Event, GaveUp, Offer, Stopping
 from fedloom.server.contents import Content
@@ -128,14 +129,17 @@ class LiveRound:
         found = self.ledger.written(self.opened.number)
         return [w for w in found if w.ticket.client not in self.answered]
 
-    def _again(self, gate: Gate, written: Written) -> ClientUpdate:
-        """An acknowledged update, read from the disk."""
+    def _again(self, gate: Gate, written: Written) -> ClientUpdate | Refusal:
+        """An acknowledged update, from the disk; refused where its client's task is another now."""
         self.answered.add(written.ticket.client)
         self.arrivals.append(self._age())
         reach("update-replayed")
         result = written.result
         payload = self.segments.read(written.place) if result.size else None
-        return gate.update(written.ticket, result, payload)
+        try:
+            return gate.update(written.ticket, result, payload)
+        except UpdateRefusedError as error:
+            return Refusal(written.ticket.client, str(error))
 
     def _until_over(self, asked: int, gate: Gate) -> Iterator[ClientUpdate | Refusal]:
         while not self._over(asked):

@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,34 @@ def test_a_recipe_live_has_the_simulators_bits(
     name: str, text_model: dict[str, Path], tmp_path: Path
 ) -> None:
     table = job(name, text_model, tmp_path)
-    with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
-        fleet.serve()
-        for client in fleet.clients:
-            fleet.join(client)
-        assert fleet.ended() == 0, fleet.logs()
-        assert set(fleet.gone()) == {0}
-    simulate(
-        tmp_path / "job.toml", settings={"run.directory": tmp_path / "simulated"}, observer=Quiet()
-    )
+    fleet = played(tmp_path, table)
     if name in TURNS:
         assert len(fleet.lines()) == ROUNDS + 1
         return
     assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
     assert fleet.lines() == fleet.lines("simulated")
+
+
+def played(folder: Path, table: dict[str, Any], *failpoints: str) -> Fleet:
+    """Play a job live, the server killed at one failpoint after the other, and simulated."""
+    with Fleet.of(folder, table, era_rows(CLIENTS)) as fleet:
+        for number, failpoint in enumerate((*failpoints, "")):
+            fleet.serve(failpoint=failpoint)
+            for client in () if number else fleet.clients:
+                fleet.join(client)
+            assert fleet.ended() == (-signal.SIGKILL if failpoint else 0), fleet.logs()
+        assert set(fleet.gone()) == {0}
+    directory = {"run.directory": folder / "simulated"}
+    simulate(folder / "job.toml", settings=directory, observer=Quiet())
+    return fleet
+
+
+# In mid-round, with one of two updates written; when the groups are judged, and nothing is saved.
+@pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="minutes: of a nightly run")
+def test_groups_survive_a_servers_death(text_model: dict[str, Path], tmp_path: Path) -> None:
+    table = job("fedadapter", text_model, tmp_path)
+    fleet = played(tmp_path, table, "update-acknowledged", "round-played", "update-announced:2")
+    assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
+    assert fleet.lines() == fleet.lines("simulated")
+    trials = [name for name in fleet.lines()[1]["metrics"] if name.startswith("trial/")]
+    assert trials == ["trial/deeper", "trial/same"]  # of the head alone: nothing wider
