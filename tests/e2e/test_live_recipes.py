@@ -81,8 +81,11 @@ def played(folder: Path, table: dict[str, Any], *failpoints: str) -> Fleet:
 @pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="minutes: of a nightly run")
 def test_groups_survive_a_servers_death(text_model: dict[str, Path], tmp_path: Path) -> None:
     table = job("fedadapter", text_model, tmp_path)
-    fleet = played(tmp_path, table, "update-acknowledged", "round-played", "update-announced:2")
+    table["stages"][0]["strategy"]["depth"] = 1
+    fleet = played(tmp_path, table, "update-acknowledged", "round-played:2", "update-announced")
     assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
     assert fleet.lines() == fleet.lines("simulated")
-    trials = [name for name in fleet.lines()[1]["metrics"] if name.startswith("trial/")]
-    assert trials == ["trial/deeper", "trial/same"]  # of the head alone: nothing wider
+    # Two clients take turns in three groups: two play in the first round, one in the second.
+    assert [line["accepted"] for line in fleet.lines()] == [0, 2, 1, 2]
+    trials = {name for name in fleet.lines()[2]["metrics"] if name.startswith("trial/")}
+    assert trials == {"trial/same", "trial/deeper", "trial/wider"}
