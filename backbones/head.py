@@ -1,5 +1,6 @@
 """What stands on top of the blocks: BERT's pooler and the language-model head, both frozen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,13 @@ class FrozenLinear:
             return multiply(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
         y: Tensor = _Affine.apply(x.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
+
+    def rows(self, tokens: Sequence[int]) -> Tensor:
+        """Some rows of the weight, ``[n, d_in]``."""
+        weight = self.weight
+        if isinstance(weight, Tensor):
+            return weight[torch.tensor(tokens, device=weight.device)]
+        return torch.cat([weight[token : token + 1].whole() for token in tokens])
 
 
 class _Affine(torch.autograd.Function):
