@@ -7,10 +7,17 @@ ICML 2020, eq. 4) from what clients send anyway. With the round's weights p_k, a
 tau_k and learning rate eta_k:
 
     theta' = sum p_k theta_k
-    c_k   <- c_k - c + (theta - theta_k) / (tau_k eta_k)
+    c_k   <- (theta - theta_k) / (tau_k eta_k)                   ``last``
+    c_k   <- c_k - c + (theta - theta_k) / (tau_k eta_k)         ``sum``
     c     <- c + |S| / N  sum p_k (change of c_k)
     m     <- beta m + (1 - beta) (theta - theta')
     theta <- theta' - lr (m + c - sum p_k c_k)
+
+In SCAFFOLD a client steps along ``g + c - c_k``, so that ``c_k - c`` in its rule (``sum``, as the
+authors' code has it) takes out what was put in, and leaves the mean gradient. Here no client knows
+its control: what comes to the mean gradient is ``last``; ``sum`` adds up from round to round what a
+client differs. With ``last`` and without momentum a step is the mean of two: along the round's
+clients, and, with weight ``lr / (tau eta)``, along the newest gradients of all clients, c.
 
 A tensor that no client of the round sends stays as it is, and so do m and c there.
 """
@@ -50,11 +57,13 @@ class Total:
         sums: of ``theta_k - theta``, of the slopes and of the earlier control variates.
         members: updates in it.
         new: of them, those of clients that had no control variate.
+        fresh: examples behind those.
     """
 
     sums: FixedPointSum
     members: int
     new: int
+    fresh: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class FedPepTAO:
         lowest: what it does not fall below.
         momentum: beta.
         clients: N, of the federation; where more have answered, or with 0, as many as that.
-        controls: whether there are control variates; without, c and c_k are zero.
+        controls: ``last`` or ``sum``, as above, or ``none``: c and c_k are zero.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -78,13 +87,15 @@ class FedPepTAO:
     lowest: float = 1e-4
     momentum: float = 0.9
     clients: int = 0
-    controls: bool = True
+    controls: str = "last"
 
     def __post_init__(self) -> None:
         require(0 < self.lr < float("inf"), "lr", self.lr, "above 0 and finite")
         require(0 < self.decay <= 1, "decay", self.decay, "above 0, to 1")
         require(0 <= self.lowest <= self.lr, "lowest", self.lowest, f"in [0, lr = {self.lr:g}]")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        known = ("last", "sum", "none")
+        require(self.controls in known, "controls", self.controls, f"one of {', '.join(known)}")
         require(self.clients >= 0, "clients", self.clients, "0 (as many as answered) or more")
 
     def init(self, params: Params) -> State:
@@ -97,7 +108,7 @@ class FedPepTAO:
 
     def remembers(self, sent: Layout) -> Layout:
         """A control variate of all that a client sends."""
-        return sent if self.controls else Layout(())
+        return Layout(()) if self.controls == "none" else sent
 
     def accumulate(self, total: Total | None, update: ClientUpdate) -> Total:
         """The sums with one more update."""
@@ -109,15 +120,19 @@ class FedPepTAO:
         # One sum of all three: an update that is refused leaves none of them behind.
         weighed = ClientUpdate(update.client, update.round, update.num_examples, delta=whole)
         sums = MEAN.add(total.sums if total else None, weighed)
-        members, new = (total.members, total.new) if total else (0, 0)
-        return Total(sums, members + 1, new + (own is None))
+        members, new, fresh = (total.members, total.new, total.fresh) if total else (0, 0, 0)
+        if own is None:
+            new, fresh = new + 1, fresh + update.num_examples
+        return Total(sums, members + 1, new, fresh)
 
     def remember(self, state: State, update: ClientUpdate) -> Params:
-        """The client's next control variate: ``c_k - c + (theta - theta_k) / (tau_k eta_k)``."""
+        """The client's next control variate."""
         assert update.delta is not None
         delta = update.delta.dense()
-        c = state.params.layout.gather(_slot(state, "c"), delta.layout)
-        vector = _of(update.remembered, delta.layout) - c + _slope(delta, update)
+        vector = _slope(delta, update)
+        if self.controls == "sum":
+            c = state.params.layout.gather(_slot(state, "c"), delta.layout)
+            vector = _of(update.remembered, delta.layout) - c + vector
         return Params(delta.layout, vector)
 
     def apply(self, state: State, total: Total | None) -> tuple[State, Metrics]:
@@ -132,18 +147,19 @@ class FedPepTAO:
         delta, slope, control = _means(part, total.sums)
         c, m = (layout.gather(_slot(state, name), part) for name in ("c", "m"))
         m = self.momentum * m - (1 - self.momentum) * delta
-        known = int(state.notes.get("known", 0)) + total.new
-        if self.controls:
-            change = slope - c
-            c = c + total.members / max(self.clients, known) * change
+        moved, notes = {"m": m}, dict(state.notes)
+        if self.controls != "none":
+            notes["known"] = known = int(notes.get("known", 0)) + total.new
+            if self.controls == "last":  # a client that had none counts as the mean of the others
+                control = control + total.fresh / max(total.sums.weight, 1) * c
+            change = slope - (c if self.controls == "sum" else control)
+            moved["c"] = c = c + total.members / max(self.clients, known) * change
             control = control + change
         step = m + c - control
         lr = max(self.lr * self.decay**state.version, self.lowest)
         before = layout.gather(params.vector, part)
         after = layout.scatter(params.vector, part, before + delta - lr * step)
-        moved = {"m": m, "c": c} if self.controls else {"m": m}
         slots = {n: layout.scatter(_slot(state, n), part, values) for n, values in moved.items()}
-        notes = {**state.notes, "known": known} if self.controls else state.notes
         metrics = {"delta_norm": _norm(delta), "correction_norm": lr * _norm(step)}
         return State(Params(layout, after), state.version + 1, slots, notes), metrics
 

@@ -45,8 +45,9 @@ def start() -> Params:
     return Params(MODEL, np.arange(MODEL.size, dtype=np.float32))
 
 
-def opened(folder: Path, done: int = 0) -> Memory:
-    strategy, path = FedPepTAO(clients=10), folder / "remembered.sqlite"
+def opened(folder: Path, done: int = 0, controls: str = "last") -> Memory:
+    strategy = FedPepTAO(clients=10, controls=controls)
+    path = folder / "remembered.sqlite"
     layout = layout_of(strategy, SENT)
     return Memory(strategy, layout, ClientVectors(path, layout, {}, done=done, fresh=not done))
 
@@ -69,15 +70,16 @@ def played(
                 raise InterruptedError
 
     cohort = Cohort(number, tuple(Client(n, EXAMPLES[n]) for n in names), WORK)
-    strategy = FedPepTAO(clients=10)
+    strategy = memory.strategy
+    assert isinstance(strategy, FedPepTAO)
     playing = run_round(strategy, state, cohort, dispatch, decode=no_payloads, memory=memory)
     return asyncio.run(playing)[0]
 
 
-def by_the_equations() -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def by_the_equations(controls: str) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
     """The model after all rounds, and the control variate of each client."""
     theta, m, c = start().only(SENT).vector.astype(float), np.zeros(8), np.zeros(8)
-    own = {name: np.zeros(8) for name in EXAMPLES}
+    own, known = {name: np.zeros(8) for name in EXAMPLES}, set[str]()
     for t, names in enumerate(ROUNDS):
         n = np.array([EXAMPLES[name] for name in names], dtype=float)
         p = n / n.sum()
@@ -85,8 +87,12 @@ def by_the_equations() -> tuple[NDArray[np.float64], dict[str, NDArray[np.float6
         mean = sum(w * x for w, x in zip(p, local, strict=True))
         tau = [2 * -(-EXAMPLES[name] // 3) for name in names]  # two epochs, batches of three
         old = {name: own[name] for name in names}
+        if controls == "last":  # who had none counts as the mean of the others
+            old |= {name: c for name in names if name not in known}
+            known |= set(names)
         for name, x, steps in zip(names, local, tau, strict=True):
-            own[name] = own[name] - c + (theta - x) / (steps * RATES)
+            earlier = own[name] - c if controls == "sum" else 0.0
+            own[name] = earlier + (theta - x) / (steps * RATES)
         change = sum(w * (own[name] - old[name]) for w, name in zip(p, names, strict=True))
         c = c + len(names) / 10 * change
         m = 0.9 * m + 0.1 * (theta - mean)
@@ -95,11 +101,12 @@ def by_the_equations() -> tuple[NDArray[np.float64], dict[str, NDArray[np.float6
     return theta, own
 
 
-def test_three_rounds_of_some_clients_are_the_equations(tmp_path: Path) -> None:
-    memory, state = opened(tmp_path), State(start())
+@pytest.mark.parametrize("controls", ["last", "sum"])
+def test_three_rounds_of_some_clients_are_the_equations(tmp_path: Path, controls: str) -> None:
+    memory, state = opened(tmp_path, controls=controls), State(start())
     for number in (1, 2, 3):
         state = played(memory, state, number)
-    theta, own = by_the_equations()
+    theta, own = by_the_equations(controls)
     np.testing.assert_allclose(state.params.only(SENT).vector, theta, atol=2e-6)
     for name, expected in own.items():
         found = memory.records.of(name)
@@ -147,7 +154,7 @@ def test_a_round_whose_state_was_lost_is_played_again(tmp_path: Path) -> None:
 
 
 def test_without_a_number_of_clients_it_is_of_those_who_have_answered() -> None:
-    strategy, layout = FedPepTAO(), Layout((TensorSpec("a", (1,)),))
+    strategy, layout = FedPepTAO(controls="sum"), Layout((TensorSpec("a", (1,)),))
     update = ClientUpdate("ann", 1, 1, work=LocalWork(steps=2, lr=0.5))
     update = replace(update, delta=Delta(layout, np.array([-3], dtype=np.float32)))
     state = State(Params(layout, np.zeros(1, dtype=np.float32)))
@@ -162,6 +169,25 @@ def test_without_a_number_of_clients_it_is_of_those_who_have_answered() -> None:
     state, _ = strategy.apply(state, strategy.accumulate(None, other))
     assert state.slots["c"].tolist() == [5.0]
     assert state.notes == {"known": 2}
+
+
+def test_with_weight_one_a_step_is_along_the_newest_gradients_of_all() -> None:
+    # One step at rate 0.5, so that slopes are deltas times -2; the server's rate is that of a step.
+    strategy = FedPepTAO(lr=0.5, momentum=0.0, decay=1.0)
+    layout, work = Layout((TensorSpec("a", (1,)),)), LocalWork(steps=1, lr=0.5)
+    state = State(Params(layout, np.zeros(1, dtype=np.float32)))
+    own: dict[str, Params] = {}
+    for client, moved in (("ann", -1.0), ("bob", -2.0), ("ann", -4.0)):
+        delta = Delta(layout, np.array([moved], dtype=np.float32))
+        update = ClientUpdate(client, 1, 1, delta=delta, work=work, remembered=own.get(client))
+        before, total = state, strategy.accumulate(None, update)
+        own[client] = strategy.remember(state, update)
+        state, _ = strategy.apply(state, total)
+    # ann's newest slope is 8, bob's 4: their mean.
+    assert state.slots["c"].tolist() == [6.0]
+    # Momentum 0 is the pseudo-gradient itself: -4 - 0.5 (4 + 6 - 8).
+    step = state.params.vector - before.params.vector
+    assert step.tolist() == [-5.0]
 
 
 def test_an_update_that_is_refused_leaves_the_total_as_it_was() -> None:
@@ -181,7 +207,7 @@ def test_an_update_that_is_refused_leaves_the_total_as_it_was() -> None:
 
 
 def test_momentum_alone_remembers_nobody() -> None:
-    strategy = FedPepTAO(controls=False)
+    strategy = FedPepTAO(controls="none")
     assert layout_of(strategy, SENT).specs == ()
     update = ClientUpdate("ann", 1, 3, delta=Delta(SENT, made_up("ann", 1)), work=WORK)
     state, _ = strategy.apply(State(start()), strategy.accumulate(None, update))
@@ -193,9 +219,16 @@ def test_momentum_alone_remembers_nobody() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("lr", 0.0), ("decay", 0.0), ("lowest", 0.1), ("momentum", 1.0), ("clients", -1)],
+    [
+        ("lr", 0.0),
+        ("decay", 0.0),
+        ("lowest", 0.1),
+        ("momentum", 1.0),
+        ("clients", -1),
+        ("controls", "yes"),
+    ],
 )
-def test_options_out_of_range(option: str, value: float) -> None:
+def test_options_out_of_range(option: str, value: float | str) -> None:
     with pytest.raises(ConfigError, match=option):
         FedPepTAO(**{option: value})  # type: ignore[arg-type]
 
