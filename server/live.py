@@ -13,6 +13,7 @@ from fedloom.codecs.downlink import Downlink, follows
 from fedloom.codecs.exchange import changed
 from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
+from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import (
     Briefing,
@@ -116,11 +117,8 @@ class Live:
                 self._seconds.append(seconds)
                 self._played = state
                 reach("round-played")
-                self._stand(
-                    bytes_up=self.standing.bytes_up + report.cost.bytes_up,
-                    bytes_down=self.standing.bytes_down + report.cost.bytes_down,
-                    seconds_per_round=math.fsum(self._seconds) / len(self._seconds),
-                )
+                mean = math.fsum(self._seconds) / len(self._seconds)
+                self._stand(**self.standing.carried(report.cost), seconds_per_round=mean)
                 yield Played(stage.name, state, report, seconds)
 
     def judge(self, index: int, params: Params) -> Judge:
@@ -211,7 +209,7 @@ class Live:
             index,
             models,
             terms,
-            partial(self._gate, params, up, models),
+            partial(self._gate, params, up, models, opened),
             self.board,
             self.intake,
             self.ledger,
@@ -221,9 +219,15 @@ class Live:
         )
 
     def _gate(
-        self, params: Params, up: Codec, models: Models, tasks: Mapping[ClientId, ClientTask]
+        self,
+        params: Params,
+        up: Codec,
+        models: Models,
+        opened: OpenRound,
+        tasks: Mapping[ClientId, ClientTask],
     ) -> Gate:
-        server = self.plan.job.server
+        server, by_tier = self.plan.job.server, device_by_tier(self.plan.job)
+        tiers = {client.id: client.tier for client in opened.cohort}
         return Gate(
             tasks,
             params.layout,
@@ -233,6 +237,7 @@ class Live:
             max_examples=server.max_examples,
             largest=OVERHEAD + 1024 + 8 * params.layout.size,
             travels=self.plan.split.up if self.plan.split else everything,
+            device_of=lambda client: by_tier(tiers[client]),
         )
 
     def _publish(
