@@ -19,8 +19,8 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments", help=hint)
     hint = "share of the layers that is shared, above 0, to 1 (default: 0.5)"
     add("--share", type=float, default=0.5, metavar="X", help=hint)
-    hint = "which layers are shared: those of the highest or of the lowest scores"
-    add("--end", default="highest", metavar="highest|lowest", help=hint)
+    hint = "which layers are shared, by their scores (default: lowest)"
+    add("--end", default="lowest", metavar="highest|lowest", help=hint)
     parser.set_defaults(command=_layers)
 
 

@@ -45,7 +45,7 @@ def test_the_command_prints_the_line_for_the_configuration(
 ) -> None:
     assert main(["layers", config, "--share", "0.3"]) == 0
     told = capsys.readouterr()
-    expected = chosen(config, 0.3, "highest")
+    expected = chosen(config, 0.3, "lowest")
     assert told.out == expected.keep + "\n"
     assert told.err.count("kept") == len(expected.kept)
     # The line is one that a job takes.
