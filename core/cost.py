@@ -21,7 +21,8 @@ class Cost:
         tokens: tokens trained on, once for each time that they were gone through.
         device_seconds: seconds that the client computes: as the device model says in a simulation,
             as measured on a device.
-        network_seconds: seconds that its bytes take, as the device model says.
+        network_seconds: seconds that its bytes take: as the device model says in a simulation, as
+            measured between server and device.
         idle_watts: drawn by the client while it waits for the others; 0 once the round is over and
             the waiting is in `joules`.
     """

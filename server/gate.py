@@ -5,12 +5,13 @@ newest; the size is the plan's at most; chunks, digest (`uploads`); then here th
 layout, finite, norm, weight. A refusal never ends the round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
+from fedloom.core.devices import Device
 from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.layout import Layout
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Payload
@@ -43,6 +44,7 @@ class Gate:
         max_examples: largest weight that a client may claim.
         largest: bytes that a payload may have at most.
         travels: which of what a client sends back it holds; all but over a split model.
+        device_of: what a client's device draws; None where energy is not counted.
     """
 
     tasks: Mapping[ClientId, ClientTask]
@@ -53,6 +55,7 @@ class Gate:
     max_examples: int
     largest: int
     travels: Travels = everything
+    device_of: Callable[[ClientId], Device | None] = lambda client: None
 
     def size(self, result: Result) -> None:
         """Check what a header declares, before any memory is taken.
@@ -89,6 +92,8 @@ class Gate:
     ) -> ClientUpdate:
         """The update of a result that was let in before: decoded, and its cost completed."""
         down = result.cost.bytes_down or self.bytes_down
+        cost = replace(result.cost, bytes_up=result.size, bytes_down=down)
+        device = self.device_of(ticket.client)
         # A bytearray serves as bytes here: codecs read a frame through a memoryview.
         frame = cast("bytes | None", payload)
         update = ClientUpdate(
@@ -97,7 +102,7 @@ class Gate:
             num_examples=result.num_examples,
             payload=None if frame is None else Payload(result.codec, frame),
             metrics=result.metrics,
-            cost=replace(result.cost, bytes_up=result.size, bytes_down=down),
+            cost=cost if device is None else device.drawn(cost),
             attempt=ticket.attempt,
         )
         return Admission(self.tasks, self.layout, self.decode, self.travels).admit(update)

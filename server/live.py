@@ -13,6 +13,7 @@ from fedloom.codecs.downlink import Downlink, follows
 from fedloom.codecs.exchange import changed
 from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
+from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import (
     Briefing,
@@ -212,7 +213,7 @@ class Live:
             index,
             models,
             terms,
-            partial(self._gate, params, up, models),
+            partial(self._gate, params, up, models, opened),
             self.board,
             self.intake,
             self.ledger,
@@ -222,9 +223,15 @@ class Live:
         )
 
     def _gate(
-        self, params: Params, up: Codec, models: Models, tasks: Mapping[ClientId, ClientTask]
+        self,
+        params: Params,
+        up: Codec,
+        models: Models,
+        opened: OpenRound,
+        tasks: Mapping[ClientId, ClientTask],
     ) -> Gate:
-        server = self.plan.job.server
+        server, by_tier = self.plan.job.server, device_by_tier(self.plan.job)
+        tiers = {client.id: client.tier for client in opened.cohort}
         return Gate(
             tasks,
             params.layout,
@@ -234,6 +241,7 @@ class Live:
             max_examples=server.max_examples,
             largest=OVERHEAD + 1024 + 8 * params.layout.size,
             travels=self.plan.split.up if self.plan.split else everything,
+            device_of=lambda client: by_tier(tiers[client]),
         )
 
     def _publish(

@@ -14,10 +14,10 @@ from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.core.devices import Device
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
+from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
-from fedloom.simulation.devices import devices_of
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.simulation.holdout import HeldBack
 from fedloom.simulation.partition import Rule, TrainingRows
@@ -130,7 +130,7 @@ def prepare(
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     population = _population(job, corpus, observer)
-    device_of = devices_of(job, population)
+    by_tier = device_by_tier(job)
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
     )
@@ -156,7 +156,7 @@ def prepare(
         activations,
         choices,
         split,
-        device_of,
+        lambda client: by_tier(population.tier(client)),
     )
 
 

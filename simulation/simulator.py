@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from fedloom.core.job import Job
+from fedloom.core.job_devices import outgrown
 from fedloom.core.types import Params
 from fedloom.results.history import History
 from fedloom.results.observe import Observer, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.course import begin, follow
 from fedloom.simulation.closing import Models, close
-from fedloom.simulation.devices import outgrown
 from fedloom.simulation.personal import PersonalStore
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_server import LAYOUT, frame_of, gate_of, result_of
 
 from fedloom.codecs.frame import OVERHEAD, write_frame
+from fedloom.core.devices import Device
 from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Cost
@@ -31,6 +34,18 @@ def test_an_update_that_can_be_used_is_decoded_and_its_cost_completed() -> None:
         assert (update.client, update.round, update.attempt) == ("ann", 1, 2)
         assert (update.num_examples, update.metrics) == (3, {"loss": 0.5})
         assert update.cost == Cost(flops=9.0, bytes_up=4 * 4 + OVERHEAD, bytes_down=7)
+
+
+def test_the_energy_of_measured_seconds_is_the_devices() -> None:
+    device = Device(watts_compute=10.0, watts_network=2.0, watts_idle=0.5)
+    result = result_of(FRAME, cost=Cost(device_seconds=3.0, network_seconds=4.0))
+    known = {"ann": device, "bob": None}
+    gate = replace(gate_of(["ann", "bob"]), device_of=known.__getitem__)
+    cost = gate.admit(TICKET, result, FRAME).cost
+    assert (cost.joules, cost.idle_watts) == (10.0 * 3.0 + 2.0 * 4.0, 0.5)
+    assert (cost.device_seconds, cost.network_seconds) == (3.0, 4.0)
+    other = gate.admit(Ticket("b" * 32, 1, "bob"), result, FRAME).cost
+    assert (other.joules, other.idle_watts) == (0.0, 0.0)
 
 
 def test_each_fault_has_its_code() -> None:
