@@ -20,11 +20,11 @@ from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.simulation.branches import Branch
 from fedloom.simulation.personal import PersonalStore
+from fedloom.strategies.contract import check_branches
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.depth import picked
-from fedloom.tuning.learners.backprop import step_count
 from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
 from fedloom.tuning.split_training import SplitTraining
 
@@ -151,12 +151,9 @@ def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[C
 def _alike(
     federation: Federation, tasks: list[ClientTask], branches: Mapping[str, Branch]
 ) -> list[list[ClientTask]]:
+    check_branches(tasks, branches)
     found = _groups(federation.split, tasks)
-    wanted = {task.branch for task in tasks if task.branch}
-    if not wanted <= branches.keys():
-        text = f"tasks start from {sorted(wanted - branches.keys())}; it has {sorted(branches)}"
-        raise ConfigError(f"branch: {text}")
-    if federation.split is not None and wanted:
+    if federation.split is not None and any(task.branch for task in tasks):
         raise ConfigError("branch: clients of a split model start from the same one")
     if federation.split is not None and any(task.blocks for task in tasks):
         raise ConfigError("blocks: clients of a split model run all of its layers")
@@ -251,5 +248,5 @@ def _on_device(federation: Federation, task: ClientTask, cost: Cost, layout: Lay
     if device is None:
         return cost
     trained = layout.select(task.selectors.train)
-    steps = step_count(len(federation.rows_of(task.client)), task.work)
+    steps = task.work.step_count(len(federation.rows_of(task.client)))
     return device.spent(cost, steps=steps, blocks=depth(trained, layout))
