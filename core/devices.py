@@ -86,9 +86,13 @@ class Device:
         """
         compute = self.compute_seconds(cost.flops, steps=steps, blocks=blocks)
         network = self.network_seconds(up=cost.bytes_up, down=cost.bytes_down)
-        return self.drawn(
-            dataclasses.replace(cost, device_seconds=compute, network_seconds=network)
+        timed = dataclasses.replace(
+            cost,
+            device_seconds=compute,
+            network_seconds=network,
+            modelled_seconds=compute + network,
         )
+        return self.drawn(timed)
 
     def drawn(self, cost: Cost) -> Cost:
         """The cost of an update whose seconds were measured, with the joules that they take."""

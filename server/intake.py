@@ -95,9 +95,8 @@ class Intake:
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
-        if offer.models is not None:
-            down = offer.models.size(client)
-            result = replace(result, cost=replace(result.cost, bytes_down=down))
+        down = offer.models.size(client) if offer.models else offer.model_size
+        result = replace(result, cost=replace(result.cost, bytes_down=down))
         began = time.monotonic()
         upload = await self._receive(ticket_id, result, offset, chunks)
         taken = result.cost.network_seconds + time.monotonic() - began

@@ -21,6 +21,7 @@ from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.simulation.branches import Branch
 from fedloom.simulation.personal import own_of
+from fedloom.strategies.contract import check_branches
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
@@ -151,12 +152,9 @@ def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[C
 def _alike(
     federation: Federation, tasks: list[ClientTask], branches: Mapping[str, Branch]
 ) -> list[list[ClientTask]]:
+    check_branches(tasks, branches)
     found = _groups(federation.split, tasks)
-    wanted = {task.branch for task in tasks if task.branch}
-    if not wanted <= branches.keys():
-        text = f"tasks start from {sorted(wanted - branches.keys())}; it has {sorted(branches)}"
-        raise ConfigError(f"branch: {text}")
-    if federation.split is not None and wanted:
+    if federation.split is not None and any(task.branch for task in tasks):
         raise ConfigError("branch: clients of a split model start from the same one")
     if federation.split is not None and any(task.blocks for task in tasks):
         raise ConfigError("blocks: clients of a split model run all of its layers")

@@ -9,7 +9,7 @@ from typing import cast
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import Downlink, follows
-from fedloom.codecs.exchange import changed, received
+from fedloom.codecs.exchange import changed, received, sent_by
 from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.job import Stage
 from fedloom.core.layout import ALL, NONE, Selector
@@ -93,7 +93,7 @@ class Stages:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
         following = follows(up, down)
-        before = changed([s.selectors for s in job.stages[:index]], state.params.layout)
+        before = sent_by([s.selectors for s in job.stages[:index]], state.params.layout)
         sent = changed([s.selectors for s in job.stages[: index + 1]], state.params.layout)
         if prepared.split is not None:
             sent = prepared.split.sent(sent)  # the far side has its own tensors

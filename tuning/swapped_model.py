@@ -16,6 +16,7 @@ from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Losses, Rows
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, OWN, heads_of, owns_head
+from fedloom.tuning.module_words import mask_head_of, word_start
 from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.store import Store
@@ -60,7 +61,9 @@ class SwappedModel:
         config: Any = self.module.config
         self.pad = int(getattr(config, "pad_token_id", None) or 0)
         self.catalog = _catalog(self.module, task)
-        heads = heads_of(self.module, self.catalog.linears, task, new)
+        self.mask_head = mask_head_of(folder, task, self.device)
+        start = word_start(self.module, folder, task, self.mask_head)
+        heads = heads_of(self.module, self.catalog.linears, task, new, start=start)
         self.composition = Composition((*adapter.parts(self.catalog), *heads))
         outside = {OWN} if owns_head(task) else set()
         modules = [part.module for part in self.composition.parts]
@@ -138,7 +141,13 @@ class SwappedSession:
         finally:
             model.slot.sites, model.slot.store = {}, None
         return padded_losses(
-            out, inputs, store=store, task=model.task, examples=self._examples, rows=rows
+            out,
+            inputs,
+            store=store,
+            task=model.task,
+            examples=self._examples,
+            rows=rows,
+            mask_head=model.mask_head,
         )
 
 

@@ -8,7 +8,7 @@ from fedloom.codecs.frame import OVERHEAD, write_frame
 from fedloom.core.devices import Device
 from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec
-from fedloom.core.types import Cost
+from fedloom.core.types import ClientTask, Cost, LocalWork
 from fedloom.server.gate import check_weight
 from fedloom.server.records import Ticket
 
@@ -76,3 +76,15 @@ def test_what_is_refused_is_named() -> None:
         check_weight(8, 7)
     with pytest.raises(UpdateRefusedError, match="norm = 12: at most 10"):
         gate_of(["ann"], norm_bound=10.0).admit(TICKET, result_of(frame_of(6.0)), frame_of(6.0))
+
+
+def test_the_seconds_of_the_model_stand_beside_the_measured_ones() -> None:
+    device = Device(latency=0.5, up=10.0, down=7.0, step_seconds=(0.0, 3.0))
+    result = result_of(FRAME, cost=Cost(device_seconds=3.0, network_seconds=4.0))
+    task = ClientTask("ann", 1, 0, work=LocalWork(batch_size=2))
+    gate = gate_of(["ann"], tasks={"ann": task}, device_of=lambda client: device)
+    update = replace(gate, examples_of=lambda client: 5).update(TICKET, result, FRAME)
+    cost = update.cost
+    assert (cost.device_seconds, cost.network_seconds) == (3.0, 4.0)
+    # Three steps of the one layer; latency; what went up; seven bytes down.
+    assert cost.modelled_seconds == pytest.approx(3 * 3.0 + 0.5 + len(FRAME) / 10.0 + 1.0)
