@@ -115,7 +115,7 @@ class LocalWork:
             )
 
     def step_count(self, examples: int) -> int:
-        """Steps that a client of so many training examples takes in a round."""
+        """Optimizer steps that a client of so many training examples takes in a round."""
         used = min(examples, self.max_examples or examples)
         return self.steps or self.epochs * -(-used // self.batch_size)
 

@@ -37,6 +37,7 @@ from fedloom.server.intake import Intake
 from fedloom.server.judged import judged
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
+from fedloom.server.memories import memory_of
 from fedloom.server.plan import Plan
 from fedloom.server.publishing import Published, Publishing
 from fedloom.server.records import OpenRound
@@ -46,6 +47,7 @@ from fedloom.server.segments import Segments
 from fedloom.server.selection import choose, count, placed
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
+from fedloom.strategies.remembering import Memory
 
 if TYPE_CHECKING:
     from fedloom.server.split_hosting import Hosting
@@ -106,19 +108,17 @@ class Live:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         later = sum(later.rounds for later in self.plan.job.stages[index + 1 :])
         self._stand(rounds=last + later)
-        for number in range(first, last + 1):
-            state, report = self._round(number, index, strategy, state)
-            state, report = judged(strategy, state, report, partial(self._candidate, index))
-            seconds = time.perf_counter() - self._began
-            self._seconds.append(seconds)
-            self._played = state
-            reach("round-played")
-            self._stand(
-                bytes_up=self.standing.bytes_up + report.cost.bytes_up,
-                bytes_down=self.standing.bytes_down + report.cost.bytes_down,
-                seconds_per_round=math.fsum(self._seconds) / len(self._seconds),
-            )
-            yield Played(stage.name, state, report, seconds)
+        with memory_of(strategy, self.plan.job, index, state, done=first - 1) as memory:
+            for number in range(first, last + 1):
+                state, report = self._round(number, index, strategy, state, memory)
+                state, report = judged(strategy, state, report, partial(self._candidate, index))
+                seconds = time.perf_counter() - self._began
+                self._seconds.append(seconds)
+                self._played = state
+                reach("round-played")
+                mean = math.fsum(self._seconds) / len(self._seconds)
+                self._stand(**self.standing.carried(report.cost), seconds_per_round=mean)
+                yield Played(stage.name, state, report, seconds)
 
     def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the server's own examples and on clients', as the job asks."""
@@ -163,8 +163,7 @@ class Live:
         known = self._played is not None and self._played.params is model
         state = self._played if known and self._played else State(model, number)
         models = self._publishing.model(index, state, number)
-        task = ClientTask("", number, number, seed=job.seed)
-        task = replace(task, selectors=job.stages[index].selectors)
+        task = ClientTask("", number, number, selectors=job.stages[index].selectors, seed=job.seed)
         return evaluate_on_clients(
             self.board,
             choose(there, some, seed=job.seed, number=number),
@@ -174,7 +173,7 @@ class Live:
         )
 
     def _round(
-        self, number: int, index: int, strategy: Strategy, state: State
+        self, number: int, index: int, strategy: Strategy, state: State, memory: Memory | None
     ) -> tuple[State, RoundReport]:
         job, stage = self.plan.job, self.plan.job.stages[index]
         up = cast(Codec, create("codecs", job.up(index)))
@@ -183,15 +182,15 @@ class Live:
         while True:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
-            work, selectors = stage.local, stage.selectors
             terms = (job.seed, job.tiers, self.plan.cuts, stage.rounds)
-            cohort = Cohort(number, opened.cohort, work, selectors, *terms)
+            cohort = Cohort(number, opened.cohort, stage.local, stage.selectors, *terms)
             dispatch = self._dispatch(opened, index, up, state.params, published)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
             far, bound = self.hosting, job.server.norm_bound
             whole = far.whole(dispatch, state.params, bound) if far else dispatch
             try:
-                return asyncio.run(run_round(strategy, state, cohort, whole, decode=up.decode))
+                playing = run_round(strategy, state, cohort, whole, decode=up.decode, memory=memory)
+                return asyncio.run(playing)
             except TooFewError:
                 self.observer.note(
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
@@ -205,12 +204,9 @@ class Live:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
         asked = len(opened.cohort)
         aimed = min(size, asked)
+        goal, least = (count(share, aimed) for share in (server.goal, server.minimum))
         terms = Deadline(
-            asked=asked,
-            goal=count(server.goal, aimed),
-            minimum=count(server.minimum, aimed),
-            patience=server.patience,
-            longest=server.longest,
+            asked=asked, goal=goal, minimum=least, patience=server.patience, longest=server.longest
         )
         return LiveRound(
             opened,

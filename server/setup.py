@@ -51,7 +51,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = folder_of(job.backbone, note)
+    folder = folder_of(job.backbone, device, note)
     corpus = _corpus(job, folder)
     classes = corpus.classes if corpus else job.data.classes
     if job.backbone.task != "causal-lm" and not classes:

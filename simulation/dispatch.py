@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import client_update, with_far
+from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.devices import Device, depth
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
 from fedloom.simulation.branches import Branch
-from fedloom.simulation.personal import PersonalStore
+from fedloom.simulation.personal import own_of
 from fedloom.strategies.contract import check_branches
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
@@ -61,7 +62,7 @@ class Federation:
     pool: ThreadPoolExecutor
     split: SplitTraining | None = None
     device_of: Callable[[ClientId], Device | None] = lambda client: None
-    personal: PersonalStore | None = None
+    personal: ClientVectors | None = None
 
     def learner_of(self, task: ClientTask) -> Learner:
         """Who trains a task."""
@@ -196,11 +197,11 @@ def _train(
 
 def _assignment(federation: Federation, params: Params, task: ClientTask) -> Assignment:
     rows, personal = federation.rows_of(task.client), federation.personal
-    own = None if personal is None else personal.own(task.client, params)
+    own = None if personal is None else own_of(personal, task.client, params)
     return Assignment(task.client, rows, task.round, task.seed, task.batches, own)
 
 
-def _keep(personal: PersonalStore, trained: list[tuple[ClientTask, LocalResult]]) -> None:
+def _keep(personal: ClientVectors, trained: list[tuple[ClientTask, LocalResult]]) -> None:
     """Clients keep what has become of their own tensors; one that diverged, what it had."""
     for task, result in trained:
         if result.kept is not None and result.whole:

@@ -125,7 +125,7 @@ def prepare(
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = folder_of(job.backbone, observer.note)
+    folder = folder_of(job.backbone, device, observer.note)
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")

@@ -14,6 +14,7 @@ from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
+from fedloom.tuning.distill import distilling_of
 from fedloom.tuning.keeping import check_keeping
 from fedloom.tuning.plug_in import check_emulator
 
@@ -58,13 +59,19 @@ def check_selectors(job: Job, layout: Layout) -> None:
     check_sent(job, layout)
 
 
-def folder_of(backbone: BackboneConfig, note: Note) -> Path:
+def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Path:
     """The folder of a backbone, downloaded, made smaller and stored in fewer bits as a job says.
+
+    Args:
+        backbone: what the job says of it.
+        device: where an emulator is distilled that is not there yet.
+        note: told what takes time.
 
     Raises:
         ModelError: there is none of that name, or no emulator can be made of it.
         ConfigError: the emulator's ends leave nothing between them, or a format's groups do not
             divide a matrix.
+        DataError: the text that it is distilled on cannot be read.
     """
     told: list[str] = []
 
@@ -75,7 +82,8 @@ def folder_of(backbone: BackboneConfig, note: Note) -> Path:
 
     folder = files.resolve(backbone.name, progress)
     if backbone.emulator.wanted:
-        folder = emulator_of(folder, backbone.emulator)
+        trained = distilling_of(backbone, folder, device, note)
+        folder = emulator_of(folder, backbone.emulator, trained)
     if not backbone.quantization:
         return folder
     text = f"storing {backbone.name} as {backbone.quantization}, once"

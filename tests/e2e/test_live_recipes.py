@@ -36,6 +36,8 @@ def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     for stage in stages:
         stage |= {"rounds": ROUNDS, "clients_per_round": CLIENTS}
         stage["local"] = {**stage["local"], "steps": min(stage["local"].get("steps", 1), 4)}
+        if "layer" in str(stage.get("keep", "")):
+            stage["keep"] = ["layer.0"]
         if "patience" in stage["strategy"]:
             stage["strategy"] = {**stage["strategy"], "patience": 2}
         if "interval" in stage["strategy"]:  # a trial takes a round
