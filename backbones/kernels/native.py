@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedloom.backbones.schemes import NF4, Packed
 
-__all__ = ["unpack", "unpacks"]
+__all__ = ["unpack", "unpack_rows", "unpacks"]
 
 _MODULE = "fedloom.backbones.kernels._native"
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
@@ -25,13 +25,15 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         found = ctypes.CDLL(spec.origin)
-    except OSError:
+        for kind in ("int4", "nf4"):
+            for dtype in ("float32", "bfloat16"):
+                function = getattr(found, f"fedloom_{kind}_{dtype}")
+                function.argtypes = (*(_POINTER,) * 3, _COUNT, _COUNT, _POINTER)
+                function.restype = None
+        found.fedloom_int4_int8.argtypes = (*(_POINTER,) * 4, *(_COUNT,) * 3)
+        found.fedloom_int4_int8.restype = None
+    except (OSError, AttributeError):  # the latter: of other sources than these
         return None
-    for kind in ("int4", "nf4"):
-        for dtype in ("float32", "bfloat16"):
-            function = getattr(found, f"fedloom_{kind}_{dtype}")
-            function.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _POINTER)
-            function.restype = None
     return found
 
 
@@ -58,3 +60,29 @@ def unpack(packed: Packed, out: Tensor) -> None:
     name = f"fedloom_{scheme.kind}_{str(out.dtype).removeprefix('torch.')}"
     pointers = (tensor.data_ptr() for tensor in tensors)
     getattr(library, name)(*pointers, packed.scale.numel(), scheme.group, _LEVELS)
+
+
+def unpack_rows(packed: Packed, codes: Tensor, steps: Tensor) -> None:
+    """Write a matrix in int4 as one in int8, with one step a row.
+
+    A row's step is 8 times its largest scale, / 127; numbers are rounded to the nearest step, but
+    for 1/64 of one.
+
+    Args:
+        packed: int4, on the CPU, its tensors contiguous.
+        codes: int8 ``[d_out, d_in]``, contiguous.
+        steps: float32 ``[d_out]``.
+
+    Raises:
+        TypeError: a tensor is not contiguous, or of another type or shape.
+    """
+    library, rows = _library(), packed.shape[0]
+    tensors = packed.codes, packed.scale, codes, steps
+    fits = (codes.shape, codes.dtype) == (packed.shape, torch.int8) and (
+        (steps.shape, steps.dtype) == ((rows,), torch.float32)
+    )
+    whole = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
+    if library is None or packed.scheme.kind != "int4" or not fits or not whole:
+        raise TypeError("unpack_rows: int4 on the CPU and contiguous tensors that fit are needed")
+    pointers = (tensor.data_ptr() for tensor in tensors)
+    library.fedloom_int4_int8(*pointers, rows, packed.scale.shape[1], packed.scheme.group)
