@@ -22,8 +22,8 @@ __all__ = ["DynamicInt8", "DynamicInt8Weight"]
 
 _ROWS = 256
 """Rows of inputs at a time: what is made of them stays in a cache."""
-_CHUNK = 4 << 20
-"""Bytes of 4-bit codes that are 8-bit ones at a time."""
+_CHUNK = 2 << 20
+"""Numbers of the weight at a time: so are outputs, and what 4-bit codes are unpacked to."""
 _TYPES = (torch.float32, torch.bfloat16)
 
 
@@ -76,9 +76,8 @@ class DynamicInt8Weight:
         return y
 
     def _chunks(self) -> list[slice]:
-        """Rows of the weight at a time: all of them where none are unpacked."""
         rows, columns = self.shape
-        step = max(_CHUNK // columns, 1) if self.plain.packed.scheme.group else rows
+        step = max(_CHUNK // columns, 1)
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def _codes(self, rows: slice) -> tuple[Tensor, Tensor]:
