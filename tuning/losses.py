@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedloom.tuning.base import Losses, Rows
 
-__all__ = ["class_losses", "client_losses", "owners", "valid_slots"]
+__all__ = ["class_losses", "client_losses", "owners", "summed", "valid_slots"]
 
 
 def client_losses(logits: Tensor, target: Tensor, owner: Tensor, clients: int) -> Losses:
@@ -23,7 +23,11 @@ def client_losses(logits: Tensor, target: Tensor, owner: Tensor, clients: int) -
         clients: k.
     """
     each = functional.cross_entropy(logits.float(), target, reduction="none")
-    predicted = logits.detach().argmax(dim=-1)
+    return summed(each, logits.detach().argmax(dim=-1), target, owner, clients)
+
+
+def summed(each: Tensor, predicted: Tensor, target: Tensor, owner: Tensor, clients: int) -> Losses:
+    """Means of losses that are known, per client; see `client_losses`."""
     zeros = each.new_zeros(clients)
     count = zeros.index_add(0, owner, torch.ones_like(each.detach()))
     correct = zeros.index_add(0, owner, (predicted == target).to(each.dtype))
