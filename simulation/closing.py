@@ -62,8 +62,16 @@ def _each_client(prepared: Prepared, params: Params) -> dict[str, Metrics]:
         return {}
     numbers = stream(prepared.job.seed, "evaluated").choose(len(prepared.population), asked)
     partition = prepared.population.partition
-    names = [partition.name_of(int(number)) for number in numbers]
-    rows = [partition.rows_of(int(number)) for number in numbers]
+    labels = prepared.corpus.train.labels
+    rows, names = [], []
+    for number in map(int, numbers):
+        own = partition.rows_of(number)
+        own = own if labels is None else own[labels[own] >= 0]
+        if len(own):
+            rows.append(own)
+            names.append(partition.name_of(number))
+    if not rows:
+        return {}
     examples = prepared.corpus.train.take(np.concatenate(rows))
     found = evaluate(prepared.model.session(params, ALL, examples), params, examples)
     ends = np.cumsum([len(r) for r in rows])

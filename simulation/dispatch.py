@@ -16,11 +16,19 @@ from fedloom.codecs.exchange import client_update, with_far
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
+from fedloom.core.types import (
+    Briefing,
+    ClientId,
+    ClientTask,
+    ClientUpdate,
+    Cost,
+    Params,
+    Refusal,
+)
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
-from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
+from fedloom.tuning.learning import IDLE, NOTHING, Assignment, Learner, LocalResult
 from fedloom.tuning.split_training import SplitTraining
 
 __all__ = ["Federation", "dispatcher"]
@@ -69,7 +77,7 @@ def dispatcher(
     params: Params,
     bytes_down: Mapping[ClientId, int],
     briefing: Briefing = NOTHING,
-) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
+) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate | Refusal]]:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
     `bytes_down` says what each client received for them.
@@ -82,15 +90,19 @@ def dispatcher(
     # waiting for a processor's work, and no more chunks than it has room for are on it.
     room = Semaphore(federation.capacity.workers)
 
-    def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
+    def work(chunk: list[ClientTask]) -> list[ClientUpdate | Refusal]:
         with room:
             trained = _train(federation, params, briefing, chunk)
         return [
             _update(federation, params, task, result, bytes_down[task.client])
+            if result.num_examples
+            else Refusal(task.client, IDLE)
             for task, result in trained
         ]
 
-    async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
+    async def dispatch(
+        tasks: Mapping[ClientId, ClientTask],
+    ) -> AsyncIterator[ClientUpdate | Refusal]:
         waiting = deque(
             chunk
             for group in _alike(federation, list(tasks.values()))
@@ -98,7 +110,7 @@ def dispatcher(
         )
         # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
         # not grow with the cohort.
-        running: deque[Future[list[ClientUpdate]]] = deque()
+        running: deque[Future[list[ClientUpdate | Refusal]]] = deque()
         try:
             while waiting or running:
                 while waiting and len(running) < AHEAD * federation.capacity.workers:

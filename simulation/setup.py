@@ -14,6 +14,7 @@ from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.registry import create
 from fedloom.results.observe import Observer
+from fedloom.simulation.few_labels import few_labels
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
@@ -122,7 +123,7 @@ def prepare(
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
-    population = _population(job, corpus, observer)
+    corpus, population = _dealt(job, corpus, observer)
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
     )
@@ -167,9 +168,11 @@ def _corpus(job: Job, folder: Path, data: object) -> Corpus:
     return corpus
 
 
-def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
+def _dealt(job: Job, corpus: Corpus, observer: Observer) -> tuple[Corpus, Population]:
+    """The corpus with the labels that it keeps, and the clients."""
     rule = cast(Rule, create("partitions", job.partition))
     partition = rule(TrainingRows.of(corpus), job.seed)
     if partition.empty:
         observer.note(f"{partition.empty} clients without examples were left out")
-    return Population(partition, job.seed, job.tiers)
+    corpus, partition = few_labels(corpus, partition, job.data, job.seed)
+    return corpus, Population(partition, job.seed, job.tiers)

@@ -22,6 +22,7 @@ __all__ = [
     "Losses",
     "Part",
     "Rows",
+    "Scoring",
     "Session",
     "Task",
 ]
@@ -166,6 +167,28 @@ class Session(Protocol):
 
     def flops(self, tokens: int) -> float:
         """Floating-point operations of one step over so many tokens, from the shapes."""
+        ...
+
+
+class Scoring(Session, Protocol):
+    """The session of a classifier all of which is here: it can be asked what it would say."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the class of each example; -1 where it has no label."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, C."""
+        ...
+
+    def logits(self, store: Store, rows: Rows) -> Tensor:
+        """What the active clients' models say of a batch, ``[n, C]``, client by client."""
+        ...
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
         ...
 
 

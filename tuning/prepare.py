@@ -26,17 +26,20 @@ def check_names(job: Job) -> None:
             and strategy do not go together.
     """
     create("adapters", job.adapter)
-    create("learners", job.learner)
+    learners = [create("learners", job.learner)]
     for codec in (job.codec_up, job.codec_down):
         create("codecs", codec)
     for tier in job.tiers:
         if tier.learner is not None:
-            create("learners", tier.learner)
+            learners.append(create("learners", tier.learner))
         if tier.codec is not None:
             create("codecs", tier.codec)
     for stage in job.stages:
         create("strategies", stage.strategy)
     check_agreement(job)
+    if job.data.unlabelled and not all(getattr(one, "unlabelled", False) for one in learners):
+        text = "every learner must have a use for them, as 'pseudo-labels' has"
+        raise ConfigError(f"data.unlabelled = true: {text}")
 
 
 def check_selectors(job: Job, layout: Layout) -> None:

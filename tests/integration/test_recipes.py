@@ -51,9 +51,7 @@ def table_of(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]
 
 
 def played(name: str, models: dict[str, Path], folder: Path) -> Run:
-    return fedloom.simulate(
-        table_of(name, models, folder), data=labelled_rows(), observer=Quiet()
-    )
+    return fedloom.simulate(table_of(name, models, folder), data=labelled_rows(), observer=Quiet())
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -82,7 +82,8 @@ def federation(learner: FakeLearner, pool: ThreadPoolExecutor, workers: int) -> 
 async def collect(learner: FakeLearner, given: dict[str, ClientTask]) -> list[ClientUpdate]:
     with ThreadPoolExecutor(3) as pool:
         dispatch = dispatcher(federation(learner, pool, 2), PARAMS, SIZES)
-        return [update async for update in dispatch(given)]
+        found = [update async for update in dispatch(given)]
+    return [update for update in found if isinstance(update, ClientUpdate)]
 
 
 def test_every_client_sends_its_own_delta() -> None:
