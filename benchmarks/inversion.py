@@ -1,7 +1,7 @@
 """What a far side can find out: tokens from hidden states, labels from gradients, defended or not.
 
 Usage, from anywhere: ``python benchmarks/inversion.py [--defences NAME ...] [--seeds N ...]
-[--rounds N]``. It needs the backbone ``minilm``. About three minutes on one free core. What it
+[--rounds N]``. It needs the backbone ``minilm``. Four to five minutes of one core. What it
 prints is explained in docs/security.md.
 """
 
@@ -118,9 +118,10 @@ def _tokens(
         if defence != "none" and block not in FEW:
             cells.append("")
             continue
-        pair = known.states[block], secret.states[block]
-        arrived = arriving(pair[0], split, 1), arriving(pair[1], split, 2)
-        cells.append(f"{regression_share(embedding, known, secret, arrived):.1%}")
+        arrived = arriving(secret.states[block], split, 2)
+        deviation = split.noise * split.clip
+        share = regression_share(embedding, known, secret, block, arrived, deviation)
+        cells.append(f"{share:.1%}")
     return cells
 
 

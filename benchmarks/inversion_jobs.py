@@ -18,10 +18,10 @@ DEFENCES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "none": {},
         "int8": {"codec_up": "int8"},
-        "clip": CLIPS,
         "noise 0.02": {**CLIPS, "noise": 0.02},
         "noise 0.1": {**CLIPS, "noise": 0.1},
         "noise 0.5": {**CLIPS, "noise": 0.5},
+        "noise 2": {**CLIPS, "noise": 2.0},
     }
 )
 """Keys of ``[split]``."""

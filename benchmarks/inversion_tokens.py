@@ -100,34 +100,41 @@ def lookup_share(backbone: FusedBackbone, known: Texts, secret: Texts, block: in
 
 
 def regression_share(
-    embedding: Embedding, known: Texts, secret: Texts, arrived: tuple[Tensor, Tensor]
+    embedding: Embedding,
+    known: Texts,
+    secret: Texts,
+    block: int,
+    arrived: Tensor,
+    deviation: float = 0.0,
 ) -> float:
     """The likeliest word, by a linear map from words to hidden states learned on known texts.
 
     Hidden states are taken for a linear map of the embedding of word and place, plus a Gaussian
-    rest with the covariance that it has in the known texts; words are as frequent as there. With
-    noise on hidden states that are embeddings still, nothing can do much better without context.
+    rest with the covariance that it has in the known texts, and noise on top; words are as frequent
+    as there. Where hidden states are embeddings still, that is the best guess without context.
 
     Args:
         embedding: of the backbone.
         known: the attacker's own texts.
         secret: those it is after.
-        arrived: hidden states of the known texts, defended by the attacker itself, and those that
-            arrived of the secret ones.
+        block: so many blocks lie below the cut.
+        arrived: what arrived of the secret hidden states, ``[n, d]``.
+        deviation: of the noise on it.
     """
-    first, there = known.states[0], arrived[0]
+    first, there = known.states[0], known.states[block]
     low, high = first.mean(0), there.mean(0)
     x, y = (first - low).double(), (there - high).double()
     map_ = torch.linalg.solve(_regular(x.T @ x, 1e-4), x.T @ y)
     rest = y - x @ map_
-    inverse = torch.linalg.inv(_regular(rest.T @ rest / len(rest), 1e-3))
+    spread = _regular(rest.T @ rest / len(rest), 1e-3)
+    inverse = torch.linalg.inv(spread + deviation**2 * torch.eye(len(spread), dtype=spread.dtype))
     pull, norm = (map_ @ inverse).float(), (map_ @ inverse @ map_.T).float()
     counts = torch.bincount(known.ids, minlength=len(embedding.tokens)).float() + 0.02
     prior, right = (counts / counts.sum()).log(), 0
     for place in PLACES:
         here = secret.places == place
         words = _embedded(embedding, place) - low
-        scores = (arrived[1][here] - high) @ pull.T @ words.T - (words @ norm * words).sum(1) / 2
+        scores = (arrived[here] - high) @ pull.T @ words.T - (words @ norm * words).sum(1) / 2
         right += int(((scores + prior).argmax(1) == secret.ids[here]).sum())
     return right / int(secret.asked().sum())
 

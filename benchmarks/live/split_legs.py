@@ -22,6 +22,7 @@ from fedloom.client.channel import _OPTIONS
 from fedloom.core.body import pieces
 from fedloom.tuning.activation_codecs import codec_named
 from fedloom.tuning.far import Far
+from fedloom.tuning.gang import Batch
 from fedloom.tuning.targets import Places
 from live.split_rate import server_of
 from live.split_server import ECHO, SPENT
@@ -53,6 +54,10 @@ class Legs:
     def count(self) -> int:
         """Bodies that go up in a step; as many come down."""
         return 1 if self._far_labels else 2
+
+    def batch(self) -> Batch:
+        """What goes up first."""
+        return Batch(self.hidden, self._packing, self._places if self._far_labels else None)
 
     def step(self, far: Far, step: int) -> None:
         """One step."""

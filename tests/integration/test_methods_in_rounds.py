@@ -31,7 +31,7 @@ def test_fwdllm_asks_the_same_clients_on_the_same_batches_until_it_moves(
         return accumulate(self, total, update)
 
     monkeypatch.setattr(Paced, "accumulate", listening)
-    table = table_of("fwdllm", text_model["classify"], tmp_path) | {"rounds": 4}
+    table = table_of("fwdllm", text_model, tmp_path) | {"rounds": 4}
     table["strategy"] |= {"tau": 1e-9, "patience": 3}
     table["local"]["batch_size"] = 4  # of a client's sixteen or so
     run = played(table)
@@ -47,7 +47,7 @@ def test_a_pools_client_sends_and_gets_less_than_18_kilobytes(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:
     # Up: of at most 20 directions of 4096 a number and a scalar, two bytes each: 200 take 800.
-    table = table_of("fedkseed", text_model["classify"], tmp_path)
+    table = table_of("fedkseed", text_model, tmp_path)
     table["local"] |= {"steps": 20}
     table |= {"rounds": 2, "clients_per_round": 2}
     run = played(table)
@@ -59,7 +59,7 @@ def test_a_pools_client_sends_and_gets_less_than_18_kilobytes(
 def test_split_units_of_one_client_are_plain_forward_gradients(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:
-    table = table_of("spry", text_model["classify"], tmp_path / "split")
+    table = table_of("spry", text_model, tmp_path / "split")
     table |= {"rounds": 2, "clients_per_round": 1}
     alone = {**table, "run": {**table["run"], "directory": str(tmp_path / "alone")}}
     table["strategy"] = {"name": "spry", "optimizer": "sgd", "lr": 1.0}
@@ -69,7 +69,7 @@ def test_split_units_of_one_client_are_plain_forward_gradients(
 
 def test_a_signs_step_has_one_length(text_model: dict[str, Path], tmp_path: Path) -> None:
     # FeedSign: lr times the one direction, whose coordinates have variance 1; five votes, no draw.
-    table = table_of("feedsign", text_model["classify"], tmp_path) | {"clients_per_round": 5}
+    table = table_of("feedsign", text_model, tmp_path) | {"clients_per_round": 5}
     run = played(table)
     change = run.history["metrics.delta_norm"][1:]
     expected = 1e-3 * np.sqrt(run.params.layout.size)

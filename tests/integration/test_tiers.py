@@ -29,7 +29,7 @@ def test_a_mixed_round_is_the_mean_by_what_updates_are_worth(
         return accumulate(self, total, update)
 
     monkeypatch.setattr(ZerothOrder, "accumulate", listening)
-    table = table_of("tiers", text_model["classify"], tmp_path) | {"rounds": 1}
+    table = table_of("tiers", text_model, tmp_path) | {"rounds": 1}
     table["clients_per_round"] = 12
     run = fedloom.simulate(table, data=labelled_rows(), observer=Quiet())
 
@@ -67,7 +67,7 @@ def test_a_mixed_round_is_the_mean_by_what_updates_are_worth(
 
 def test_what_each_kind_of_device_sends(text_model: dict[str, Path], tmp_path: Path) -> None:
     """A forward device sends the head and two bytes for each direction, the others tensors."""
-    table = table_of("tiers", text_model["classify"], tmp_path) | {"rounds": 1}
+    table = table_of("tiers", text_model, tmp_path) | {"rounds": 1}
     table["clients_per_round"] = 12
     alone = {**table, "tiers": [{**table["tiers"][2], "share": 1.0}]}
     up = fedloom.simulate(alone, data=labelled_rows(), observer=Quiet()).history["bytes_up"][-1]
