@@ -151,7 +151,7 @@ def table(name: str, models: dict[str, Path], folder: Path, **data: Any) -> dict
     found["backbone"] |= {"name": str(models["classify"]), "max_tokens": 32}
     found["data"] |= {"client": "client", "split": "split", "labels": 9, "label_clients": 3}
     found["data"] |= {"max_clients": 0, **data}
-    found["learner"] |= {"after": 1}
+    found["learner"] |= {"after": 1, "least": 0.0, "share": 0.2}
     found["run"] = {"directory": str(folder), "workers": 1, "cache_gb": 0.1, "cache_disk_gb": 0.0}
     return found | {"rounds": 4, "clients_per_round": 6, "evaluate": {"every": 4}}
 

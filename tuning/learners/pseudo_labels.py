@@ -112,11 +112,11 @@ class PseudoLabels:
         if not len(asked):
             return Lesson(known, given)
         sure = said(session, params, asked)
-        asked, sure = _above(asked, sure, self._least)
         draws = stream(own.seed, "pseudo-labels", round=own.round, client=own.client).uniform
-        confidence = sure.max(axis=1, initial=0.0).astype(np.float64)
+        confidence = sure.max(axis=1).astype(np.float64)
         told = sure.argmax(axis=1)
         picked = sampled(confidence, told, count, draws(len(asked)))
+        picked = picked[confidence[picked] >= self._least]
         pseudo = sure[picked] if self.soft else one_hot[told[picked]]
         rows, taught = np.concatenate((known, asked[picked])), np.concatenate((given, pseudo))
         return Lesson(rows, taught, len(picked))
@@ -141,13 +141,6 @@ class PseudoLabels:
         ]
         features = torch.cat(parts).numpy()
         return free[vote_k(features, round_up(self._keep * len(free)), self._neighbours)]
-
-
-def _above(
-    rows: Numbers, sure: NDArray[np.float32], least: float
-) -> tuple[Numbers, NDArray[np.float32]]:
-    kept = sure.max(axis=1) >= least
-    return rows[kept], sure[kept]
 
 
 def _idle(session: Session, params: Params, own: Assignment) -> LocalResult:
