@@ -26,6 +26,8 @@ SHAPES = ("minilm", "bert-base")
 def main() -> int:
     """Measure, print the tables, and write them unless the run is a quick one."""
     options = _parser().parse_args()
+    # Threads of one process that spin for work take the cores from the other one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     names = options.only or list(SECTIONS)
     with tempfile.TemporaryDirectory() as folder:
         _write_models(Path(folder))

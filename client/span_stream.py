@@ -1,8 +1,14 @@
-"""One stream to the far blocks: messages up from any thread, messages down in their order."""
+"""One stream to the far blocks: messages go up and come down in the thread that trains.
+
+No thread stands between gRPC and the one that trains, where each message would be handed on once
+more; another one only watches that what is waited for comes in time.
+"""
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -24,7 +30,7 @@ _SECONDS = 5.0
 
 
 class SpanStream:
-    """A stream that is open.
+    """A stream that is open. For one thread.
 
     Args:
         call: makes the call.
@@ -42,18 +48,18 @@ class SpanStream:
         *,
         patience: float = 60.0,
     ) -> None:
-        self._patience = patience
         self._up: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._down: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._send(pb.Up(open=opening))
-        self._cancel: Callable[[], object] = lambda: None
-        self._thread = threading.Thread(
-            target=self._read, args=(call,), name="fedloom-span", daemon=True
-        )
-        self._thread.start()
-        part = self._next()
-        if part.WhichOneof("part") != "ready":
-            raise self._strange(part)
+        self._watch = _Watch(patience)
+        self._down: Iterator[bytes] = call(self._parts(), self._watch.over)
+        self._watch.start()
+        try:
+            part = self._next()
+            if part.WhichOneof("part") != "ready":
+                raise self._strange(part)
+        except FedloomError:
+            self.close(over=False)
+            raise
         self.ready: Any = part.ready
 
     def send(self, leg: Any, body: Octets) -> None:
@@ -103,10 +109,13 @@ class SpanStream:
         if over:
             self._send(pb.Up(close=pb.Close()))
             self._up.put(None)
-            self._thread.join(_SECONDS)
-        self._cancel()
+            self._watch.patience = _SECONDS
+            with suppress(FedloomError):
+                while self._arrived():
+                    pass
+        self._watch.end()
         self._up.put(None)
-        self._thread.join(_SECONDS)
+        self._down = iter(())
 
     def _send(self, message: Any) -> None:
         self._up.put(bytes(message.SerializeToString()))
@@ -114,20 +123,6 @@ class SpanStream:
     def _parts(self) -> Iterator[bytes]:
         while (part := self._up.get()) is not None:
             yield part
-
-    def _begun(self, cancel: Callable[[], object]) -> None:
-        self._cancel = cancel
-
-    def _read(self, call: Call) -> None:
-        try:
-            for part in call(self._parts(), self._begun):
-                self._down.put(part)
-            text = "the far side ended the stream"
-            self._down.put(TransferError(text, code="unreachable", retry_after=0.0))
-        except FedloomError as error:
-            self._down.put(error)
-        finally:
-            self._up.put(None)
 
     def _next(self) -> Any:
         """The next message."""
@@ -145,14 +140,16 @@ class SpanStream:
 
     def _arrived(self) -> bytes:
         try:
-            found = self._down.get(timeout=self._patience)
-        except queue.Empty:
-            text = f"no answer of the far side for {self._patience:g} s"
+            with self._watch:
+                message = next(self._down, None)
+        except FedloomError:
+            if not self._watch.late:
+                raise
+            text = f"no answer of the far side for {self._watch.patience:g} s"
             raise TransferError(text, code="unreachable", retry_after=0.0) from None
-        if isinstance(found, FedloomError):
-            self._down.put(found)
-            raise found
-        message: bytes = found
+        if message is None:
+            text = "the far side ended the stream"
+            raise TransferError(text, code="unreachable", retry_after=0.0)
         return message
 
     def _strange(self, part: Any) -> TransferError:
@@ -166,3 +163,46 @@ def _read(message: bytes) -> Any:
     except DecodeError:
         text = f"{len(message)} bytes of the far side that are no message"
         raise TransferError(text, code="protocol") from None
+
+
+class _Watch(threading.Thread):
+    """Cancels a call whose next message does not come in time.
+
+    Args:
+        patience: seconds that it may take.
+
+    Attributes:
+        late: whether the call was cancelled for that.
+    """
+
+    def __init__(self, patience: float) -> None:
+        super().__init__(name="fedloom-span", daemon=True)
+        self.patience, self.late = patience, False
+        self._cancel: Callable[[], object] = lambda: None
+        self._until: float | None = None
+        self._ended = threading.Event()
+
+    def over(self, cancel: Callable[[], object]) -> None:
+        """What ends the call that is watched over."""
+        self._cancel = cancel
+
+    def __enter__(self) -> None:
+        """Something is waited for."""
+        self._until = time.monotonic() + self.patience
+
+    def __exit__(self, *_: object) -> None:
+        """It has come, or will not come."""
+        self._until = None
+
+    def end(self) -> None:
+        """End the call, now, and the watch."""
+        self._ended.set()
+        self._cancel()
+
+    def run(self) -> None:
+        """Look now and then: nobody is woken for every message."""
+        while not self._ended.wait(min(self.patience / 8, 1.0)):
+            until = self._until
+            if until is not None and time.monotonic() > until:
+                self.late = True
+                self._cancel()

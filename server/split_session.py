@@ -208,13 +208,16 @@ class Session:
         return found
 
     def _answer(self, leg: LegIn, tensor: Tensor) -> Answered:
-        if not is_finite(tensor):
-            text = f"step {leg.step}: what came of it is not finite"
-            raise SplitError(text, code="not-finite")
         what = "forward" if leg.kind == pb.FORWARD else "backward"
         purpose, opened = f"split.{what} down.{leg.step}", self.opened
         draw = stream(opened.seed, purpose, round=opened.round, client=self.client)
-        body = codec_named(opened.codec_down).encode(tensor, draw)
+        try:
+            body = codec_named(opened.codec_down).encode(tensor, draw)
+        except SplitError:
+            if is_finite(tensor):
+                raise
+            text = f"step {leg.step}: what came of it is not finite"
+            raise SplitError(text, code="not-finite") from None
         version = self.host.version(self.key)
         return Answered(leg.kind, leg.step, version, tuple(tensor.shape), body)
 

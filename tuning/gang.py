@@ -119,7 +119,8 @@ class Gang:
         """
         packing, hidden = self._joined(step, batches)
         places = _places(batches, packing, language=self._stage.language)
-        said, grad = self._stage.losses(self._name, step, hidden, packing, places, train=True)
+        every, grad = self._stage.losses(self._name, step, hidden, packing, places, train=True)
+        said = FarLosses(**{name: figures.cpu() for name, figures in vars(every).items()})
         grads = _apart(grad, packing, {n: b.packing for n, b in batches.items()})
         found, start = {}, 0
         for place, name in enumerate(batches):
@@ -178,9 +179,12 @@ def _places(batches: Mapping[str, Batch], packing: Packing, *, language: bool) -
 
 
 def _apart(values: Tensor, packing: Packing, packings: Mapping[str, Packing]) -> dict[str, Tensor]:
-    """Each client's own of ``[k, L, d]``, or of ``[k, b, d]`` where only some tokens are read."""
-    whole = values.shape[1] == packing.length
+    """Each client's own of ``[k, L, d]``, or of ``[k, b, d]`` where only some tokens are read.
+
+    They are in memory: from a GPU all come at once, and not one by one.
+    """
+    whole, here = values.shape[1] == packing.length, values.cpu()
     return {
-        name: values[i : i + 1, : own.length if whole else own.examples].contiguous()
+        name: here[i : i + 1, : own.length if whole else own.examples].contiguous()
         for i, (name, own) in enumerate(packings.items())
     }

@@ -221,7 +221,7 @@ class Stage:
         leaf, k = self._leaf(hidden), packing.clients
         with torch.set_grad_enabled(train):
             out = self._run(lane, leaf, packing)
-            one = lane.seen(packing)
+            one = lane.seen(packing).to(out.device)
             read = out.view(one.clients, -1, out.shape[-1])
             found = losses_at(self._side, lane.store, read, one, places, clients=k)
         if train:

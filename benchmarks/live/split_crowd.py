@@ -1,54 +1,108 @@
 """Many clients of one far side, one after the other or all at once: ``split_crowd.py ASKED``.
 
-Clients compute nothing: they go through the legs of their steps with tensors that are there. In
-``sequential`` they take turns; in ``concat`` every pass is the batches of all. Both servers
-run all the time, and are asked in turn. Beside it the same without streams: the stage's own calls,
-one client's batch after the other or all as one. One line of JSON.
+Clients compute nothing: they go through the legs of their steps with tensors that are there, and
+are in processes beside. In ``sequential`` they take turns; in ``concat`` every pass is the batches
+of all. Both servers run all the time, and are asked in turn. Beside it the same without streams:
+the stage's own calls, one client's batch or those of all at once. One line of JSON.
 """
 
 import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-from fedloom.client.span import RemoteFar
 from fedloom.tuning.gang import Gang
+from live.processes import Process, cpu_seconds, facts_of, started
 from live.split_legs import Legs
 from live.split_rate import server_of
-from live.split_setup import Asked, Sides
+from live.split_setup import Asked, Sides, far_of
 
 __all__ = ["measure"]
 
+PROGRAM = Path(__file__).with_name("split_clients.py")
+PROCESSES = 4
+
 
 def measure(asked: Asked) -> dict[str, float]:
-    """Steps of clients a second, one after the other and all at once."""
+    """Steps of clients a second, one after the other and all at once, and what the server did."""
     names = [f"c{i}" for i in range(asked.clients)]
-    with ExitStack() as ending:
-        modes = {m: replace(asked, mode=m) for m in ("sequential", "concat")}
-        ports = {mode: ending.enter_context(server_of(one)) for mode, one in modes.items()}
-        turn, gang = (Sides.load(modes[mode], asked.device) for mode in ports)
-        legs = Legs(gang)
-        fars = [ending.enter_context(gang.far(ports["concat"], name)) for name in names]
-        threads = ending.enter_context(ThreadPoolExecutor(asked.clients))
-        turns, joint = [], []
-        for number in range(asked.repeats + 1):  # the first to warm up
-            first = 1 + number * asked.steps
-            turns.append(_turns(turn, ports["sequential"], names, legs))
-            joint.append(_joint(threads, fars, legs, range(first, first + asked.steps)))
-        threads.shutdown()
-        one, every = (_computed(gang, legs, own) for own in (names[:1], names))
+    sides = Sides.load(replace(asked, mode="concat"), asked.device)
+    legs = Legs(asked, sides.width)
+    with (
+        server_of(replace(asked, mode="sequential")) as (port, process),
+        server_of(replace(asked, mode="concat")) as (other, beside),
+        _crowd(sides, names, other) as crowd,
+    ):
+        found = []
+        for turn in range(asked.repeats + 1):  # the first to warm up
+            alone = _spent(process, lambda: _turns(sides, port, names, legs))
+            first = 1 + turn * asked.steps
+            found.append((*alone, *_spent(beside, partial(_joint, crowd, asked, first))))
     many = asked.clients * asked.steps
-    ratios = [a / b for a, b in zip(turns[1:], joint[1:], strict=True)]
+    one, one_cpu, all_at_once, all_cpu = (
+        statistics.median(column) / many for column in zip(*found[1:], strict=True)
+    )
+    ratios = [row[0] / row[2] for row in found[1:]]
+    single, gang = (_computed(sides, legs, own) for own in (names[:1], names))
     return {
-        "sequential_per_second": many / statistics.median(turns[1:]),
-        "concat_per_second": many / statistics.median(joint[1:]),
+        "sequential_per_second": 1 / one,
+        "concat_per_second": 1 / all_at_once,
         "ratio": statistics.median(ratios),
-        "compute_ratio": asked.clients * one / every,
+        "sequential_cpu": 1000 * one_cpu,
+        "concat_cpu": 1000 * all_cpu,
+        "compute_ratio": asked.clients * single / gang,
     }
+
+
+@contextmanager
+def _crowd(sides: Sides, names: Sequence[str], port: int) -> Iterator[list[Process]]:
+    """Processes of clients whose sessions are open."""
+    plan = sides.plan()
+    said = json.dumps([plan.plan, plan.first, plan.last])
+    with ExitStack() as ending:
+        found = []
+        for i in range(min(PROCESSES, len(names))):
+            given = (sides.asked.to_json(), str(sides.width), said, str(port), *names[i::PROCESSES])
+            found.append(ending.enter_context(started((PROGRAM, *given))))
+        for process in found:
+            facts_of(process)
+        yield found
+
+
+def _spent(pid: int, call: Callable[[], float]) -> tuple[float, float]:
+    """Seconds that a call says it took, and processor seconds that a process took meanwhile."""
+    busy = cpu_seconds(pid)
+    seconds = call()
+    return seconds, cpu_seconds(pid) - busy
+
+
+def _turns(sides: Sides, port: int, names: Sequence[str], legs: Legs) -> float:
+    """Seconds for all of the clients' steps, client by client; connecting is left out."""
+    seconds = 0.0
+    for name in names:
+        with far_of(port, sides.plan(), name) as far:
+            began = time.perf_counter()
+            for step in range(1, sides.asked.steps + 1):
+                legs.step(far, step)
+            seconds += time.perf_counter() - began
+    return seconds
+
+
+def _joint(crowd: Sequence[Process], asked: Asked, first: int) -> float:
+    """Seconds for as many steps of all clients at once."""
+    began = time.perf_counter()
+    for process in crowd:
+        assert process.stdin is not None
+        process.stdin.write(f"{first} {asked.steps}\n")
+        process.stdin.flush()
+    for process in crowd:
+        facts_of(process)
+    return time.perf_counter() - began
 
 
 def _computed(sides: Sides, legs: Legs, names: Sequence[str]) -> float:
@@ -66,32 +120,6 @@ def _computed(sides: Sides, legs: Legs, names: Sequence[str]) -> float:
         found[-1].cpu()  # a GPU is waited for
         taken.append(time.perf_counter() - began)
     return statistics.median(taken[1:])
-
-
-def _turns(sides: Sides, port: int, names: Sequence[str], legs: Legs) -> float:
-    """Seconds for all of the clients' steps, client by client; connecting is left out."""
-    seconds = 0.0
-    for name in names:
-        with sides.far(port, name) as far:
-            began = time.perf_counter()
-            _steps(far, legs, range(1, sides.asked.steps + 1))
-            seconds += time.perf_counter() - began
-    return seconds
-
-
-def _joint(
-    threads: ThreadPoolExecutor, fars: Sequence[RemoteFar], legs: Legs, steps: range
-) -> float:
-    """Seconds for as many steps of all clients at once."""
-    began = time.perf_counter()
-    for done in [threads.submit(_steps, far, legs, steps) for far in fars]:
-        done.result()
-    return time.perf_counter() - began
-
-
-def _steps(far: RemoteFar, legs: Legs, steps: range) -> None:
-    for step in steps:
-        legs.step(far, step)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 import torch
 
+from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import _OPTIONS
 from fedloom.core.body import pieces
 from fedloom.tuning.activation_codecs import codec_named
@@ -26,7 +27,7 @@ from fedloom.tuning.gang import Batch
 from fedloom.tuning.targets import Places
 from live.split_rate import server_of
 from live.split_server import ECHO, SPENT
-from live.split_setup import Asked, Sides
+from live.split_setup import Asked, Sides, far_of
 
 __all__ = ["Legs", "measure"]
 
@@ -37,14 +38,15 @@ class Legs:
     """A client's legs of a step, without a client's computation.
 
     Args:
-        sides: whose legs.
+        asked: what is measured.
+        width: of hidden states.
     """
 
-    def __init__(self, sides: Sides) -> None:
-        asked, draws = sides.asked, torch.Generator().manual_seed(1)
+    def __init__(self, asked: Asked, width: int) -> None:
+        draws = torch.Generator().manual_seed(1)
         self._far_labels = asked.labels == "far"
-        self._packing = sides.packing()
-        shape = (1, asked.batch * asked.tokens, sides.model.backbone.shape.width)
+        self._packing = packing_of(Lengths(((asked.tokens,) * asked.batch,), None))
+        shape = (1, asked.batch * asked.tokens, width)
         self.hidden = torch.empty(shape).normal_(generator=draws)
         self.grad = torch.empty(shape).normal_(std=1e-4, generator=draws)
         many = np.arange(asked.batch)
@@ -101,13 +103,13 @@ class _Echo:
 
 def measure(asked: Asked) -> dict[str, float]:
     """Milliseconds of a step live, of its computation and of its bytes; medians."""
-    with server_of(asked) as port:
+    with server_of(asked) as (port, _):
         sides = Sides.load(asked)
-        legs, echo = Legs(sides), _Echo(port)
+        legs, echo = Legs(asked, sides.width), _Echo(port)
         body = codec_named(asked.codec).nbytes(legs.hidden.numel())
         parts = [bytes(part) for _, _, part in pieces(bytes(body))]
         live, compute, bare = [], [], []
-        with sides.far(port) as far:
+        with far_of(port, sides.plan()) as far:
             for step in range(1, asked.repeats + 3):  # two to warm up
                 before = echo.spent()
                 live.append(_ms(legs.step, far, step))

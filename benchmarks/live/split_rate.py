@@ -19,7 +19,7 @@ from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.learning import Assignment
 from fedloom.tuning.split_session import SplitSession
 from live.processes import facts_of, started
-from live.split_setup import TRAIN, Asked, Sides
+from live.split_setup import TRAIN, Asked, Sides, far_of
 
 __all__ = ["measure", "server_of"]
 
@@ -27,25 +27,25 @@ SERVER = Path(__file__).with_name("split_server.py")
 
 
 @contextmanager
-def server_of(asked: Asked) -> Iterator[int]:
-    """A server process of the far side; its port."""
+def server_of(asked: Asked) -> Iterator[tuple[int, int]]:
+    """A server process of the far side; its port, and the number of the process."""
     with (
         tempfile.TemporaryDirectory() as folder,
         started((SERVER, asked.to_json(), folder)) as process,
     ):
-        yield int(facts_of(process)["port"])
+        yield int(facts_of(process)["port"]), process.pid
 
 
 def measure(asked: Asked) -> dict[str, float]:
     """Seconds of a step, live and in one process."""
-    with server_of(asked) as port:
+    with server_of(asked) as (port, _):
         sides = Sides.load(asked)
         examples = sides.examples()
         whole = sides.model.session(sides.params, TRAIN, examples)
         alone, live = [], []
         for _ in range(asked.repeats + 1):  # the first to warm up
             alone.append(_seconds(whole, sides))
-            with sides.far(port) as far:
+            with far_of(port, sides.plan()) as far:
                 session = SplitSession(
                     sides.model, sides.params, TRAIN, examples, cut=sides.cut, fars=[far]
                 )

@@ -133,12 +133,12 @@ def _codec_table(results: Sequence[Result]) -> Table:
 
 
 def _crowd_table(results: Sequence[Result]) -> Table:
-    head = ["a client's step", "one by one, steps/s", "16 in `concat`, steps/s"]
-    out = [[*head, "x", "x, computation alone"]]
+    head = ["a client's step", "one by one, steps/s", "16 in `concat`, steps/s", "x"]
+    out = [[*head, "server CPU ms, one by one", "in `concat`", "x, computation alone"]]
     for result in results:
-        keys = ("sequential_per_second", "concat_per_second")
-        ratios = [_number(result, key, 2) for key in ("ratio", "compute_ratio")]
-        out.append([str(result["label"]), *(_number(result, key, 1) for key in keys), *ratios])
+        keys = ("sequential_per_second", "concat_per_second", "ratio")
+        more = ("sequential_cpu", "concat_cpu", "compute_ratio")
+        out.append([str(result["label"]), *(_number(result, key, 1) for key in (*keys, *more))])
     return out
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -12,8 +12,6 @@ import numpy as np
 import torch
 
 from fedloom.backbones.allocator import keep_large_blocks
-from fedloom.backbones.base import Packing
-from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import Channel
 from fedloom.client.span import RemoteFar, SpanPlan
 from fedloom.core.component import Component
@@ -27,7 +25,7 @@ from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.ordering import StageOptions
 from fedloom.tuning.stage import Stage
 
-__all__ = ["TRAIN", "Asked", "Sides"]
+__all__ = ["TRAIN", "Asked", "Sides", "far_of"]
 
 TRAIN = ("*",)
 CLASSES = 2
@@ -119,7 +117,7 @@ class Sides:
     @cached_property
     def terms(self) -> Terms:
         """What the far side takes."""
-        cut, width = self.cut, self.model.backbone.shape.width
+        cut, width = self.cut, self.width
         far, sessions = cut.labels == "far", 2 * self.asked.clients + 8
         return Terms("measured", cut.first, cut.last, width, labels=far, sessions=sessions)
 
@@ -141,31 +139,26 @@ class Sides:
         offsets = np.arange(0, len(ids) + 1, tokens)
         return TextExamples(ids, offsets, labels=draws.integers(0, CLASSES, count))
 
-    def packing(self) -> Packing:
-        """Where the tokens of one batch lie."""
-        return packing_of(Lengths(((self.asked.tokens,) * self.asked.batch,), None))
+    @property
+    def width(self) -> int:
+        """Of hidden states."""
+        return self.model.backbone.shape.width
 
-    @contextmanager
-    def far(self, port: int, client: str = "device") -> Iterator[RemoteFar]:
-        """The far side behind a port, on a connection of its own; the session is open."""
-        channel = Channel("127.0.0.1", port, name=client)
-        try:
-            found = RemoteFar(channel.split, self.plan(client))
-            found.open()
-            yield found
-            found.close()
-        finally:
-            channel.close()
-
-    def plan(self, client: str) -> SpanPlan:
+    def plan(self) -> SpanPlan:
         """What a session is opened with."""
         cut, codec = self.cut, self.asked.codec
-        return SpanPlan(
-            self.terms.plan,
-            cut.first,
-            cut.last,
-            up=codec,
-            down=codec,
-            client=client,
-            far_labels=cut.labels == "far",
-        )
+        far = cut.labels == "far"
+        return SpanPlan(self.terms.plan, cut.first, cut.last, up=codec, down=codec, far_labels=far)
+
+
+@contextmanager
+def far_of(port: int, plan: SpanPlan, client: str = "device") -> Iterator[RemoteFar]:
+    """The far side behind a port, on a connection of its own; the session is open."""
+    channel = Channel("127.0.0.1", port, name=client)
+    try:
+        found = RemoteFar(channel.split, replace(plan, client=client))
+        found.open()
+        yield found
+        found.close()
+    finally:
+        channel.close()
