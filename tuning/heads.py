@@ -15,7 +15,7 @@ from fedloom.tuning.base import Task
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.store import Store
 
-__all__ = ["HEAD", "OWN", "heads_of", "mean_logits", "owns_head"]
+__all__ = ["HEAD", "OWN", "heads_of", "mean_logits", "mean_of", "owns_head"]
 
 HEAD = "head"
 """The block of every head."""
@@ -89,7 +89,7 @@ def mean_logits(hidden: Tensor, mask: Tensor | None, *, store: Store, task: Task
     if head is None:
         raise TypeError(f"site {OWN!r}: nothing is attached after it")
     # A method of the peft library may put tokens before the text; they are not part of the mean.
-    pooled = _mean(hidden if mask is None else hidden[:, -mask.shape[1] :], mask)
+    pooled = mean_of(hidden if mask is None else hidden[:, -mask.shape[1] :], mask)
     if task.normalize:
         pooled = functional.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
     pooled = pooled.view(store.clients, -1, pooled.shape[-1])
@@ -97,7 +97,7 @@ def mean_logits(hidden: Tensor, mask: Tensor | None, *, store: Store, task: Task
     return attach(pooled, blank, head, store.anchor).flatten(0, 1)
 
 
-def _mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+def mean_of(hidden: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over each row's tokens, float32 ``[n, d]``."""
     if mask is None:
         return hidden.float().mean(1)
