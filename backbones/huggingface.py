@@ -18,6 +18,8 @@ __all__ = ["is_linear", "linears_of", "load", "norm_kind", "norms_of"]
 
 _AUTO = {
     ("classify", "mean"): "AutoModel",
+    ("classify", "last"): "AutoModel",
+    ("classify", "mask"): "AutoModel",
     ("classify", "model"): "AutoModelForSequenceClassification",
     ("causal-lm", "mean"): "AutoModelForCausalLM",
     ("causal-lm", "model"): "AutoModelForCausalLM",
@@ -46,7 +48,7 @@ def load(
     options: dict[str, Any] = {"dtype": dtype}
     if pooling == "model" and task != "causal-lm":
         options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
-    if task == "classify" and pooling == "mean":
+    if task == "classify" and pooling != "model":
         options |= {"add_pooling_layer": False}
     model, new = _read(getattr(transformers, _AUTO[(task, pooling)]), folder, options)
     if task != "classify-image" and getattr(model.config, "pad_token_id", None) is None:

@@ -40,19 +40,21 @@ class _Examples:
 
 
 def pack(
-    examples: Sequence[Sequence[NDArray[np.int32]]], *, read: Read, buckets: bool = True
+    examples: Sequence[Sequence[NDArray[np.int32]]], *, read: Read | int, buckets: bool = True
 ) -> Packing:
     """Pack token arrays of k clients.
 
     Args:
         examples: for each client its examples, each int ``[tokens]``; clients may hold different
             numbers of examples of different lengths.
-        read: the token of each example that the task reads, or None where it reads all.
+        read: the token of each example that the task reads: the first, the last, or the one of an
+            id; None where it reads all.
         buckets: put examples whose lengths round up to the same power of two into one grid; off,
             there is one grid as long as the longest example.
 
     Raises:
-        DataError: there is no client, no example at all, or an example without tokens.
+        DataError: there is no client, no example at all, or an example without tokens, or without
+            exactly one of the id that it is read at.
     """
     placed = _place(examples)
     flat = np.concatenate([np.asarray(e, np.int64) for client in examples for e in client])
@@ -61,6 +63,7 @@ def pack(
     ids = np.zeros(placed.clients * placed.length, np.int64)
     positions = np.zeros_like(ids)
     ids[where], positions[where] = flat, within
+    asked = _of_id(placed, flat, read) if isinstance(read, int) else read
     grids, back = _grids(placed, buckets)
     shape = (placed.clients, placed.length)
     return Packing(
@@ -71,7 +74,7 @@ def pack(
         positions=torch.from_numpy(positions).view(shape),
         grids=grids,
         back=back,
-        read=_read(placed, read),
+        read=_read(placed, asked),
         regular=_regular(placed),
         useful=len(flat) / len(ids),
     )
@@ -153,10 +156,22 @@ def _grids(placed: _Examples, buckets: bool) -> tuple[tuple[Grid, ...], Tensor]:
     return tuple(grids), torch.from_numpy(back)
 
 
-def _read(placed: _Examples, read: Read) -> Tensor | None:
+def _of_id(placed: _Examples, flat: Ints, token: int) -> Ints:
+    """Where in each example the token is, ``[E]``."""
+    found = np.flatnonzero(flat == token)
+    owner = np.repeat(np.arange(len(placed.sizes)), placed.sizes)[found]
+    if not np.array_equal(owner, np.arange(len(placed.sizes))):
+        text = f"an example does not hold token {token} once, at which it is read"
+        raise DataError(f"pack: {text}")
+    places: Ints = found - (np.cumsum(placed.sizes) - placed.sizes)
+    return places
+
+
+def _read(placed: _Examples, read: Read | Ints) -> Tensor | None:
     if read is None:
         return None
     index = np.repeat(np.arange(placed.clients) * placed.length, placed.most)
-    last = placed.sizes - 1 if read == "last" else 0
-    index[placed.rows] = placed.starts + last
+    ends = {"first": np.zeros_like(placed.sizes), "last": placed.sizes - 1}
+    within = ends[read] if isinstance(read, str) else read
+    index[placed.rows] = placed.starts + within
     return torch.from_numpy(index).view(placed.clients, placed.most)

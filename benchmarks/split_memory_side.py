@@ -89,7 +89,7 @@ def corpus() -> Corpus:
 
 def model_in(folder: Path, held: frozenset[str] | None, *, split: bool) -> FusedModel:
     """The model of the job, in this process."""
-    found = model_of(job(split), folder, 2, dtype=torch.float32, device=CPU, held=held)
+    found = model_of(job(split), folder, ("0", "1"), dtype=torch.float32, device=CPU, held=held)
     if not isinstance(found, FusedModel):
         raise TypeError(f"{folder}: no model of the fused engine")
     return found

@@ -90,7 +90,7 @@ class Worker:
     def _built(self) -> CohortModel:
         job = self.manifest.job
         dtype = dtype_of(job.backbone, self._device, log.debug)
-        classes = len(self.manifest.classes)
+        classes = self.manifest.classes
         held = None if self.split is None else self.split.held
         model = model_of(job, self.folder, classes, dtype=dtype, device=self._device, held=held)
         if model.layout.digest != self.manifest.layout:

@@ -13,6 +13,7 @@ from fedloom.core.config import build, merge
 from fedloom.core.emulation import EmulatorConfig
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import ALL, NONE, Selector
+from fedloom.core.patterns import check_pattern, check_words
 from fedloom.core.registry import Component
 from fedloom.core.running import RunConfig
 from fedloom.core.serving import ServerConfig
@@ -41,8 +42,15 @@ class BackboneConfig:
         name: ``minilm``, ``smollm2``, a folder in transformers' format, or a hub name.
         task: ``classify`` (text), ``causal-lm`` or ``classify-image``.
         pooling: what a classifier reads: ``model`` (the model's own way: first token, pooler, last
-            token) or ``mean`` (the mean over tokens, as sentence encoders are trained).
-        head_init: ``zeros`` or ``normal`` (standard deviation 0.02) for a new head.
+            token), ``mean`` (the mean over tokens, as sentence encoders are trained), ``last``
+            (the last token, from which a language model goes on) or ``mask`` (the place of
+            ``{mask}`` in the pattern, as a masked language model reads it).
+        head_init: ``zeros`` or ``normal`` (standard deviation 0.02) for a new head, or ``words``:
+            it says from the start which class's word the backbone knows to fit best.
+        pattern: what stands around each text: ``{text}``, and ``{mask}`` where the model predicts
+            at a place (``mask`` only); empty for the text alone.
+        words: for a head of words a word or phrase for each class, in the order of the classes;
+            empty for the classes' names.
         normalize: scale the pooled vector to length sqrt(width) before the head (``mean`` only).
         max_tokens: longer texts are cut.
         dtype: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 where the processor multiplies it
@@ -55,6 +63,8 @@ class BackboneConfig:
     task: str = "classify"
     pooling: str = "mean"
     head_init: str = "zeros"
+    pattern: str = ""
+    words: tuple[str, ...] = ()
     normalize: bool = False
     max_tokens: int = 64
     dtype: str = "float32"
@@ -63,11 +73,18 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         _one_of("backbone.task", self.task, ("classify", "causal-lm", "classify-image"))
-        _one_of("backbone.pooling", self.pooling, ("mean", "model"))
-        _one_of("backbone.head_init", self.head_init, ("zeros", "normal"))
+        _one_of("backbone.pooling", self.pooling, ("mean", "model", "last", "mask"))
+        _one_of("backbone.head_init", self.head_init, ("zeros", "normal", "words"))
         _one_of("backbone.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         _one_of("backbone.engine", self.engine, ("auto", "fused", "transformers"))
         require(self.max_tokens >= 2, "backbone.max_tokens", self.max_tokens, "2 or more")
+        check_pattern(self.pattern, task=self.task, pooling=self.pooling)
+        if self.head_init == "words":
+            said = {"pattern": self.pattern, "task": self.task, "pooling": self.pooling}
+            check_words(self.words, **said)
+        else:
+            text = f"none: the head starts from backbone.head_init = {self.head_init!r}"
+            require(not self.words, "backbone.words", self.words, text)
 
 
 @dataclass(frozen=True)

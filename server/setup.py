@@ -60,7 +60,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     if job.data.labels:
         note("data.labels is of simulations: the rows of devices say which of them have a label")
     dtype = dtype_of(job.backbone, device, note)
-    model = model_of(job, folder, len(classes), dtype=dtype, device=device)
+    model = model_of(job, folder, classes, dtype=dtype, device=device)
     _check_judged(job, known=corpus is not None)
     check_selectors(job, model.layout)
     split, cuts = _split(job, model, note)

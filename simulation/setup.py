@@ -136,7 +136,7 @@ def prepare(
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
     )
-    model = model_of(job, folder, len(corpus.classes), dtype=dtype, device=device)
+    model = model_of(job, folder, corpus.classes, dtype=dtype, device=device)
     if model.note:
         observer.note(model.note)
     check_selectors(job, model.layout)

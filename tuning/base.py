@@ -129,9 +129,12 @@ class Task:
     Attributes:
         kind: ``classify``, ``causal-lm`` or ``classify-image``.
         classes: number of classes (0 for a language model).
-        pooling: what a classifier reads: ``model`` or ``mean``.
+        pooling: what a classifier reads: ``model``, ``mean``, ``last`` or ``mask``.
         normalize: scale the pooled vector to length sqrt(width) (``mean`` only).
-        head_init: how a new head starts: ``zeros`` or ``normal``.
+        head_init: how a new head starts: ``zeros``, ``normal`` or ``words``.
+        mask: token id of the place that is read (``mask`` only).
+        words: for a head of words the token ids of each class's: of a whole text to be read
+            (``mean``), or of the one token that answers (``last``, ``mask``).
     """
 
     kind: str = "classify"
@@ -139,6 +142,8 @@ class Task:
     pooling: str = "mean"
     normalize: bool = False
     head_init: str = "zeros"
+    mask: int = -1
+    words: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.backbones.base import Packing
-from fedloom.backbones.packing import pack, pack_images
+from fedloom.backbones.packing import Read, pack, pack_images
 from fedloom.tuning.base import Rows
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 
@@ -40,23 +40,26 @@ class Batches:
         model, examples = self._model, self._examples
         lengths = self.lengths[filled(rows)]
         same = bool((lengths == lengths[0]).all())
+        read = model.read
         if isinstance(examples, ImageExamples):
-            return self._regular(rows, int(lengths[0]))
+            assert not isinstance(read, int)
+            return self._regular(rows, int(lengths[0]), read)
         assert isinstance(examples, TextExamples)
-        if same and len({len(r) for r in rows}) == 1:
-            packing = self._regular(rows, int(lengths[0]))
+        # Where the token of an id is, each example says itself.
+        if same and not isinstance(read, int) and len({len(r) for r in rows}) == 1:
+            packing = self._regular(rows, int(lengths[0]), read)
             starts = examples.offsets[np.concatenate(rows)]
             ids = examples.tokens[starts[:, None] + np.arange(lengths[0])].astype(np.int64)
             own = torch.from_numpy(ids).view(packing.positions.shape)
             return replace(packing, ids=own.to(model.backbone.device))
         pieces = [[examples.ids(int(i)) for i in own] for own in rows]
-        return pack(pieces, read=model.read).to(model.backbone.device)
+        return pack(pieces, read=read).to(model.backbone.device)
 
-    def _regular(self, rows: Rows, tokens: int) -> Packing:
+    def _regular(self, rows: Rows, tokens: int, read: Read) -> Packing:
         """Clients with equally many examples of one length, without ids; made once per shape."""
         key = len(rows), max(len(r) for r in rows), tokens
         if key not in self._grids:
-            packing = pack_images(*key, read=self._model.read)
+            packing = pack_images(*key, read=read)
             self._grids[key] = packing.to(self._model.backbone.device)
         return self._grids[key]
 

@@ -23,6 +23,7 @@ from fedloom.tuning.base import Exported, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, heads_of, owns_head
+from fedloom.tuning.module_words import mask_head_of, word_start
 from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
 from fedloom.tuning.peft_format import arguments_of, auto_of
 from fedloom.tuning.store import Store
@@ -61,6 +62,7 @@ class BridgedModel:
         self.folder, self.method, self.task = folder, method, task
         self.dtype, self.device = dtype, device
         self.lock = threading.Lock()  # parameters are exchanged while the model is called
+        self.mask_head = mask_head_of(folder, task, device)
         self.module, self.own_heads = self._load(0)
         self.pad = int(getattr(self.module.config, "pad_token_id", None) or 0)
         self.parameters = _trainable(self.module)
@@ -84,7 +86,8 @@ class BridgedModel:
             device=self.device,
         )
         base = "" if owns_head(task) else str(cast(Any, module).base_model_prefix)
-        heads = heads_of(module, linears_of(module, base), task, new)
+        start = word_start(module, self.folder, task, self.mask_head)
+        heads = heads_of(module, linears_of(module, base), task, new, start=start)
         inner = [] if owns_head(task) else heads
         for head in inner:
             for name, value in head.initial(seed).items():
@@ -202,7 +205,13 @@ class BridgedSession:
         with model.lock:
             out = functional_call(model.module, given, kwargs=inputs)
         return padded_losses(
-            out, inputs, store=store, task=model.task, examples=self._examples, rows=rows
+            out,
+            inputs,
+            store=store,
+            task=model.task,
+            examples=self._examples,
+            rows=rows,
+            mask_head=model.mask_head,
         )
 
 

@@ -1,20 +1,20 @@
 """From a model folder and a choice of adapter to a `CohortModel`, on the best engine there is."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.job import Job
 from fedloom.core.registry import Component, create
+from fedloom.tuning.asking import task_of
 from fedloom.tuning.base import Adapter, CohortModel, Task
 
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
+    from fedloom.tuning.word_heads import Start
 
 __all__ = ["build_model", "model_of"]
 
@@ -22,7 +22,7 @@ __all__ = ["build_model", "model_of"]
 def model_of(
     job: Job,
     folder: Path,
-    classes: int,
+    classes: Sequence[str],
     *,
     dtype: torch.dtype,
     device: torch.device,
@@ -30,17 +30,20 @@ def model_of(
 ) -> CohortModel:
     """The model that a job asks for, from the folder of its backbone; `held` as in `build_model`.
 
+    Args:
+        job: the job.
+        folder: of its backbone.
+        classes: their names, in order.
+        dtype: of the frozen weights and activations.
+        device: where it runs.
+        held: the blocks whose frozen weights are read; None for all.
+
     Raises:
         ModelError: the folder holds no model that an engine can read.
-        ConfigError: the adapter does not fit the model.
+        ConfigError: the adapter does not fit the model, or the words do not fit the classes or
+            the backbone.
     """
-    task = Task(
-        kind=job.backbone.task,
-        classes=classes,
-        pooling=job.backbone.pooling,
-        normalize=job.backbone.normalize,
-        head_init=job.backbone.head_init,
-    )
+    task = task_of(job.backbone, folder, classes)
     engine = "auto" if held is None else "fused"
     if job.backbone.engine != "auto":
         engine = job.backbone.engine
@@ -104,20 +107,23 @@ def _fused(
     held: Collection[str] | None,
 ) -> "FusedModel":
     from fedloom.backbones.fused import load_fused
+    from fedloom.backbones.mask_head import load_mask_head
     from fedloom.tuning.fused_model import FusedModel
+    from fedloom.tuning.word_heads import fused_words
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a model in transformers' format")
     backbone = load_fused(folder, dtype=dtype, device=device, held=held)
+    mask_head = load_mask_head(folder, device) if task.pooling == "mask" else None
     head = None
-    if task.kind != "causal-lm" and task.pooling == "model":
+    if task.words:
+        head = fused_words(backbone, task, mask_head)
+    elif task.kind != "causal-lm" and task.pooling == "model":
         head = _saved_head(folder, backbone.shape.width, task.classes)
-    return FusedModel(backbone, adapter, task, head=head)
+    return FusedModel(backbone, adapter, task, head=head, mask_head=mask_head)
 
 
-def _saved_head(
-    folder: Path, width: int, classes: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None] | None:
+def _saved_head(folder: Path, width: int, classes: int) -> "Start | None":
     """The checkpoint's own classifier, where it has one of this shape."""
     from fedloom.backbones.checkpoint import open_checkpoint
     from fedloom.backbones.head import SAVED_HEADS

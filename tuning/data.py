@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from fedloom.core.errors import ConfigError, DataError, require
 from fedloom.core.job import DataConfig
+from fedloom.core.patterns import Pattern
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.labels import class_numbers
+from fedloom.tuning.patterned import tokenize_within
 from fedloom.tuning.reading import Reading
 from fedloom.tuning.splits import owners, split_rows
 from fedloom.tuning.tables import Table, array_names, read_table, table_of
@@ -200,7 +202,11 @@ def _texts(
         raise ConfigError(f"backbone.task = {reading.task!r}: needs a tokenizer")
     texts = _strings(table, config.text, rows)
     if labels is not None:
-        examples = tokenize(texts, reading.tokenizer, reading.max_tokens)
+        read = reading.tokenizer, reading.max_tokens
+        if reading.pattern == Pattern():
+            examples = tokenize(texts, *read)
+        else:
+            examples = tokenize_within(texts, *read, reading.pattern)
         return replace(examples, labels=labels[rows])
     prompts = _strings(table, config.prompt, rows) if config.prompt else None
     return tokenize_causal(

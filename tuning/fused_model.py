@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedloom.backbones.base import Linear, Sites
 from fedloom.backbones.fused import FusedBackbone
+from fedloom.backbones.mask_head import MaskHead
 from fedloom.backbones.packing import Read
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
@@ -20,10 +21,12 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.frozen import FrozenModules
 from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession
+from fedloom.tuning.heads import owns_head
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.prefix import CacheLimits, PrefixCache
 from fedloom.tuning.recall import Recall
+from fedloom.tuning.word_heads import Start
 
 __all__ = ["FusedModel"]
 
@@ -39,7 +42,8 @@ class FusedModel:
         backbone: the frozen side.
         adapter: what is attached.
         task: what it is trained for.
-        head: weight and bias of the checkpoint's own head, where it has one.
+        head: weight and bias that the head starts with; None where it starts as the task says.
+        mask_head: what hidden states at the mask go through, where the task reads them there.
         held: the blocks whose parts this side has; None for all. See `holding`.
     """
 
@@ -52,15 +56,16 @@ class FusedModel:
         adapter: Adapter,
         task: Task,
         *,
-        head: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None,
+        head: Start | None = None,
+        mask_head: MaskHead | None = None,
         held: Collection[str] | None = None,
     ) -> None:
         self.backbone, self.adapter, self.task = backbone, adapter, task
         self.depth = backbone.shape.depth
         layers = {f"layer.{i}" for i in range(self.depth)}
         self._own_depth = self.depth if held is None else len(layers.intersection(held))
-        own = task.pooling == "mean" and task.kind != "causal-lm"
-        self.base = "" if own else f"{backbone.prefix}."
+        self.mask_head = mask_head
+        self.base = "" if owns_head(task) else f"{backbone.prefix}."
         self.catalog = self._make_catalog()
         heads = [] if task.kind == "causal-lm" else [self._head(head)]
         self.head_name = heads[0].module if heads else ""
@@ -71,7 +76,14 @@ class FusedModel:
 
     def holding(self, blocks: Collection[str]) -> "FusedModel":
         """One side of this model where it is split: only the parts of some blocks are its own."""
-        return FusedModel(self.backbone, self.adapter, self.task, head=self._given, held=blocks)
+        return FusedModel(
+            self.backbone,
+            self.adapter,
+            self.task,
+            head=self._given,
+            mask_head=self.mask_head,
+            held=blocks,
+        )
 
     def _make_catalog(self) -> Catalog:
         backbone, base = self.backbone, self.base
@@ -88,9 +100,7 @@ class FusedModel:
             lambda name: tensors.of(name.removeprefix(base)),
         )
 
-    def _head(
-        self, given: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None
-    ) -> HeadPart:
+    def _head(self, given: Start | None) -> HeadPart:
         family, task = self.backbone.shape.family, self.task
         scored = task.pooling == "model" and family in SCORE
         name = "score" if scored else "classifier"
@@ -111,10 +121,14 @@ class FusedModel:
         return kept + self.backbone.input_bytes_per_token() * len(full)
 
     @property
-    def read(self) -> Read:
-        """Which token of each example is read: ``first``, ``last``, or None for all."""
+    def read(self) -> Read | int:
+        """Which token of each example is read: as `pack` takes it."""
         if self.task.kind == "causal-lm" or self.task.pooling == "mean":
             return None
+        if self.task.pooling == "mask":
+            return self.task.mask
+        if self.task.pooling == "last":
+            return "last"
         return "last" if self.backbone.shape.causal else "first"
 
     def exported(self) -> Exported:

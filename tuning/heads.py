@@ -1,21 +1,25 @@
-"""The classifiers of `transformers` models: their own, or ours on mean-pooled hidden states."""
+"""The classifiers of `transformers` models: their own, or ours on hidden states that we pool."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedloom.backbones.base import Linear
+from fedloom.backbones.mask_head import MaskHead
 from fedloom.core.errors import ModelError
 from fedloom.tuning.attach import attach
 from fedloom.tuning.base import Task
 from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.store import Store
+from fedloom.tuning.word_heads import Start
 
-__all__ = ["HEAD", "OWN", "heads_of", "mean_logits", "mean_of", "owns_head"]
+__all__ = ["HEAD", "OWN", "heads_of", "mean_of", "own_logits", "owns_head"]
 
 HEAD = "head"
 """The block of every head."""
@@ -24,12 +28,17 @@ OWN = "classifier"
 
 
 def owns_head(task: Task) -> bool:
-    """Whether the head is ours: pooled by mean, outside the `transformers` model."""
-    return task.pooling == "mean" and task.kind != "causal-lm"
+    """Whether the head is ours, on what we pool outside the `transformers` model."""
+    return task.pooling != "model" and task.kind != "causal-lm"
 
 
 def heads_of(
-    module: Any, linears: Iterable[Linear], task: Task, new: frozenset[str]
+    module: Any,
+    linears: Iterable[Linear],
+    task: Task,
+    new: frozenset[str],
+    *,
+    start: Start | None = None,
 ) -> list[HeadPart]:
     """The heads that a task trains in full; none for a language model.
 
@@ -39,6 +48,7 @@ def heads_of(
         task: what it is trained for.
         new: tensors of the model that its folder does not hold. Of new heads in a row the last
             starts as the task says and the others at random, so that gradients reach them.
+        start: weight and bias that a head of ours starts with; None as the task says.
 
     Raises:
         ModelError: the model has no head outside its base model.
@@ -47,7 +57,8 @@ def heads_of(
         return []
     if owns_head(task):
         linear = Linear(OWN, HEAD, int(module.config.hidden_size), task.classes)
-        return [HeadPart(linear, init=task.head_init)]
+        weight, bias = start or (None, None)
+        return [HeadPart(linear, weight=weight, bias=bias, init=task.head_init)]
     found = [linear for linear in linears if linear.block == HEAD]
     if not found:
         raise ModelError(f"{type(module).__name__}: no head outside its base model")
@@ -76,25 +87,54 @@ def _array(tensor: Any) -> NDArray[np.float32]:
     return array
 
 
-def mean_logits(hidden: Tensor, mask: Tensor | None, *, store: Store, task: Task) -> Tensor:
+def own_logits(
+    hidden: Tensor,
+    inputs: Mapping[str, Tensor],
+    *,
+    store: Store,
+    task: Task,
+    mask_head: MaskHead | None = None,
+) -> Tensor:
     """What our head says: logits ``[k * b, C]``.
 
     Args:
         hidden: ``[k * b, T, d]``, the model's last hidden states.
-        mask: ``[k * b, T]``, one where there is a token; None where all are.
+        inputs: what the model was called with: ``input_ids`` and ``attention_mask``,
+            ``[k * b, T]`` both, or images.
         store: the rows of the cohort, with the head among its sites.
         task: what the model is trained for.
+        mask_head: what hidden states at the mask go through.
     """
     head = store.sites[OWN].after
     if head is None:
         raise TypeError(f"site {OWN!r}: nothing is attached after it")
-    # A method of the peft library may put tokens before the text; they are not part of the mean.
-    pooled = mean_of(hidden if mask is None else hidden[:, -mask.shape[1] :], mask)
-    if task.normalize:
-        pooled = functional.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+    pooled = _pooled(hidden, inputs, task, mask_head)
     pooled = pooled.view(store.clients, -1, pooled.shape[-1])
     blank = pooled.new_zeros(*pooled.shape[:2], task.classes)
     return attach(pooled, blank, head, store.anchor).flatten(0, 1)
+
+
+def _pooled(
+    hidden: Tensor, inputs: Mapping[str, Tensor], task: Task, mask_head: MaskHead | None
+) -> Tensor:
+    """What the head reads, float32 ``[k * b, d]``."""
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        # A method of the peft library may put tokens before the text; they are no part of it.
+        hidden = hidden[:, -mask.shape[1] :]
+    if task.pooling == "mean":
+        pooled = mean_of(hidden, mask)
+        if not task.normalize:
+            return pooled
+        return functional.normalize(pooled, dim=-1) * math.sqrt(pooled.shape[-1])
+    if mask is None:
+        raise TypeError(f"pooling {task.pooling!r}: it reads a token of a text")
+    asked = inputs["input_ids"] == task.mask
+    place = mask.sum(1) - 1 if task.pooling == "last" else asked.int().argmax(1)
+    read = hidden[torch.arange(len(hidden), device=hidden.device), place].float()
+    if mask_head is not None:
+        read = mask_head(read)
+    return read
 
 
 def mean_of(hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloom.backbones.mask_head import MaskHead
 from fedloom.tuning.base import Losses, Rows, Task
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
-from fedloom.tuning.heads import mean_logits, owns_head
+from fedloom.tuning.heads import own_logits, owns_head
 from fedloom.tuning.losses import class_losses, client_losses
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import next_tokens, padded_starts
@@ -62,7 +63,14 @@ def _padded(
 
 
 def padded_losses(
-    out: Any, inputs: dict[str, Tensor], *, store: Store, task: Task, examples: Examples, rows: Rows
+    out: Any,
+    inputs: dict[str, Tensor],
+    *,
+    store: Store,
+    task: Task,
+    examples: Examples,
+    rows: Rows,
+    mask_head: MaskHead | None = None,
 ) -> Losses:
     """Each client's loss.
 
@@ -73,22 +81,29 @@ def padded_losses(
         task: what the model is trained for.
         examples: the data.
         rows: the examples of each client.
+        mask_head: what hidden states at the mask go through.
     """
     if isinstance(examples, TextExamples) and task.kind == "causal-lm":
         return _language(out.logits, examples, rows, inputs["input_ids"].shape[1])
     if examples.labels is None:
         raise TypeError(f"task {task.kind!r}: the examples have no labels")
-    logits = padded_logits(out, inputs, store=store, task=task)
+    logits = padded_logits(out, inputs, store=store, task=task, mask_head=mask_head)
     return class_losses(logits, examples.labels, rows)
 
 
-def padded_logits(out: Any, inputs: dict[str, Tensor], *, store: Store, task: Task) -> Tensor:
+def padded_logits(
+    out: Any,
+    inputs: dict[str, Tensor],
+    *,
+    store: Store,
+    task: Task,
+    mask_head: MaskHead | None = None,
+) -> Tensor:
     """What a classifier says, ``[k * b, C]``; the arguments are those of `padded_losses`."""
     if not owns_head(task):
         logits: Tensor = out.logits
         return logits
-    mask = inputs.get("attention_mask")
-    return mean_logits(out.last_hidden_state, mask, store=store, task=task)
+    return own_logits(out.last_hidden_state, inputs, store=store, task=task, mask_head=mask_head)
 
 
 def _language(logits: Tensor, examples: TextExamples, rows: Rows, width: int) -> Losses:

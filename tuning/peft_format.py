@@ -13,6 +13,8 @@ AUTO = {
 TASK_TYPES = {
     ("classify", "model"): "SEQ_CLS",
     ("classify", "mean"): "FEATURE_EXTRACTION",
+    ("classify", "last"): "FEATURE_EXTRACTION",
+    ("classify", "mask"): "FEATURE_EXTRACTION",
     ("causal-lm", "model"): "CAUSAL_LM",
     ("causal-lm", "mean"): "CAUSAL_LM",
 }

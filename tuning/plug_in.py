@@ -93,7 +93,7 @@ def whole_of(
     if open_checkpoint(whole, device).digest() != note.of:
         raise ModelError(f"{folder}: an emulator of another model than {whole} is now")
     plain = replace(job, backbone=replace(job.backbone, emulator=EmulatorConfig()))
-    model = model_of(plain, whole, len(classes), dtype=dtype, device=device)
+    model = model_of(plain, whole, classes, dtype=dtype, device=device)
     return Whole(model, note, job.backbone.task, classes)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from fedloom.core.job import BackboneConfig
+from fedloom.core.patterns import Pattern
 from fedloom.tuning.tokens import read_tokenizer
 
 __all__ = ["Reading", "reading_of"]
@@ -20,12 +21,14 @@ class Reading:
         task: ``classify`` (text), ``causal-lm`` or ``classify-image``.
         tokenizer: the backbone's; None for images.
         max_tokens: longer texts are cut.
+        pattern: what stands around each text (``classify``).
         eos: token id put after a learned text (``causal-lm``); None for none.
     """
 
     task: str = "classify"
     tokenizer: Tokenizer | None = None
     max_tokens: int = 64
+    pattern: Pattern = Pattern()
     eos: int | None = None
 
 
@@ -41,6 +44,7 @@ def reading_of(backbone: BackboneConfig, folder: Path) -> Reading:
         tokenizer=None if image else read_tokenizer(folder),
         max_tokens=backbone.max_tokens,
         eos=_end_of_text(folder) if backbone.task == "causal-lm" else None,
+        pattern=Pattern.of(backbone.pattern),
     )
 
 

@@ -94,5 +94,8 @@ def pooled(model: "FusedModel", hidden: Tensor, packing: Packing) -> Tensor:
         if model.task.normalize:
             out = functional.normalize(out, dim=-1) * out.shape[-1] ** 0.5
         return out
-    out = backbone.finish(hidden, packing, model.read, trimmed=True)
-    return (out if backbone.pooler is None else backbone.pool_first(out)).float()
+    out = backbone.finish(hidden, packing, "last", trimmed=True)
+    if model.mask_head is not None:
+        return model.mask_head(out)
+    pools = model.task.pooling == "model" and backbone.pooler is not None
+    return (backbone.pool_first(out) if pools else out).float()

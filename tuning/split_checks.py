@@ -39,9 +39,21 @@ def check_split(job: Job) -> None:
     if split.mode == "frozen" and split.labels != "home":
         text = "only blocks are far away in split.mode = 'frozen'; expected home"
         raise ConfigError(f"split.labels = {split.labels!r}: {text}")
+    _check_read(job)
     _check_ways(job)
     if split.mode not in ALONE:
         _check_alike(split, job.tiers)
+
+
+def _check_read(job: Job) -> None:
+    """Refuse what a device cannot make, or a far side cannot read, of a part of the backbone."""
+    model = f"a split model (split.mode = {job.split.mode!r})"
+    if job.backbone.head_init == "words":
+        text = f"zeros or normal: a head of words is made of all of the backbone, not of {model}"
+        raise ConfigError(f"backbone.head_init = 'words': {text}")
+    if job.backbone.pooling == "mask":
+        text = f"mean, last or model: the far side of {model} knows no place of a mask"
+        raise ConfigError(f"backbone.pooling = 'mask': {text}")
 
 
 def _check_ways(job: Job) -> None:

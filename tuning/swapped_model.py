@@ -17,6 +17,7 @@ from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, OWN, heads_of, mean_of, owns_head
 from fedloom.tuning.losses import filled_slots
+from fedloom.tuning.module_words import mask_head_of, word_start
 from fedloom.tuning.padded import (
     activation_bytes,
     module_memory,
@@ -67,7 +68,9 @@ class SwappedModel:
         config: Any = self.module.config
         self.pad = int(getattr(config, "pad_token_id", None) or 0)
         self.catalog = _catalog(self.module, task)
-        heads = heads_of(self.module, self.catalog.linears, task, new)
+        self.mask_head = mask_head_of(folder, task, self.device)
+        start = word_start(self.module, folder, task, self.mask_head)
+        heads = heads_of(self.module, self.catalog.linears, task, new, start=start)
         self.composition = Composition((*adapter.parts(self.catalog), *heads))
         outside = {OWN} if owns_head(task) else set()
         modules = [part.module for part in self.composition.parts]
@@ -137,9 +140,14 @@ class SwappedSession:
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients."""
         out, inputs = self._run(store, rows)
-        task = self._model.task
         return padded_losses(
-            out, inputs, store=store, task=task, examples=self._examples, rows=rows
+            out,
+            inputs,
+            store=store,
+            task=self._model.task,
+            examples=self._examples,
+            rows=rows,
+            mask_head=self._model.mask_head,
         )
 
     @property
@@ -157,7 +165,8 @@ class SwappedSession:
     def logits(self, store: Store, rows: Rows) -> Tensor:
         """What the active clients' models say of a batch, ``[n, C]``, client by client."""
         out, inputs = self._run(store, rows)
-        said = padded_logits(out, inputs, store=store, task=self._model.task)
+        task, mask_head = self._model.task, self._model.mask_head
+        said = padded_logits(out, inputs, store=store, task=task, mask_head=mask_head)
         return filled_slots(said, rows)
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:

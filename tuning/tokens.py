@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from fedloom.core.errors import ModelError
 from fedloom.tuning.examples import TextExamples
 
-__all__ = ["read_tokenizer", "tokenize", "tokenize_causal"]
+__all__ = ["bare", "chunks", "ragged", "read_tokenizer", "tokenize", "tokenize_causal"]
 
 CHUNK = 4096  # texts encoded at once: an encoding takes some kB until its ids are copied out
 
@@ -36,9 +36,9 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> Tex
 
     Equals transformers' ``AutoTokenizer(text, truncation=True, max_length=max_tokens)``.
     """
-    own = _copy(tokenizer)
+    own = bare(tokenizer)
     own.enable_truncation(max_tokens)
-    return TextExamples(*_ragged(_encode(own, texts, special=True), len(texts)))
+    return TextExamples(*ragged(_encode(own, texts, special=True), len(texts)))
 
 
 def tokenize_causal(
@@ -62,17 +62,17 @@ def tokenize_causal(
         max_tokens: at most so many tokens in all.
         eos: token id of the end of a text; None to add none.
     """
-    own = _copy(tokenizer)
+    own = bare(tokenizer)
     end = [] if eos is None else [eos]
     bodies = _encode(own, texts, special=prompts is None)
     ended = (ids if ids[-1:] == end else ids + end for ids in bodies)
     if prompts is None:
-        return TextExamples(*_ragged((ids[:max_tokens] for ids in ended), len(texts)))
+        return TextExamples(*ragged((ids[:max_tokens] for ids in ended), len(texts)))
     spaced = [p if p[-1:].isspace() or not p else f"{p}\n" for p in prompts]
     heads = _encode(own, spaced, special=True)
     pairs = [_fit(h, t, max_tokens) for h, t in zip(heads, ended, strict=True)]
     prompt_lengths = np.fromiter((len(h) for h, _ in pairs), np.int32, len(pairs))
-    tokens, offsets = _ragged((h + t for h, t in pairs), len(pairs))
+    tokens, offsets = ragged((h + t for h, t in pairs), len(pairs))
     return TextExamples(tokens, offsets, None, prompt_lengths)
 
 
@@ -81,7 +81,7 @@ def _fit(head: list[int], text: list[int], room: int) -> tuple[list[int], list[i
     return head[max(0, len(head) + len(text) - room) :], text
 
 
-def _copy(tokenizer: Tokenizer) -> Tokenizer:
+def bare(tokenizer: Tokenizer) -> Tokenizer:
     """A copy that neither cuts nor pads; the caller's stays as it is."""
     own = Tokenizer.from_str(tokenizer.to_str())
     own.no_truncation()
@@ -89,14 +89,19 @@ def _copy(tokenizer: Tokenizer) -> Tokenizer:
     return own
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> Iterator[list[int]]:
+def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts, as many at once as are encoded together."""
     for start in range(0, len(texts), CHUNK):
-        chunk = list(texts[start : start + CHUNK])
+        yield list(texts[start : start + CHUNK])
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> Iterator[list[int]]:
+    for chunk in chunks(texts):
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=special):
             yield encoding.ids
 
 
-def _ragged(
+def ragged(
     sequences: Iterator[list[int]], count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Lists of ids as one array and its offsets, a chunk at a time."""

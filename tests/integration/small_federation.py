@@ -45,7 +45,7 @@ class Federation:
         self.server, self.folder, self.table = server, backbone, table or TABLE
         self.job = job_from(self.table)
         self.model: CohortModel = model_of(
-            self.job, backbone, len(CLASSES), dtype=torch.float32, device=torch.device("cpu")
+            self.job, backbone, CLASSES, dtype=torch.float32, device=torch.device("cpu")
         )
         self.params = self.model.initial(self.job.seed)
         self.manifest = self._manifest()

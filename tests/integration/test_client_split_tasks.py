@@ -63,7 +63,7 @@ class One:
     @property
     def whole(self) -> FusedModel:
         cpu = torch.device("cpu")
-        model = model_of(self.job, self.folder, 3, dtype=torch.float32, device=cpu)
+        model = model_of(self.job, self.folder, ("a", "b", "c"), dtype=torch.float32, device=cpu)
         assert isinstance(model, FusedModel)
         return model
 

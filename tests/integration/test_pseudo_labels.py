@@ -45,7 +45,10 @@ class Small:
         reading = reading_of(self.job.backbone, folder)
         self.corpus = corpus_from_rows(ROWS, self.job.data, reading)
         cpu = torch.device("cpu")
-        self.model: CohortModel = model_of(self.job, folder, 3, dtype=torch.float32, device=cpu)
+        classes = self.corpus.classes
+        self.model: CohortModel = model_of(
+            self.job, folder, classes, dtype=torch.float32, device=cpu
+        )
         self.params: Params = self.model.initial(0)
 
     @property

@@ -47,7 +47,7 @@ def worker(text_model: dict[str, Path], tmp_path: Path) -> Worker:
     config = replace(JOB.data, classes=CLASSES)
     rows = labelled_rows(30, clients=1)
     corpus = own_examples(rows, config, reading_of(JOB.backbone, folder))
-    digest = model_of(JOB, folder, 3, dtype=torch.float32, device=cpu).layout.digest
+    digest = model_of(JOB, folder, ("a", "b", "c"), dtype=torch.float32, device=cpu).layout.digest
     settings = ClientSettings(threads=1, device="cpu", cache_gb=0.0)
     held = HeldModel(tmp_path / "held", SHA)
     return Worker(Manifest("f", JOB, CLASSES, digest, ()), folder, corpus, settings, tmp_path, held)

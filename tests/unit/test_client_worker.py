@@ -44,7 +44,7 @@ def corpus(folder: Path) -> Corpus:
 
 def digest_of(folder: Path, job: Job = JOB) -> str:
     cpu = torch.device("cpu")
-    return model_of(job, folder, 3, dtype=torch.float32, device=cpu).layout.digest
+    return model_of(job, folder, ("a", "b", "c"), dtype=torch.float32, device=cpu).layout.digest
 
 
 @pytest.fixture

@@ -111,3 +111,17 @@ def test_refuses_nothing_to_pack(
 ) -> None:
     with pytest.raises(DataError, match="at least one token"):
         pack(examples, read=None)
+
+
+def test_the_token_of_an_id_is_read_where_it_is() -> None:
+    # clients of two and of one example: places 1 and 0 of the first, 2 of the second
+    packing = pack([[np.array([5, 9, 5]), np.array([9])], [np.array([4, 4, 9])]], read=9)
+    assert packing.read is not None
+    assert packing.read.tolist() == [[1, 3], [4 + 2, 4]]  # a missing example: the first place
+
+
+@pytest.mark.parametrize("examples", [[[1, 9], [1, 2]], [[9, 9], [1, 2]], [[9, 9], [9, 2]]])
+def test_an_example_without_the_token_once_is_refused(examples: list[list[int]]) -> None:
+    arrays = [np.array(one, np.int32) for one in examples]
+    with pytest.raises(DataError, match="an example does not hold token 9 once"):
+        pack([arrays], read=9)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fedloom.core.errors import ConfigError
-from fedloom.core.job import Job
+from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.registry import Component
 from fedloom.core.split import SplitConfig
 from fedloom.core.work import LocalWork, Tier
@@ -63,3 +63,17 @@ def test_kinds_of_devices_that_a_split_model_has_not(
 def test_kinds_of_devices_that_are_alike_go_with_every_mode() -> None:
     for mode in ("v2", "concat", "sequential"):
         check_split(Job(split=SplitConfig(mode, bottom=1), tiers=(replace(PI, bottom=1),)))
+
+
+def test_a_head_of_words_needs_all_of_the_backbone() -> None:
+    backbone = BackboneConfig(head_init="words")
+    text = r"backbone\.head_init = 'words': zeros or normal: .*split\.mode = 'v2'"
+    with pytest.raises(ConfigError, match=text):
+        check_split(Job(backbone=backbone, split=SplitConfig("v2", bottom=1)))
+
+
+def test_a_far_side_reads_no_mask() -> None:
+    backbone = BackboneConfig(pooling="mask", pattern="{text} {mask}")
+    text = r"backbone\.pooling = 'mask': mean, last or model: the far side"
+    with pytest.raises(ConfigError, match=text):
+        check_split(Job(backbone=backbone, split=SplitConfig("v2", bottom=1)))
