@@ -110,6 +110,37 @@ def test_soft_labels_of_its_own_teach_the_teacher_nothing(text_model: dict[str, 
     assert found.metrics["loss"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_sharper_teacher_teaches_what_it_says_more_decidedly(
+    text_model: dict[str, Path],
+) -> None:
+    small = Small(text_model["classify"])
+    nothing = np.full(len(small.labels), -1)
+    one = replace(WORK, batch_size=100)
+    session = small.model.session(small.params, ("*",), small.corpus.train.labelled(nothing))
+    cohort = [Assignment("c", np.arange(len(nothing)), 1, 0)]
+    sharp = PseudoLabels(soft=True, temperature=1e-3, **EVERYONE)
+    (found,) = sharp.train(session, small.params, one, cohort)
+    (hard,) = PseudoLabels(**EVERYONE).train(session, small.params, one, cohort)
+    # softmax(z / T) for a small T has all its weight on the largest
+    np.testing.assert_allclose(found.delta, hard.delta, atol=1e-4)
+    assert np.abs(found.delta).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"choose": "best"}, "choose = 'best'.*sampled, surest"),
+        ({"least": 1.0}, "least = 1.0"),
+        ({"keep": 0.0}, "keep = 0.0"),
+        ({"neighbours": 0}, "neighbours = 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        PseudoLabels(**options)
+
+
 def test_with_every_label_it_is_backprop(text_model: dict[str, Path]) -> None:
     small = Small(text_model["classify"])
     pairs = zip(

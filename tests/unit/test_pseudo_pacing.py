@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedloom.core.errors import ConfigError
-from fedloom.tuning.learners.pacing import Pacing, sampled
+from fedloom.tuning.learners.pacing import Pacing, sampled, surest
 
 
 def test_a_curriculum_adds_a_share_with_every_inference() -> None:
@@ -58,3 +58,13 @@ def test_a_surer_prediction_is_drawn_in_proportion() -> None:
 def test_all_are_taken_where_there_are_not_more() -> None:
     assert sampled(np.ones(3), np.zeros(3, np.int64), 5, np.zeros(3)).tolist() == [0, 1, 2]
     assert len(sampled(np.ones(0), np.zeros(0, np.int64), 5, np.zeros(0))) == 0
+
+
+def test_the_surest_are_the_same_share_of_each_class() -> None:
+    told = np.array([0] * 12 + [1] * 6 + [2] * 2)
+    sure = np.concatenate((np.arange(12), np.arange(6), np.arange(2))) / 20 + 0.3
+    # a quarter: 3 of 12, 1.5 of 6 and half of 2, rounded up: 3, 2 and 1, the last of each
+    assert surest(sure, told, 5).tolist() == [9, 10, 11, 16, 17, 19]
+    assert surest(sure, told, 20).tolist() == list(range(20))
+    # of equally sure ones the first
+    assert surest(np.ones(4), np.zeros(4, np.int64), 2).tolist() == [0, 1]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.errors import require
 
-__all__ = ["Pacing", "sampled"]
+__all__ = ["Pacing", "sampled", "surest"]
 
 KINDS = ("fixed", "curriculum")
 
@@ -86,6 +86,30 @@ def sampled(
         order[predicted[order] == number][:take]
         for number, take in zip(classes, _mix(sizes, count), strict=True)
     ]
+    return np.sort(np.concatenate(parts))
+
+
+def surest(
+    sure: NDArray[np.float64], predicted: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """Choose the surest predictions of each class, the same share of each.
+
+    The share is ``count / n``, rounded up in every class: none that is predicted is left out, as
+    small ones are where the mix is rounded. Of equally sure ones the first are taken.
+
+    Args:
+        sure: float64 ``[n]``, confidence of each prediction.
+        predicted: int64 ``[n]``, its class.
+        count: how many to choose, and up to one more of each class; all where there are fewer.
+
+    Returns:
+        int64, ascending.
+    """
+    if count >= len(sure):
+        return np.arange(len(sure))
+    order = np.argsort(-sure, kind="stable")
+    own = [order[predicted[order] == number] for number in np.unique(predicted)]
+    parts = [rows[: round_up(len(rows) * count / len(sure))] for rows in own]
     return np.sort(np.concatenate(parts))
 
 

@@ -6,6 +6,7 @@ Large Language Models", 2023) with soft ones. Nothing is kept from round to roun
 came down is the teacher, and labels anew what it is asked.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fedloom.core.seeds import stream
 from fedloom.core.types import Briefing, ClientId, LocalWork, Params
 from fedloom.tuning.base import Scoring, Session
 from fedloom.tuning.learners.backprop import Backprop
-from fedloom.tuning.learners.pacing import Pacing, round_up, sampled
+from fedloom.tuning.learners.pacing import Pacing, round_up, sampled, surest
 from fedloom.tuning.learners.taught import AT_ONCE, Lesson, Taught, said
 from fedloom.tuning.learners.vote_k import vote_k
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
@@ -28,6 +29,8 @@ from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 __all__ = ["PseudoLabels"]
 
 Numbers = NDArray[np.int64]
+Table = NDArray[np.float32]
+CHOICES = ("sampled", "surest")
 
 
 class PseudoLabels:
@@ -35,11 +38,15 @@ class PseudoLabels:
 
     Args:
         soft: learn the teacher's probabilities (LP-FL); else its most likely class (FeS).
-        pacing: ``fixed`` or ``curriculum``; see `Pacing`, as are the next three.
+        temperature: the teacher's logits are divided by it; below 1 it speaks more decidedly, so
+            that what is soft moves a model that says the same. 1 in both papers.
+        pacing: ``fixed`` or ``curriculum``; see `Pacing`, as are the next four.
         count: pseudo-labels of a client in a round, where fixed.
         share: of a client's unlabelled examples, added with every inference of a curriculum.
         every: rounds from one inference to the next, in a curriculum.
         after: rounds on labels alone, before the first inference.
+        choose: ``sampled``: in the predicted mix of classes, the surer the likelier (FeS);
+            ``surest``: the same share of each predicted class, the surest of it.
         least: predictions of a lower probability become no pseudo-label.
         keep: share of the unlabelled examples that are looked at: a subset that stands for them
             all, by vote-k over the frozen backbone's own features. 1: all.
@@ -55,20 +62,25 @@ class PseudoLabels:
     def __init__(
         self,
         soft: bool = False,
+        temperature: float = 1.0,
         pacing: str = "curriculum",
         count: int = 100,
         share: float = 0.1,
         every: int = 1,
         after: int = 0,
+        choose: str = "sampled",
         least: float = 0.0,
         keep: float = 1.0,
         neighbours: int = 150,
     ) -> None:
+        require(0 < temperature < math.inf, "temperature", temperature, "above 0 and finite")
+        require(choose in CHOICES, "choose", choose, f"one of {', '.join(CHOICES)}")
         require(0 <= least < 1, "least", least, "0 or more, below 1")
         require(0 < keep <= 1, "keep", keep, "above 0, at most 1")
         require(neighbours >= 1, "neighbours", neighbours, "1 or more")
         self.soft, self.pacing = soft, Pacing(pacing, count, share, every, after)
-        self._least, self._keep, self._neighbours = least, keep, neighbours
+        self._temperature, self._choose, self._least = temperature, choose, least
+        self._keep, self._neighbours = keep, neighbours
         self._known: dict[ClientId, tuple[Numbers, Numbers]] = {}
 
     def train(
@@ -111,15 +123,22 @@ class PseudoLabels:
         given = one_hot[labels[labels >= 0]]
         if not len(asked):
             return Lesson(known, given)
-        sure = said(session, params, asked)
-        draws = stream(own.seed, "pseudo-labels", round=own.round, client=own.client).uniform
-        confidence = sure.max(axis=1).astype(np.float64)
-        told = sure.argmax(axis=1)
-        picked = sampled(confidence, told, count, draws(len(asked)))
-        picked = picked[confidence[picked] >= self._least]
-        pseudo = sure[picked] if self.soft else one_hot[told[picked]]
+        sure = said(session, params, asked, temperature=self._temperature)
+        picked = self._picked(sure, count, own)
+        pseudo = sure[picked] if self.soft else one_hot[sure[picked].argmax(axis=1)]
         rows, taught = np.concatenate((known, asked[picked])), np.concatenate((given, pseudo))
         return Lesson(rows, taught, len(picked))
+
+    def _picked(self, sure: Table, count: int, own: Assignment) -> Numbers:
+        """Which of the teacher's predictions are learned from."""
+        confidence, told = sure.max(axis=1).astype(np.float64), sure.argmax(axis=1)
+        if self._choose == "surest":
+            picked = surest(confidence, told, count)
+        else:
+            draw = stream(own.seed, "pseudo-labels", round=own.round, client=own.client)
+            picked = sampled(confidence, told, count, draw.uniform(len(told)))
+        kept: Numbers = picked[confidence[picked] >= self._least]
+        return kept
 
     def _candidates(self, session: Scoring, client: ClientId, free: Numbers) -> Numbers:
         """The unlabelled examples that the teacher is asked about.

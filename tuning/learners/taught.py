@@ -74,13 +74,13 @@ class Taught:
         return self._session.memory(tokens, backward=backward)
 
 
-def said(session: Scoring, params: Params, rows: Numbers) -> Table:
-    """What the model `params` says of examples: probabilities, float32 ``[n, C]``."""
+def said(session: Scoring, params: Params, rows: Numbers, *, temperature: float = 1.0) -> Table:
+    """What the model `params` says of examples: softmax(z / temperature), float32 ``[n, C]``."""
     with torch.no_grad():
         store = session.store(params, 1)
         parts = [
-            torch.softmax(session.logits(store, [rows[start : start + AT_ONCE]]).float(), dim=-1)
+            session.logits(store, [rows[start : start + AT_ONCE]]).float()
             for start in range(0, len(rows), AT_ONCE)
         ]
-        found: Table = torch.cat(parts).cpu().numpy()
+        found: Table = torch.softmax(torch.cat(parts) / temperature, dim=-1).cpu().numpy()
     return found
