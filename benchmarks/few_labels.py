@@ -41,7 +41,7 @@ def job(name: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
     table = read_toml(recipes()[recipe])
     table["backbone"] |= {"name": options.backbone}
     table["data"] |= {**DATA, "unlabelled": unlabelled}
-    table["local"] |= {"lr": options.lr, "head_lr": options.lr}
+    table["local"] |= {"head_lr": options.head_lr}
     folder = options.output / f"{name.replace(' ', '-')}-{seed}"
     return table | {
         "seed": seed,
@@ -100,8 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backbone", default="minilm")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--head-lr", type=float, default=0.05)
+    parser.add_argument("--every", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--output", type=Path, default=Path("runs/few-labels"))
