@@ -8,7 +8,7 @@ any other, with a note of what it was made from.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,16 @@ from fedloom.backbones.portion import copy_beside
 from fedloom.core.emulation import EmulatorConfig, kept_layers
 from fedloom.core.errors import ModelError
 
-__all__ = ["Note", "compressed", "emulator_of", "in_layer", "read_note", "rounded", "smallest"]
+__all__ = [
+    "Distilling",
+    "Note",
+    "compressed",
+    "emulator_of",
+    "in_layer",
+    "read_note",
+    "rounded",
+    "smallest",
+]
 
 NOTE = "emulator.json"
 FORMAT = 1
@@ -44,6 +53,7 @@ class Note:
         right: how many at the top.
         prune: share of each matrix between that was set to zero.
         bits: to what matrices between were rounded; 0 for nothing.
+        distilled: how the layers between were trained; empty where they were not.
         format: of the note.
     """
 
@@ -54,13 +64,14 @@ class Note:
     right: int
     prune: float
     bits: int
+    distilled: str = ""
     format: int = FORMAT
 
     @classmethod
-    def made(cls, how: EmulatorConfig, of: str, depth: int) -> Self:
+    def made(cls, how: EmulatorConfig, of: str, depth: int, distilled: str = "") -> Self:
         """The note of an emulator that a job asks for, of a model with so many layers."""
         layers = kept_layers(how, depth)
-        return cls(of, depth, layers, how.left, how.right, how.prune, how.bits)
+        return cls(of, depth, layers, how.left, how.right, how.prune, how.bits, distilled)
 
     @property
     def between(self) -> tuple[int, ...]:
@@ -72,7 +83,20 @@ class Note:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
 
-def emulator_of(folder: Path, how: EmulatorConfig) -> Path:
+@dataclass(frozen=True)
+class Distilling:
+    """How the layers between are trained when an emulator is made.
+
+    Attributes:
+        told: what it does, as the note has it: the same words mean the same bits.
+        run: trains the emulator in a folder; gives new values of tensors by their name there.
+    """
+
+    told: str
+    run: Callable[[Path, Note], Mapping[str, Tensor]]
+
+
+def emulator_of(folder: Path, how: EmulatorConfig, distilling: Distilling | None = None) -> Path:
     """The emulator of a model, made where it is not there yet.
 
     Tensors that stay as they are are copied piece by piece: memory does not grow with the model.
@@ -80,6 +104,7 @@ def emulator_of(folder: Path, how: EmulatorConfig) -> Path:
     Args:
         folder: the whole model, in transformers' format.
         how: what the emulator is to be.
+        distilling: how its layers between are trained; None where they are not.
 
     Returns:
         Its folder.
@@ -94,7 +119,8 @@ def emulator_of(folder: Path, how: EmulatorConfig) -> Path:
     config, source = read_config(folder), open_checkpoint(folder, torch.device("cpu"))
     blocks = block_names(tuple(source.files))
     key, depth = _depth(folder, config, blocks)
-    note = Note.made(how, source.digest(), depth)
+    told = distilling.told if distilling else ""
+    note = Note.made(how, source.digest(), depth, told)
     name = hashlib.sha256(note.text().encode()).hexdigest()[:32]
     out = Path(how.folder).expanduser() if how.folder else cache_root() / "emulators" / name
 
@@ -105,6 +131,8 @@ def emulator_of(folder: Path, how: EmulatorConfig) -> Path:
         write_pieces(_pieces(source, blocks, note, into), into / "model.safetensors")
         for path in into.glob("changed-*"):
             path.unlink()
+        if distilling:
+            _put(into, distilling.run(into, note))
 
     _check(install(out, fill), note)
     return out
@@ -185,6 +213,18 @@ def _pieces(
         moved = pieces_of(place, own)
         out |= {in_layer(name, old, new): piece for name, piece in moved.items()}
     return out
+
+
+def _put(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Give tensors of a model in one file new values, in the types that they have there."""
+    source, path = open_checkpoint(folder, torch.device("cpu")), folder / "model.safetensors"
+    new = {n: t.to(source.get((n,)).dtype).contiguous() for n, t in tensors.items()}
+    save_file(new, folder / "changed.safetensors")
+    changed = Checkpoint(folder, dict.fromkeys(new, folder / "changed.safetensors"), source.device)
+    rest = [name for name in source.files if name not in new]
+    write_pieces(pieces_of(source, rest) | pieces_of(changed, list(new)), folder / "new")
+    (folder / "new").replace(path)
+    (folder / "changed.safetensors").unlink()
 
 
 def _changed(source: Checkpoint, names: Sequence[str], note: Note, path: Path) -> Checkpoint:

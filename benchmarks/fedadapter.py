@@ -1,23 +1,27 @@
 """Time to an accuracy, by a device model: FedAdapter beside adapters of fixed depth and width.
 
-Usage: ``fedadapter.py [--backbone FOLDER] [--device cuda] [--seeds 0 1 2] [--target 0.45]``, from
+Usage: ``fedadapter.py [--backbone FOLDER] [--device cuda] [--seeds 0 1 2] [--workers 15]``, from
 the repository's root. All rows are the recipe ``fedadapter`` on the topics of Debian packages, in
 short; the fixed ones are FedAvg with as many clients as one group has. Each stops where its
-simulated clock has passed `--horizon`, or once it is there.
+simulated clock has passed `--horizon`, or once it is at the highest target. With ``--write`` the
+table and the curves go to `benchmarks/results`.
 """
 
 import argparse
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedloom.api import recipes, simulate
 from fedloom.core.config import read_toml
 from fedloom.results.observe import RoundLine, RunInfo, Summary
+from results import commit, machine, page, write_section
 
 __all__ = ["ADAPTIVE", "FIXED"]
 
@@ -29,12 +33,12 @@ DATA = {
     "path": "examples/data/debpkg-topic.jsonl.gz",
     "text": "text",
     "label": "topic",
-    "client": "client",
     "split": "split",
-    "max_clients": 100,
-    "max_examples": 16,
-    "max_test": 400,
 }
+PARTITION = {"name": "dirichlet", "clients": 100, "alpha": 1.0}
+EXAMPLES = 32
+"""Of its own that a client trains on in a round."""
+Fixed: TypeAlias = tuple[int, int] | None
 
 
 class Arrived(Exception):  # noqa: N818  # no error: it ends a run that has nothing left to show
@@ -42,12 +46,13 @@ class Arrived(Exception):  # noqa: N818  # no error: it ends a run that has noth
 
 
 class Watch:
-    """Notes when the accuracy is first reached, in simulated seconds."""
+    """Notes the accuracy by simulated seconds, and what FedAdapter trains."""
 
     def __init__(self, target: float, horizon: float) -> None:
         self.target, self.horizon = target, horizon
-        self.clock, self.best, self.reached, self.rounds = 0.0, 0.0, inf, 0
-        self.path: list[tuple[int, int]] = []
+        self.clock, self.rounds = 0.0, 0
+        self.curve: list[tuple[float, float]] = []
+        self.path: list[tuple[float, int, int]] = []
 
     def started(self, info: RunInfo) -> None:
         """Nothing."""
@@ -60,26 +65,28 @@ class Watch:
 
     def round_done(self, line: RoundLine) -> None:
         """One more round; of groups side by side the strategy has the clock."""
-        self.clock = line.metrics.get("clock", line.simulated_seconds)
+        self.clock = round(line.metrics.get("clock", line.simulated_seconds), 2)
         self.rounds = line.round
-        now = int(line.metrics.get("depth", 0)), int(line.metrics.get("units", 0))
-        if now != (0, 0) and self.path[-1:] != [now]:
-            self.path.append(now)
-        self.best = max(self.best, line.evaluation.get("accuracy", 0.0))
-        if self.best >= self.target:
-            self.reached = self.clock
-        if self.best >= self.target or self.clock > self.horizon:
+        if "depth" in line.metrics:
+            now = int(line.metrics["depth"]), int(line.metrics["units"])
+            if not self.path or self.path[-1][1:] != now:
+                self.path.append((self.clock, *now))
+        accuracy = line.evaluation.get("accuracy")
+        if accuracy is not None:
+            self.curve.append((self.clock, round(accuracy, 4)))
+        if (accuracy or 0.0) >= self.target or self.clock > self.horizon:
             raise Arrived
 
 
-def job(fixed: tuple[int, int] | None, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def job(fixed: Fixed, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The recipe in short, or FedAvg of one configuration."""
     table = read_toml(recipes()["fedadapter"])
     table["backbone"] |= {"name": options.backbone, "max_tokens": 32}
-    table["local"]["lr"] = options.lr
-    table["evaluate"] = {"split": "valid", "every": 3}
+    table["local"] |= {"lr": options.lr, "max_examples": EXAMPLES}
+    table["evaluate"] = {"split": "valid", "every": 2}
     table["strategy"] |= {"interval": options.interval, "depth": options.depth}
-    table |= {"seed": seed, "data": DATA, "rounds": 10000, "clients_per_round": 3 * options.clients}
+    table |= {"seed": seed, "data": DATA, "partition": PARTITION, "rounds": 10000}
+    table["clients_per_round"] = 3 * options.clients
     if fixed is not None:
         depth, units = fixed
         lower = [f"!layer.{layer}" for layer in range(LAYERS - depth)]
@@ -92,42 +99,55 @@ def job(fixed: tuple[int, int] | None, seed: int, options: argparse.Namespace) -
     return table
 
 
-def measured(
-    fixed: tuple[int, int] | None, seed: int, options: argparse.Namespace
-) -> dict[str, Any]:
+def measured(options: argparse.Namespace, asked: tuple[int, Fixed]) -> dict[str, Any]:
     """One run's figures."""
-    began, watch = time.perf_counter(), Watch(options.target, options.horizon)
+    seed, fixed = asked
+    began, watch = time.perf_counter(), Watch(max(options.targets), options.horizon)
     with suppress(Arrived):
         simulate(job(fixed, seed, options), observer=watch, overwrite=True)
     return {
-        "name": f"{fixed[0]} layers, width {8 * fixed[1]}" if fixed else ADAPTIVE,
+        "name": f"{fixed[0]}, {8 * fixed[1]}" if fixed else ADAPTIVE,
         "seed": seed,
-        "reached": watch.reached,
-        "best": round(watch.best, 4),
-        "clock": round(watch.clock, 1),
+        "clock": watch.clock,
         "rounds": watch.rounds,
         "path": watch.path,
+        "curve": watch.curve,
         "seconds": round(time.perf_counter() - began),
     }
 
 
-def table(rows: list[dict[str, Any]], target: float) -> str:
-    """Markdown: simulated seconds to the target, seed by seed, and beside the fixed ones."""
-    found = [f"| | seconds to {target:.0%} | rounds | accuracy |", "|---|---|---|---|"]
+def reached(row: dict[str, Any], target: float) -> float:
+    """Simulated seconds to an accuracy."""
+    return next((clock for clock, accuracy in row["curve"] if accuracy >= target), inf)
+
+
+def told(rows: list[dict[str, Any]], targets: list[float]) -> list[list[str]]:
+    """A table: simulated seconds to each target, seed by seed, and beside the fixed ones."""
+    head = ["top layers, width", *(f"seconds to {target:.0%}" for target in targets)]
+    found = [[*head, "best accuracy"]]
     for name in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in rows if row["name"] == name]
-        when, rounds, best = (
-            ", ".join(form.format(row[key]) for row in own)
-            for key, form in (("reached", "{:.0f}"), ("rounds", "{}"), ("best", "{:.3f}"))
-        )
-        found.append(f"| {name} | {when} | {rounds} | {best} |")
+        when = [", ".join(_seconds(reached(row, target)) for row in own) for target in targets]
+        best = ", ".join(f"{max(a for _, a in row['curve']):.1%}" for row in own)
+        found.append([name, *when, best])
+    for text, of in (("of the best fixed one", min), ("of the median fixed one", median)):
+        found.append([text, *(_ratios(rows, target, of) for target in targets), ""])
+    return found
+
+
+def _seconds(clock: float) -> str:
+    return "-" if clock == inf else f"{clock:.0f}"
+
+
+def _ratios(rows: list[dict[str, Any]], target: float, of: Any) -> str:
+    """FedAdapter's time over one of the fixed ones', seed by seed; a dash where neither came."""
+    found = []
     for seed in dict.fromkeys(row["seed"] for row in rows):
-        of = {row["name"]: row["reached"] for row in rows if row["seed"] == seed}
-        own = of.pop(ADAPTIVE, inf)
-        if of:
-            text = f"of the best fixed {own / min(of.values()):.2f}, of the median"
-            found.append(f"\nSeed {seed}: {text} {own / median(of.values()):.2f}.")
-    return "\n".join(found)
+        when = {row["name"]: reached(row, target) for row in rows if row["seed"] == seed}
+        own = when.pop(ADAPTIVE, inf)
+        other = of(when.values()) if when else inf
+        found.append("-" if own == inf else f"{own / other:.2f}")
+    return ", ".join(found)
 
 
 def main() -> None:
@@ -139,19 +159,31 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--depth", type=int, default=1, help="where FedAdapter begins")
     parser.add_argument("--interval", type=float, default=1.0)
-    parser.add_argument("--target", type=float, default=0.45)
-    parser.add_argument("--horizon", type=float, default=80.0, help="simulated seconds")
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.76, 0.78, 0.8])
+    parser.add_argument("--horizon", type=float, default=200.0, help="simulated seconds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fixed", type=int, nargs="*", help="which of the fixed ones, by number")
+    parser.add_argument("--workers", type=int, default=1, help="runs side by side")
+    parser.add_argument("--write", action="store_true", help="into benchmarks/results")
     parser.add_argument("--output", type=Path, default=Path("runs/fedadapter"))
     options = parser.parse_args()
     chosen = range(len(FIXED)) if options.fixed is None else options.fixed
-    rows = []
-    for seed in options.seeds:
-        for fixed in (None, *(FIXED[number] for number in chosen)):
-            rows.append(measured(fixed, seed, options))
-            print(json.dumps(rows[-1]), flush=True)
-    print(table(rows, options.target))
+    each: list[Fixed] = [None, *(FIXED[number] for number in sorted(chosen, reverse=True))]
+    asked = [(seed, fixed) for fixed in each for seed in options.seeds]  # the longest first
+    began = time.perf_counter()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
+        runs = [pool.submit(measured, options, one) for one in asked]
+        for run in as_completed(runs):
+            print(json.dumps(run.result()), flush=True)
+        rows = [run.result() for run in runs]
+    facts = {"machine": machine(), "device": options.device, "interval": f"{options.interval:g}"}
+    facts |= {"commit": commit(), "took": f"{time.perf_counter() - began:.0f} s"}
+    text = page("FedAdapter beside fixed adapters", told(rows, options.targets), facts)
+    print(text)
+    if options.write:
+        folder = Path(__file__).parent / "results"
+        write_section(folder, "fedadapter", rows, text, facts)
 
 
 if __name__ == "__main__":

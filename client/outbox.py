@@ -35,6 +35,7 @@ class Finished:
         seconds: of computing.
         peak_memory: bytes.
         tokens: trained on.
+        download_seconds: in which the model came.
         round: number of the round, for the log.
     """
 
@@ -48,6 +49,7 @@ class Finished:
     seconds: float = 0.0
     peak_memory: int = 0
     tokens: int = 0
+    download_seconds: float = 0.0
     round: int = 0
 
     def header(self, offset: int) -> UploadHeader:

@@ -17,6 +17,7 @@ from fedloom.client.personal import OwnTensors
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
 from fedloom.codecs.base import Codec
+from fedloom.codecs.branches import branch_received
 from fedloom.codecs.downlink import follow
 from fedloom.codecs.exchange import changed, client_update
 from fedloom.core.errors import ConfigError, DataError, LayoutError, ModelError, TransferError
@@ -217,6 +218,8 @@ class Worker:
 
     def _received(self, order: Order, frame: bytes, coming: Coming) -> tuple[Params, Briefing]:
         """The model of what came down, and what came beside it; it is kept where that is asked."""
+        if order.task.branch:
+            return branch_received(self._start, self._down, Payload(self._down.name, frame))
         stages = [stage.selectors for stage in self.manifest.job.stages[: order.stage + 1]]
         part = changed(stages, self._start.layout)
         if self._training is not None:

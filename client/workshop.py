@@ -135,6 +135,7 @@ class Workshop:
             TransferError: the model did not come; the same task is given again.
             Stopped: the device stops.
         """
+        began = time.monotonic()
         try:
             model = self._contents.fetch(task.model.sha256, task.model.size, source)
         except TransferError as error:
@@ -147,6 +148,7 @@ class Workshop:
                 return None
             self._give_up(task, str(error))
             return None
+        coming = time.monotonic() - began
         times = self._journal.begin(task.ticket, task.attempt)
         if times > _BEGINNINGS:
             text = f"the process was ended {times - 1} times in this task: too little memory?"
@@ -154,7 +156,8 @@ class Workshop:
             return None
         try:
             with self._stop.interruptible():
-                return self._made(task, model.read_bytes())
+                finished, payload = self._made(task, model.read_bytes())
+            return replace(finished, download_seconds=coming), payload
         except Stopped:
             self._journal.end()  # it was not the task that ended the process
             raise

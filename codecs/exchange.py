@@ -23,7 +23,7 @@ from fedloom.core.types import (
     Selectors,
 )
 
-__all__ = ["changed", "client_update", "received", "sent_down", "with_far"]
+__all__ = ["changed", "client_update", "received", "sent_by", "sent_down", "with_far"]
 
 
 def changed(stages: Sequence[Selectors], layout: Layout) -> Layout:
@@ -39,9 +39,14 @@ def changed(stages: Sequence[Selectors], layout: Layout) -> Layout:
     """
     if not stages:
         return Layout(())
+    sent, down = sent_by(stages, layout), layout.select(stages[-1].down)
+    return Layout(tuple(spec for spec in down if spec.name in sent))
+
+
+def sent_by(stages: Sequence[Selectors], layout: Layout) -> Layout:
+    """The tensors that clients of any of the stages send, and so change in the global model."""
     names = {name for stage in stages for name in stage.sent(layout).names}
-    down = layout.select(stages[-1].down)
-    return Layout(tuple(spec for spec in down if spec.name in names))
+    return Layout(tuple(spec for spec in layout if spec.name in names))
 
 
 def sent_down(

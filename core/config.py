@@ -59,7 +59,9 @@ def override(table: Table, assignments: Iterable[str]) -> dict[str, Any]:
 def merge(below: Table, above: Table) -> dict[str, Any]:
     """`below` with the keys of `above` laid over it, table by table.
 
-    A string over a table that names a component replaces its name and drops its options.
+    A string over a table that names a component replaces its name and drops its options, and so
+    does a table with another name. A backbone is no component: its other keys say how examples are
+    read, and stay.
     """
     out = dict(below)
     for key, value in above.items():
@@ -67,7 +69,7 @@ def merge(below: Table, above: Table) -> dict[str, Any]:
             out[key] = {"name": out[key]}
         if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
             same = value.get("name", out[key].get("name")) == out[key].get("name")
-            out[key] = merge(out[key], value) if same else dict(value)
+            out[key] = merge(out[key], value) if same or key == "backbone" else dict(value)
         else:
             out[key] = value
     return out

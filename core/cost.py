@@ -21,9 +21,12 @@ class Cost:
         tokens: tokens trained on, once for each time that they were gone through.
         device_seconds: seconds that the client computes: as the device model says in a simulation,
             as measured on a device.
-        network_seconds: seconds that its bytes take, as the device model says.
+        network_seconds: seconds that its bytes take: as the device model says in a simulation, as
+            measured between server and device.
         idle_watts: drawn by the client while it waits for the others; 0 once the round is over and
             the waiting is in `joules`.
+        modelled_seconds: that it computes and communicates as the device model says, also where the
+            two above are measured; 0 without a model.
     """
 
     bytes_up: int = 0
@@ -36,6 +39,7 @@ class Cost:
     device_seconds: float = 0.0
     network_seconds: float = 0.0
     idle_watts: float = 0.0
+    modelled_seconds: float = 0.0
 
     @property
     def busy(self) -> float:
@@ -55,4 +59,5 @@ class Cost:
             self.device_seconds + other.device_seconds,
             self.network_seconds + other.network_seconds,
             self.idle_watts + other.idle_watts,
+            self.modelled_seconds + other.modelled_seconds,
         )

@@ -86,13 +86,19 @@ class Device:
         """
         compute = self.compute_seconds(cost.flops, steps=steps, blocks=blocks)
         network = self.network_seconds(up=cost.bytes_up, down=cost.bytes_down)
-        return dataclasses.replace(
+        timed = dataclasses.replace(
             cost,
-            joules=self.watts_compute * compute + self.watts_network * network,
             device_seconds=compute,
             network_seconds=network,
-            idle_watts=self.watts_idle,
+            modelled_seconds=compute + network,
         )
+        return self.drawn(timed)
+
+    def drawn(self, cost: Cost) -> Cost:
+        """The cost of an update whose seconds were measured, with the joules that they take."""
+        joules = self.watts_compute * cost.device_seconds
+        joules += self.watts_network * cost.network_seconds
+        return dataclasses.replace(cost, joules=joules, idle_watts=self.watts_idle)
 
 
 def depth(trained: Layout, whole: Layout) -> int:

@@ -1,6 +1,7 @@
 """What a job says of the emulator that devices get in place of the whole backbone."""
 
 from dataclasses import dataclass
+from math import inf
 
 from fedloom.core.errors import require
 
@@ -19,6 +20,14 @@ class EmulatorConfig:
         prune: share of each kept matrix that is set to zero, the smallest numbers first.
         bits: kept matrices are rounded to ``2^bits`` levels a row (0: as they are).
         folder: where the emulator is made, or was; empty for the cache.
+        distill: steps in which the kept layers between learn to do what all of those between do
+            (0: as they are).
+        text: file of the owner's that they learn on: ``.txt`` with a text in each line, or CSV,
+            JSONL, Parquet.
+        column: of the texts, where the file has columns.
+        lr: the first learning rate of distilling; it falls along a cosine to zero.
+        batch_size: texts of a step.
+        seed: of their order.
     """
 
     left: int = 0
@@ -27,6 +36,12 @@ class EmulatorConfig:
     prune: float = 0.0
     bits: int = 0
     folder: str = ""
+    distill: int = 0
+    text: str = ""
+    column: str = "text"
+    lr: float = 1e-4
+    batch_size: int = 8
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("left", "right"):
@@ -36,6 +51,20 @@ class EmulatorConfig:
         require(0 <= self.prune < 1, "backbone.emulator.prune", self.prune, "in [0, 1)")
         text = "0, or 2 to 16"
         require(self.bits == 0 or 2 <= self.bits <= 16, "backbone.emulator.bits", self.bits, text)
+        self._check_distilling()
+
+    def _check_distilling(self) -> None:
+        require(self.distill >= 0, "backbone.emulator.distill", self.distill, "0 or more")
+        require(0 < self.lr < inf, "backbone.emulator.lr", self.lr, "above 0, and finite")
+        for name, least in (("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            require(value >= least, f"backbone.emulator.{name}", value, f"{least} or more")
+        if self.distill:
+            text = "with distill: a file of the owner's"
+            require(bool(self.text), "backbone.emulator.text", self.text, text)
+            text = "0 with distill, which trains what would be lost"
+            require(self.prune == 0, "backbone.emulator.prune", self.prune, text)
+            require(self.bits == 0, "backbone.emulator.bits", self.bits, text)
 
     @property
     def wanted(self) -> bool:

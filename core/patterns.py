@@ -1,7 +1,7 @@
 """The pattern around a text, and the words that a classifier answers with.
 
 A pattern turns a text into a phrase that a model can go on with, and a verbalizer names each class
-by a word: PET (Schick and Schütze, EACL 2021, section 3.1), where both are tasks' own.
+by a word: PET (Schick and Schütze, EACL 2021, section 3), where both are tasks' own.
 """
 
 from dataclasses import dataclass

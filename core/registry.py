@@ -36,6 +36,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedkseed": "fedloom.strategies.kseed:fedkseed",
         "spry": "fedloom.strategies.spry:spry",
         "fedbfpt": "fedloom.strategies.fedbfpt:fedbfpt",
+        "fedpeptao": "fedloom.strategies.fedpeptao:FedPepTAO",
         "fedadapter": "fedloom.strategies.fedadapter:FedAdapter",
     },
     "codecs": {

@@ -214,12 +214,15 @@ class ClientUpdate:
     Attributes:
         client: who sends it.
         round: the task's round.
-        attempt: 1 for the first try at the task.
         num_examples: training examples behind it: its weight in a mean.
         payload: the encoded delta as it came, or None once it is decoded.
         delta: the decoded delta, or None while it is encoded.
         metrics: what the client measured (``loss``, ``accuracy``, ...).
         cost: what it cost.
+        attempt: 1 for the first try at the task.
+        work: the numbers of local training that its task asked for, once it is let in.
+        remembered: what the strategy remembers of the client from before the round; None where
+            that is nothing.
     """
 
     client: ClientId
@@ -230,6 +233,8 @@ class ClientUpdate:
     metrics: Metrics = field(default_factory=dict)
     cost: Cost = Cost()
     attempt: int = 1
+    work: LocalWork = LocalWork()
+    remembered: Params | None = None
 
 
 @dataclass(frozen=True)

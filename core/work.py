@@ -114,6 +114,11 @@ class LocalWork:
                 "0 or more, and finite",
             )
 
+    def step_count(self, examples: int) -> int:
+        """Optimizer steps that a client of so many training examples takes in a round."""
+        used = min(examples, self.max_examples or examples)
+        return self.steps or self.epochs * -(-used // self.batch_size)
+
     @property
     def moments(self) -> int:
         """Numbers that the optimizer keeps for each that trains."""

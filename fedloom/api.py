@@ -109,7 +109,7 @@ def job_of(source: Source, changes: Mapping[str, object] | None = None) -> Job:
 
     Args:
         source: see `simulate`.
-        changes: values by dotted key. A relative ``data.path`` among them starts at the current
+        changes: values by dotted key. A relative path of data among them starts at the current
             folder; in a file it starts at the file's folder.
 
     Raises:
@@ -123,7 +123,7 @@ def job_of(source: Source, changes: Mapping[str, object] | None = None) -> Job:
 
 
 def table_of(source: Source) -> dict[str, Any]:
-    """What a source says, as TOML gives it, with a ``data.path`` that holds anywhere.
+    """What a source says, as TOML gives it, with paths of data that hold anywhere.
 
     Raises:
         ConfigError: there is no such file or recipe, or it is not TOML.
@@ -173,13 +173,25 @@ def _plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+_PATHS = (("data", "path"), ("backbone", "emulator", "text"))
+
+
 def _located(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The table with a relative ``data.path`` made absolute from `folder`."""
-    data = table.get("data")
-    if not isinstance(data, Mapping) or not isinstance(data.get("path"), str) or not data["path"]:
+    """The table with relative paths of data made absolute from `folder`."""
+    out = dict(table)
+    for keys in _PATHS:
+        out = _placed(out, keys, folder)
+    return out
+
+
+def _placed(table: Mapping[str, Any], keys: Sequence[str], folder: Path) -> dict[str, Any]:
+    head, *rest = keys
+    value = table.get(head)
+    if rest and isinstance(value, Mapping):
+        return {**table, head: _placed(value, rest, folder)}
+    if rest or not isinstance(value, str) or not value:
         return dict(table)
-    path = (folder / Path(data["path"]).expanduser()).resolve()
-    return {**table, "data": {**data, "path": str(path)}}
+    return {**table, head: str((folder / Path(value).expanduser()).resolve())}
 
 
 def _lay_over(table: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
+from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
 from fedloom.sweep_command import add_sweep
 
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_simulate(commands.add_parser("simulate", help="run a job on this machine"))
     add_sweep(commands.add_parser("sweep", help="run every combination of some values"))
+    add_layers(commands.add_parser("layers", help="which layers clients should share"))
     _add_server(commands.add_parser("server", help="run a job with real devices"))
     add_live_commands(commands)
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))

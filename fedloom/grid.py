@@ -31,11 +31,13 @@ class Grid:
         table: the configuration that all of them share, as TOML gives it.
         values: what each key takes, in order.
         fixed: changes to the configuration that all of them share, by dotted key.
+        folder: where files that ``base`` names are looked for.
     """
 
     table: Settings
     values: Mapping[str, Sequence[Any]]
     fixed: Settings = field(default_factory=dict)
+    folder: Path = Path()
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -54,6 +56,18 @@ class Grid:
         for values in itertools.product(*self.values.values()):
             yield dict(zip(self.values, values, strict=True))
 
+    def under(self, settings: Settings) -> Settings:
+        """The configuration below a combination: over its own ``base``, where that varies.
+
+        Raises:
+            ConfigError: there is no such file or recipe.
+        """
+        if "base" not in settings:
+            return self.table
+        below = _based(settings["base"], self.folder)
+        below.pop("sweep", None)
+        return merge(below, self.table)
+
 
 def sweeps() -> dict[str, Path]:
     """The packaged sweeps by name."""
@@ -66,7 +80,8 @@ def grid_of(source: str, assignments: Iterable[str] = (), lists: Iterable[str] =
 
     Args:
         source: a TOML file with a ``[sweep]`` table, a packaged sweep, or a file or recipe without
-            one; ``base`` in it names a file or recipe that it lies over.
+            one; ``base`` in it names what it lies over (another one of them), or varies in
+            ``[sweep]``.
         assignments: ``key=value`` for all jobs.
         lists: ``key=value,value``, beside ``[sweep]`` or in place of a key of it.
 
@@ -74,15 +89,28 @@ def grid_of(source: str, assignments: Iterable[str] = (), lists: Iterable[str] =
         ConfigError: there is no such file, or a list that is none.
     """
     table, folder = _read(source)
-    base, varied = table.pop("base", None), table.pop("sweep", {})
-    if isinstance(base, str):
-        table = merge(table_of(folder / base if (folder / base).is_file() else base), table)
-    elif base is not None:
-        raise ConfigError(f"base = {base!r}: expected a file or the name of a recipe")
+    if "base" in table:
+        table = _based(table, folder)
+    varied = table.pop("sweep", {})
     if not isinstance(varied, Mapping):
         raise ConfigError(f"sweep = {varied!r}: expected a table of lists by dotted key")
     values = {**dict(_flat(varied)), **dict(asked(text) for text in lists)}
-    return Grid(table, values, override({}, assignments))
+    return Grid(table, values, override({}, assignments), folder)
+
+
+def _based(base: object, folder: Path) -> dict[str, Any]:
+    """What a file, recipe, sweep or table says, over the ``base`` that it names itself, if any."""
+    if isinstance(base, str):
+        path = folder / base
+        table, folder = _read(str(path) if path.is_file() else base)
+    elif isinstance(base, Mapping) and "base" in base:
+        table = dict(base)
+    else:
+        text = "expected a file, the name of a recipe, or a table with a base of its own"
+        raise ConfigError(f"base = {base!r}: {text}")
+    if "base" not in table:
+        return table
+    return merge(_based(table.pop("base"), folder), table)
 
 
 def _read(source: str) -> tuple[dict[str, Any], Path]:
@@ -130,7 +158,11 @@ def short(value: object) -> str:
 
     >>> short("lora"), short(0.5), short({"name": "lora", "rank": 4}), short(["a", "b"])
     ('lora', '0.5', 'lora rank=4', 'a+b')
+    >>> short({"name": "no keeping", "base": "local-heads", "keep": []})
+    'no keeping'
     """
+    if isinstance(value, Mapping) and "base" in value:  # a configuration
+        return str(value.get("name", value["base"]))
     if isinstance(value, Mapping):
         rest = (f"{key}={short(item)}" for key, item in value.items() if key != "name")
         return " ".join([*([str(value["name"])] if "name" in value else []), *rest])

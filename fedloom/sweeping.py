@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from fedloom.api import job_of
@@ -27,7 +28,8 @@ class Outcome:
         directory: its folder.
         state: ``finished``, ``refused``, or ``interrupted``.
         why: of a refused one, what was wrong.
-        metrics: the last model's evaluation.
+        metrics: the last model's evaluation; with ``clients_`` before it, of clients' own examples
+            held at home, and of their own models (``clients_personal_``).
         spent: what its rounds cost.
         rounds: rounds that are done.
     """
@@ -46,7 +48,11 @@ Started = Callable[[int, Settings], Observer]
 
 
 def run_grid(
-    grid: Grid, folder: Path, started: Started, ended: Callable[[int, Outcome], None]
+    grid: Grid,
+    folder: Path,
+    started: Started,
+    ended: Callable[[int, Outcome], None],
+    part: tuple[int, int] = (1, 1),
 ) -> list[Outcome]:
     """Run what is left of a grid; each job has the name of its folder.
 
@@ -59,13 +65,15 @@ def run_grid(
         folder: where their folders are.
         started: told of each job that is run.
         ended: told of each job's end.
+        part: ``(i, n)``: every n-th job only, from the i-th.
     """
     outcomes: list[Outcome] = []
-    for number, settings in enumerate(grid, start=1):
+    for number, settings in islice(enumerate(grid, start=1), part[0] - 1, None, part[1]):
         directory = folder / folder_name(settings)
         try:
             named = {**grid.fixed, "name": directory.name, "run.directory": str(directory)}
-            job = job_of(grid.table, {**named, **settings})
+            own = {key: value for key, value in settings.items() if key != "base"}
+            job = job_of(grid.under(settings), {**named, **own})
             if not _has_finished(job, directory):
                 _run(job, started(number, settings))
             outcome = _read(settings, directory)
@@ -94,12 +102,13 @@ def _run(job: Job, observer: Observer) -> None:
 def _read(settings: Settings, directory: Path) -> Outcome:
     record = Record.read(directory)
     spent: Mapping[str, float] = record.summary.get("spent") or {}
+    own = {f"clients_{name}": value for name, value in record.own_examples.items()}
     state = "finished" if record.state == "finished" else "interrupted"
     return Outcome(
         settings,
         directory,
         state,
-        metrics=record.after,
+        metrics={**record.after, **own},
         spent=spent,
         rounds=record.done,
     )

@@ -169,7 +169,7 @@ class Chunk(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., crc32: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("ticket", "size", "sha256", "codec", "num_examples", "metrics", "flops", "seconds", "peak_memory", "offset", "tokens")
+    __slots__ = ("ticket", "size", "sha256", "codec", "num_examples", "metrics", "flops", "seconds", "peak_memory", "offset", "tokens", "download_seconds")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class UploadHeader(_message.Message):
     PEAK_MEMORY_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ticket: str
     size: int
     sha256: str
@@ -199,7 +200,8 @@ class UploadHeader(_message.Message):
     peak_memory: int
     offset: int
     tokens: int
-    def __init__(self, ticket: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ..., codec: _Optional[str] = ..., num_examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., flops: _Optional[float] = ..., seconds: _Optional[float] = ..., peak_memory: _Optional[int] = ..., offset: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
+    download_seconds: float
+    def __init__(self, ticket: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ..., codec: _Optional[str] = ..., num_examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., flops: _Optional[float] = ..., seconds: _Optional[float] = ..., peak_memory: _Optional[int] = ..., offset: _Optional[int] = ..., tokens: _Optional[int] = ..., download_seconds: _Optional[float] = ...) -> None: ...
 
 class UploadPart(_message.Message):
     __slots__ = ("header", "chunk")

@@ -6,7 +6,7 @@ versions.json     what computed it: fedloom, Python, libraries, processor
 metrics.jsonl     one line per round, safe on disk before the next round begins
 partition.json    sizes and label counts of the clients
 checkpoints/      round-000012.safetensors: the last few states
-personal/         tensors that clients keep for themselves, where they do
+personal/, remembered/   tensors that clients keep, and strategies keep of each of them
 adapter/          the trained adapter
 clients.json      the last model's evaluation on each client's own examples
 summary.json      how it ended
@@ -39,7 +39,7 @@ _FILES = (
     *("choices.json", "versions.json", "metrics.jsonl", "partition.json", "clients.json"),
     *("summary.json", "report.html"),
 )
-_FOLDERS = ("checkpoints", "personal", "adapter", "plots", "events")
+_FOLDERS = ("checkpoints", "personal", "remembered", "adapter", "plots", "events")
 _CLIENTS_WITH_LABELS = 200
 _SIZES_KEPT = 1000
 
@@ -57,13 +57,21 @@ class RunDirectory:
         self.keep = keep
 
     @staticmethod
+    def of(job: Job) -> "RunDirectory":
+        """The folder that ``job.run.directory`` names, whatever is there."""
+        text = job.run.directory.replace("{name}", job.name).replace("{seed}", str(job.seed))
+        if "{" in text or not text.strip():
+            raise ConfigError(f"run.directory = {text!r}: only {{name}} and {{seed}} are filled in")
+        return RunDirectory(Path(text).expanduser(), keep=job.run.keep)
+
+    @staticmethod
     def check(job: Job, *, resume: bool = False, overwrite: bool = False) -> "RunDirectory":
         """Raise what `create` would, and change nothing; return the folder as it is.
 
         Raises:
             RunError: as `create`.
         """
-        run = RunDirectory(_path_of(job), keep=job.run.keep)
+        run = RunDirectory.of(job)
         nearest = next(p for p in (run.path, *run.path.absolute().parents) if p.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
             text = f"{nearest}: not a folder that can be written to"
@@ -86,7 +94,7 @@ class RunDirectory:
             RunError: the folder holds another job, or this one and neither flag is given, or files
                 that are no run's, or cannot be written.
         """
-        run = RunDirectory(_path_of(job), keep=job.run.keep)
+        run = RunDirectory.of(job)
         with _writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._check_ours()
@@ -259,13 +267,6 @@ class RunDirectory:
         path = self.path / f"{name}.json"
         with _writing(path):
             _write_json(path, json_values(value))
-
-
-def _path_of(job: Job) -> Path:
-    text = job.run.directory.replace("{name}", job.name).replace("{seed}", str(job.seed))
-    if "{" in text or not text.strip():
-        raise ConfigError(f"run.directory = {text!r}: only {{name}} and {{seed}} are filled in")
-    return Path(text).expanduser()
 
 
 def _thin(ordered: list[int]) -> list[int]:

@@ -76,7 +76,7 @@ class Admission:
             delta = replace(delta, steps=own)
         if not np.isfinite(delta.vector).all():
             raise UpdateRefusedError("the delta is not finite", code="not-finite")
-        return replace(update, payload=None, delta=delta)
+        return replace(update, payload=None, delta=delta, work=task.work)
 
     def close(self, client: ClientId) -> None:
         """Refuse whatever else `client` sends in this round."""

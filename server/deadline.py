@@ -6,7 +6,7 @@ robust estimation", JASA 1974, section 5.4).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,13 @@ class Deadline:
     minimum: int
     patience: float
     longest: float
+
+    def among(self, count: int) -> "Deadline":
+        """The terms where only so many of those asked have a task: in proportion."""
+        if count == self.asked:
+            return self
+        goal, minimum = (-(-own * count // self.asked) for own in (self.goal, self.minimum))
+        return replace(self, asked=count, goal=goal, minimum=minimum)
 
     def is_over(self, age: float, arrivals: Sequence[float]) -> bool:
         """Whether a round with these arrivals has ended at an age of so many seconds.

@@ -5,15 +5,16 @@ newest; the size is the plan's at most; chunks, digest (`uploads`); then here th
 layout, finite, norm, weight. A refusal never ends the round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
+from fedloom.core.devices import Device, depth
 from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.layout import Layout
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Payload
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cost, Payload
 from fedloom.server.admission import Admission, Decode, Travels, everything
 from fedloom.server.records import Result, Ticket
 
@@ -43,6 +44,8 @@ class Gate:
         max_examples: largest weight that a client may claim.
         largest: bytes that a payload may have at most.
         travels: which of what a client sends back it holds; all but over a split model.
+        device_of: which device a client has; None where none is modelled.
+        examples_of: how many training examples it holds.
     """
 
     tasks: Mapping[ClientId, ClientTask]
@@ -53,6 +56,8 @@ class Gate:
     max_examples: int
     largest: int
     travels: Travels = everything
+    device_of: Callable[[ClientId], Device | None] = lambda client: None
+    examples_of: Callable[[ClientId], int] = lambda client: 0
 
     def size(self, result: Result) -> None:
         """Check what a header declares, before any memory is taken.
@@ -89,6 +94,7 @@ class Gate:
     ) -> ClientUpdate:
         """The update of a result that was let in before: decoded, and its cost completed."""
         down = result.cost.bytes_down or self.bytes_down
+        cost = replace(result.cost, bytes_up=result.size, bytes_down=down)
         # A bytearray serves as bytes here: codecs read a frame through a memoryview.
         frame = cast("bytes | None", payload)
         update = ClientUpdate(
@@ -97,7 +103,17 @@ class Gate:
             num_examples=result.num_examples,
             payload=None if frame is None else Payload(result.codec, frame),
             metrics=result.metrics,
-            cost=replace(result.cost, bytes_up=result.size, bytes_down=down),
+            cost=self._on_device(ticket.client, cost),
             attempt=ticket.attempt,
         )
         return Admission(self.tasks, self.layout, self.decode, self.travels).admit(update)
+
+    def _on_device(self, client: ClientId, cost: Cost) -> Cost:
+        """The cost with what the measured seconds draw, and the seconds that the model says."""
+        device, task = self.device_of(client), self.tasks.get(client)
+        if device is None or task is None:
+            return cost
+        trained = self.layout.select(task.selectors.train)
+        steps = task.work.step_count(self.examples_of(client))
+        modelled = device.spent(cost, steps=steps, blocks=depth(trained, self.layout))
+        return replace(device.drawn(cost), modelled_seconds=modelled.modelled_seconds)

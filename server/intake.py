@@ -1,6 +1,7 @@
 """How a result comes in: its ticket, its bytes, the gate, the disk, and only then the receipt."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -94,10 +95,12 @@ class Intake:
         except UpdateRefusedError as error:
             self._refuse(offer, error)
             raise
-        if offer.models is not None:
-            down = offer.models.size(client)
-            result = replace(result, cost=replace(result.cost, bytes_down=down))
+        down = offer.models.size(client) if offer.models else offer.model_size
+        result = replace(result, cost=replace(result.cost, bytes_down=down))
+        began = time.monotonic()
         upload = await self._receive(ticket_id, result, offset, chunks)
+        taken = result.cost.network_seconds + time.monotonic() - began
+        result = replace(result, cost=replace(result.cost, network_seconds=taken))
         # Once all is here it is taken, even if nobody waits for the receipt any more.
         settling = asyncio.create_task(self._settle(gate, offer, result, upload))
         self._settling.add(settling)

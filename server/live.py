@@ -9,13 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.downlink import Downlink, follows
-from fedloom.codecs.exchange import changed
 from fedloom.codecs.frame import OVERHEAD
 from fedloom.core.job import Stage
+from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import (
-    Briefing,
     ClientId,
     ClientTask,
     Cohort,
@@ -39,16 +37,17 @@ from fedloom.server.intake import Intake
 from fedloom.server.judged import judged
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
-from fedloom.server.models import Models
+from fedloom.server.memories import memory_of
 from fedloom.server.plan import Plan
+from fedloom.server.publishing import Published, Publishing
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
 from fedloom.server.round import run_round
 from fedloom.server.segments import Segments
-from fedloom.server.selection import choose, count
+from fedloom.server.selection import choose, count, placed
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.contract import briefing_of
+from fedloom.strategies.remembering import Memory
 
 if TYPE_CHECKING:
     from fedloom.server.split_hosting import Hosting
@@ -91,10 +90,13 @@ class Live:
     standing: Standing = field(default_factory=lambda: Standing(""))
     counting: Counting = field(default_factory=Counting)
     hosting: "Hosting | None" = None
-    _models: Models | None = None
     _played: State | None = None
+    _publishing: Publishing = field(init=False)
     _seconds: list[float] = field(default_factory=list)
     _began: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._publishing = Publishing(self.plan, self.contents)
 
     def play(self, index: int, state: State, *, first: int, last: int) -> Iterator[Played]:
         """Play rounds `first` to `last` of a stage; one that a crash cut short goes on.
@@ -106,19 +108,17 @@ class Live:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         later = sum(later.rounds for later in self.plan.job.stages[index + 1 :])
         self._stand(rounds=last + later)
-        for number in range(first, last + 1):
-            state, report = self._round(number, index, strategy, state)
-            state, report = judged(strategy, state, report, lambda m: self.judge(index, m)(m))
-            seconds = time.perf_counter() - self._began
-            self._seconds.append(seconds)
-            self._played = state
-            reach("round-played")
-            self._stand(
-                bytes_up=self.standing.bytes_up + report.cost.bytes_up,
-                bytes_down=self.standing.bytes_down + report.cost.bytes_down,
-                seconds_per_round=math.fsum(self._seconds) / len(self._seconds),
-            )
-            yield Played(stage.name, state, report, seconds)
+        with memory_of(strategy, self.plan.job, index, state, done=first - 1) as memory:
+            for number in range(first, last + 1):
+                state, report = self._round(number, index, strategy, state, memory)
+                state, report = judged(strategy, state, report, partial(self._candidate, index))
+                seconds = time.perf_counter() - self._began
+                self._seconds.append(seconds)
+                self._played = state
+                reach("round-played")
+                mean = math.fsum(self._seconds) / len(self._seconds)
+                self._stand(**self.standing.carried(report.cost), seconds_per_round=mean)
+                yield Played(stage.name, state, report, seconds)
 
     def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the server's own examples and on clients', as the job asks."""
@@ -131,6 +131,11 @@ class Live:
             return found
 
         return judge
+
+    def _candidate(self, index: int, model: Params) -> Metrics:
+        """Evaluates a model that a strategy asks about, on the server's own examples."""
+        self._stand(phase="evaluating")
+        return self.plan.judging(index, model)(model) if self.plan.judging else {}
 
     @property
     def _gathering(self) -> Gathering:
@@ -157,9 +162,8 @@ class Live:
         self._stand(phase="evaluating", present=len(there))
         known = self._played is not None and self._played.params is model
         state = self._played if known and self._played else State(model, number)
-        models = self._publish(index, state, number)
-        task = ClientTask("", number, number, seed=job.seed)
-        task = replace(task, selectors=job.stages[index].selectors)
+        models = self._publishing.model(index, state, number)
+        task = ClientTask("", number, number, selectors=job.stages[index].selectors, seed=job.seed)
         return evaluate_on_clients(
             self.board,
             choose(there, some, seed=job.seed, number=number),
@@ -169,24 +173,24 @@ class Live:
         )
 
     def _round(
-        self, number: int, index: int, strategy: Strategy, state: State
+        self, number: int, index: int, strategy: Strategy, state: State, memory: Memory | None
     ) -> tuple[State, RoundReport]:
         job, stage = self.plan.job, self.plan.job.stages[index]
         up = cast(Codec, create("codecs", job.up(index)))
-        models = self._publish(index, state, number - 1, briefing_of(strategy, state))
+        published = self._publishing.round(index, strategy, state, number - 1)
         drawn = drawn_for(state, number)
         while True:
             opened = self._open(number, index, stage, drawn)
             self._began = time.perf_counter()  # waiting for clients is no part of a round
-            work, selectors = stage.local, stage.selectors
             terms = (job.seed, job.tiers, self.plan.cuts, stage.rounds)
-            cohort = Cohort(number, opened.cohort, work, selectors, *terms)
-            dispatch = self._dispatch(opened, index, up, state.params, models)
+            cohort = Cohort(number, opened.cohort, stage.local, stage.selectors, *terms)
+            dispatch = self._dispatch(opened, index, up, state.params, published)
             self._stand(phase="training", asked=len(cohort.clients), arrived=0, refused=0)
             far, bound = self.hosting, job.server.norm_bound
             whole = far.whole(dispatch, state.params, bound) if far else dispatch
             try:
-                return asyncio.run(run_round(strategy, state, cohort, whole, decode=up.decode))
+                playing = run_round(strategy, state, cohort, whole, decode=up.decode, memory=memory)
+                return asyncio.run(playing)
             except TooFewError:
                 self.observer.note(
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
@@ -195,63 +199,52 @@ class Live:
                 self._begin(number, index, stage, drawn, dispatch)
 
     def _dispatch(
-        self, opened: OpenRound, index: int, up: Codec, params: Params, models: Models
+        self, opened: OpenRound, index: int, up: Codec, params: Params, published: Published
     ) -> LiveRound:
         server, size = self.plan.job.server, self.plan.job.stages[index].clients_per_round
         asked = len(opened.cohort)
         aimed = min(size, asked)
+        goal, least = (count(share, aimed) for share in (server.goal, server.minimum))
         terms = Deadline(
-            asked=asked,
-            goal=count(server.goal, aimed),
-            minimum=count(server.minimum, aimed),
-            patience=server.patience,
-            longest=server.longest,
+            asked=asked, goal=goal, minimum=least, patience=server.patience, longest=server.longest
         )
         return LiveRound(
             opened,
             index,
-            models,
+            published.models,
             terms,
-            partial(self._gate, params, up, models),
+            partial(self._gate, params, up, published.models.content.size, opened),
             self.board,
             self.intake,
             self.ledger,
             self.segments,
+            branches=published.branches,
             last=opened.attempt > server.attempts,
             ticking=lambda answered, gone: self._stand(arrived=answered, refused=gone),
         )
 
     def _gate(
-        self, params: Params, up: Codec, models: Models, tasks: Mapping[ClientId, ClientTask]
+        self,
+        params: Params,
+        up: Codec,
+        bytes_down: int,
+        opened: OpenRound,
+        tasks: Mapping[ClientId, ClientTask],
     ) -> Gate:
-        server = self.plan.job.server
+        server, by_tier = self.plan.job.server, device_by_tier(self.plan.job)
+        known = {client.id: client for client in opened.cohort}
         return Gate(
             tasks,
             params.layout,
             up.decode,
-            bytes_down=models.content.size,
+            bytes_down=bytes_down,
             norm_bound=server.norm_bound,
             max_examples=server.max_examples,
             largest=OVERHEAD + 1024 + 8 * params.layout.size,
             travels=self.plan.split.up if self.plan.split else everything,
+            device_of=lambda client: by_tier(known[client].tier),
+            examples_of=lambda client: known[client].num_examples,
         )
-
-    def _publish(
-        self, index: int, state: State, number: int, briefing: Briefing | None = None
-    ) -> Models:
-        """Offer the model after `number` rounds for download, and forget the one before."""
-        job, params = self.plan.job, state.params
-        up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
-        part = changed([s.selectors for s in job.stages[: index + 1]], params.layout)
-        part = self.plan.split.down(part) if self.plan.split else part
-        beside, follow = briefing, follows(up, down)
-        made = Downlink(state, down, part, number=number, briefing=beside, following=follow)
-        models, before = Models(made, self.contents), self._models
-        if before is not None:
-            before.forget((models.content.sha256,))
-        self._models = models
-        reach("model-published")
-        return models
 
     def _open(self, number: int, index: int, stage: Stage, drawn: int) -> OpenRound:
         """The round as the ledger has it, begun with those who are there where it is new."""
@@ -286,7 +279,7 @@ class Live:
             if self.hosting is not None:
                 self.hosting.clear()
         else:
-            self.ledger.widen((*kept, *chosen))
+            self.ledger.widen(placed(before.opened.cohort, kept, chosen))
 
     def _stand(self, **changes: object) -> None:
         changes = {"resyncs": self.counting.resyncs, **changes}

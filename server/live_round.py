@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedloom.core.config import to_table
+from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.types import Client, ClientId, ClientTask, ClientUpdate, Refusal
 from fedloom.server.board import Board, Event, GaveUp, Offer, Stopping
+from fedloom.server.contents import Content
 from fedloom.server.deadline import Deadline
 from fedloom.server.failpoints import reach
 from fedloom.server.gate import Gate
@@ -16,6 +18,7 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.models import Models
 from fedloom.server.records import OpenRound, Ticket, Written
 from fedloom.server.segments import Segments
+from fedloom.strategies.contract import check_branches
 
 __all__ = ["LiveRound", "Stopped", "TooFewError", "order_of", "pause"]
 
@@ -47,6 +50,7 @@ class LiveRound:
         intake: takes results while the round is open.
         ledger: what was acknowledged.
         segments: the bytes of it.
+        branches: models beside it that tasks start from, by name.
         last: whether the round is applied even below its minimum.
         ticking: called every now and then with the numbers of answered and gone clients.
         began: `time.monotonic` at which this process took the round up.
@@ -63,6 +67,7 @@ class LiveRound:
     intake: Intake
     ledger: Ledger
     segments: Segments
+    branches: Mapping[str, Content] = field(default_factory=dict)
     last: bool = False
     ticking: Callable[[int, int], None] = lambda answered, gone: None
     began: float = field(default_factory=time.monotonic)
@@ -79,7 +84,8 @@ class LiveRound:
             Stopped: the server is told to end.
             TooFewError: it is over with fewer updates than its minimum; they stay in the ledger.
         """
-        gate = self.gate(tasks)
+        check_branches(tasks.values(), self.branches)
+        gate, self.deadline = self.gate(tasks), self.deadline.among(len(tasks))
         for written in self.ledger.written(self.opened.number):
             yield self._again(gate, written)
         if not self.opened.closed:
@@ -123,14 +129,17 @@ class LiveRound:
         found = self.ledger.written(self.opened.number)
         return [w for w in found if w.ticket.client not in self.answered]
 
-    def _again(self, gate: Gate, written: Written) -> ClientUpdate:
-        """An acknowledged update, read from the disk."""
+    def _again(self, gate: Gate, written: Written) -> ClientUpdate | Refusal:
+        """An acknowledged update, from the disk; refused where its client's task is another now."""
         self.answered.add(written.ticket.client)
         self.arrivals.append(self._age())
         reach("update-replayed")
         result = written.result
         payload = self.segments.read(written.place) if result.size else None
-        return gate.update(written.ticket, result, payload)
+        try:
+            return gate.update(written.ticket, result, payload)
+        except UpdateRefusedError as error:
+            return Refusal(written.ticket.client, str(error))
 
     def _until_over(self, asked: int, gate: Gate) -> Iterator[ClientUpdate | Refusal]:
         while not self._over(asked):
@@ -176,8 +185,9 @@ class LiveRound:
 
     def _offer(self, ticket: Ticket, task: ClientTask, largest: int, ends: float) -> Offer:
         order = order_of(task, self.stage)
-        model = self.models.content
-        return Offer(ticket, order, model.sha256, model.size, ends, largest, self.models)
+        model = self.branches[task.branch] if task.branch else self.models.content
+        forms = None if task.branch else self.models
+        return Offer(ticket, order, model.sha256, model.size, ends, largest, forms)
 
 
 def pause(board: Board, seconds: float) -> None:

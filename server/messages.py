@@ -135,6 +135,7 @@ def result_of(header: pb.UploadHeader) -> Result:
             peak_memory=header.peak_memory,
             tokens=header.tokens,
             device_seconds=_number(header.seconds),
+            network_seconds=_number(header.download_seconds),
         ),
     )
 

@@ -20,6 +20,7 @@ from fedloom.server.admission import Admission, Decode
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import check_applied, check_tasks, hook
+from fedloom.strategies.remembering import Memory
 
 __all__ = ["Decode", "Dispatch", "run_round"]
 
@@ -29,7 +30,13 @@ Dispatch: TypeAlias = Callable[
 
 
 async def run_round(
-    strategy: Strategy, state: State, cohort: Cohort, dispatch: Dispatch, *, decode: Decode
+    strategy: Strategy,
+    state: State,
+    cohort: Cohort,
+    dispatch: Dispatch,
+    *,
+    decode: Decode,
+    memory: Memory | None = None,
 ) -> tuple[State, RoundReport]:
     """Hand out the work of one round and fold what comes back into the next state.
 
@@ -43,6 +50,7 @@ async def run_round(
         dispatch: hands tasks out and yields updates in any order, or a refusal in place of one
             that it did not let in.
         decode: a payload, and the layout of what its client was asked to send, into a delta.
+        memory: what the strategy remembers of each client; None where that is nothing.
 
     Returns:
         The next state, and what happened.
@@ -58,6 +66,8 @@ async def run_round(
 
     admission, tally = Admission(tasks, state.params.layout, decode), Tally()
     total: Any | None = None
+    if memory is not None:
+        memory.begin(number)
     async for update in dispatch(tasks):
         if isinstance(update, Refusal):
             tally.refuse(update.client, update.reason)
@@ -65,15 +75,21 @@ async def run_round(
         tally.spend(update.cost)
         try:
             decoded = admission.admit(update)
+            if memory is not None:
+                decoded = memory.recalled(decoded)
             with hook("accumulate", number):
                 total = strategy.accumulate(total, decoded)
         except UpdateRefusedError as error:
             tally.refuse(update.client, str(error))
         else:
+            if memory is not None:
+                memory.remember(state, decoded)
             admission.close(update.client)
             tally.accept(update)
 
     with hook("apply", number):
         applied = strategy.apply(state, total)
     after, metrics = check_applied(applied, state, number)
+    if memory is not None:
+        memory.commit(number)
     return after, tally.report(number, metrics)

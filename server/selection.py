@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fedloom.core.seeds import stream
 from fedloom.core.types import Client
 
-__all__ = ["choose", "count"]
+__all__ = ["choose", "count", "placed"]
 
 
 def choose(
@@ -26,6 +26,32 @@ def choose(
     purpose = "cohort" if attempt == 1 else f"cohort again {attempt}"
     chosen = stream(seed, purpose, round=number).choose(len(there), min(size, len(there)))
     return tuple(there[int(index)] for index in chosen)
+
+
+def placed(
+    before: Sequence[Client], kept: Sequence[Client], chosen: Sequence[Client]
+) -> tuple[Client, ...]:
+    """The cohort of a round that is begun again: whose update came has the same place as before.
+
+    A strategy may deal its tasks out by place, and what came answers the task that was given. Where
+    there are too few others to stand before those, some of the earlier ones are asked once more.
+
+    Args:
+        before: the cohort so far.
+        kept: those of it whose update came.
+        chosen: who is asked now.
+    """
+    stay, fresh = {client.id for client in kept}, iter(chosen)
+    others = stay.union(client.id for client in chosen)
+    spare = (client for client in before if client.id not in others)
+    last = max((place for place, client in enumerate(before) if client.id in stay), default=-1)
+    found = list[Client]()
+    for place, client in enumerate(before):
+        one = client if client.id in stay else next(fresh, None)
+        if one is None and place < last:
+            one = next(spare)
+        found += [one] if one is not None else []
+    return (*found, *fresh)
 
 
 def count(share: float, size: int) -> int:

@@ -51,7 +51,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = folder_of(job.backbone, note)
+    folder = folder_of(job.backbone, device, note)
     corpus = _corpus(job, folder)
     classes = corpus.classes if corpus else job.data.classes
     if job.backbone.task != "causal-lm" and not classes:
@@ -111,11 +111,12 @@ def _check_live_split(job: Job) -> None:
 
 
 def _check_branches(job: Job) -> None:
-    """Refuse strategies whose clients start from different models: there is one to download."""
+    """Refuse strategies whose clients start from different models, where the model is split."""
     for stage in job.stages:
-        if hasattr(create("strategies", stage.strategy), "branches"):
-            name, text = stage.strategy.name, "runs in simulations only; its clients start from"
-            raise ConfigError(f"strategy = {name!r}: {text} different models")
+        branches = hasattr(create("strategies", stage.strategy), "branches")
+        if branches and job.split.mode != "none":
+            name, text = stage.strategy.name, "clients of a split model start from the same one"
+            raise ConfigError(f"strategy = {name!r}: split.mode = {job.split.mode!r}: {text}")
 
 
 def _split(
@@ -156,8 +157,11 @@ class _Finish:
 
 
 def _check_judged(job: Job, *, known: bool) -> None:
-    """Find a stage that is to end by evaluations that nobody makes."""
+    """Find a stage that is to end, or to choose, by evaluations that nobody makes."""
     for stage in job.stages:
+        if hasattr(create("strategies", stage.strategy), "candidates") and not known:
+            text = "the server judges its models, and needs data.path"
+            raise ConfigError(f"strategy = {stage.strategy.name!r}: {text}")
         if stage.patience and not known and not job.server.evaluate_clients:
             text = f"patience = {stage.patience} in the stage {stage.name!r}: 0, or data.path"
             raise ConfigError(f"{text} or server.evaluate_clients, so that the model is evaluated")

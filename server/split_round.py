@@ -15,7 +15,6 @@ from fedloom.server.split_journal import Journal, Moved
 from fedloom.server.split_plan import SplitPlan
 from fedloom.server.split_sessions import Sessions
 from fedloom.server.stage_host import StageHost
-from fedloom.tuning.learners.backprop import step_count
 
 __all__ = ["SplitRound"]
 
@@ -131,7 +130,7 @@ class SplitRound:
     def _expect(self, tasks: Mapping[ClientId, ClientTask], cohort: tuple[Client, ...]) -> None:
         """Batches that step as one lie as in a simulation: those of who takes most steps first."""
         sizes = {client.id: client.num_examples for client in cohort}
-        names = sorted(tasks, key=lambda name: -step_count(sizes[name], tasks[name].work))
+        names = sorted(tasks, key=lambda name: -tasks[name].work.step_count(sizes[name]))
         for side in self._sides.values():
             if isinstance(side.host, GangHost):
                 side.host.expect(names, wait=side.host.stage.lane().version == 0)

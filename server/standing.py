@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedloom.core.cost import Cost
 from fedloom.core.errors import RunError
 
 __all__ = ["Sign", "Standing", "read_standing", "write_standing"]
@@ -61,6 +62,11 @@ class Standing:
     enrol_port: int = 0
     written: float = 0.0
     pid: int = 0
+
+    def carried(self, cost: Cost) -> dict[str, int]:
+        """Bytes up and down with those of one more round."""
+        up, down = self.bytes_up + cost.bytes_up, self.bytes_down + cost.bytes_down
+        return {"bytes_up": up, "bytes_down": down}
 
     @property
     def eta(self) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import received, sent_down
+from fedloom.codecs.branches import branch_down, branch_received
 from fedloom.core.layout import Layout
 from fedloom.core.types import Briefing, Params, State
 from fedloom.strategies.contract import branches_of
@@ -34,14 +34,11 @@ def branched(
         strategy: of the stage.
         state: before the round.
         codec: how models travel.
-        before: tensors of earlier stages: they are sent though a branch may lack them.
+        before: what clients of earlier stages have sent.
         briefing: what is sent beside the model.
     """
-    found, layout = {}, state.params.layout
+    found = {}
     for name, own in branches_of(strategy, state).items():
-        whole = state.params.having(own)
-        there = {*own.layout.names, *before.names}
-        part = Layout(tuple(spec for spec in layout if spec.name in there))
-        payload = sent_down(whole, codec, part, version=state.version, briefing=briefing)
-        found[name] = Branch(received(whole, codec, payload, part)[0], payload.nbytes)
+        payload = branch_down(own, state, codec, before, briefing=briefing)
+        found[name] = Branch(branch_received(state.params, codec, payload)[0], payload.nbytes)
     return found

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.layout import ALL
 from fedloom.core.seeds import stream
 from fedloom.core.types import ClientId, Metrics, Params
@@ -15,7 +16,7 @@ from fedloom.results.observe import Observer, spread, weighted
 from fedloom.results.rundir import RunDirectory
 from fedloom.simulation import references
 from fedloom.simulation.holdout import rows_to_judge
-from fedloom.simulation.personal import PersonalStore
+from fedloom.simulation.personal import own_of
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.stage import evaluator
 from fedloom.tuning.evaluate import Evaluation, evaluate
@@ -37,7 +38,7 @@ class Models:
 
     start: Params
     end: Params
-    personal: PersonalStore | None = None
+    personal: ClientVectors | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _each_client(
         here, first = np.arange(first, first + len(own)), first + len(own)
         clients[name] = _means(found, here)
         if models.personal is not None:
-            mine = params.having(models.personal.own(name, params))
+            mine = params.having(own_of(models.personal, name, params))
             theirs = _means(evaluate(session, mine, examples, rows=here), here)
             personal = {f"personal_{metric}": value for metric, value in theirs.items()}
             clients[name] = {**clients[name], **personal}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import client_update, with_far
+from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.devices import Device, depth
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, Selector
@@ -27,12 +28,12 @@ from fedloom.core.types import (
     Refusal,
 )
 from fedloom.simulation.branches import Branch
-from fedloom.simulation.personal import PersonalStore
+from fedloom.simulation.personal import own_of
+from fedloom.strategies.contract import check_branches
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.depth import picked
-from fedloom.tuning.learners.backprop import step_count
 from fedloom.tuning.learning import IDLE, NOTHING, Assignment, Learner, LocalResult
 from fedloom.tuning.split_training import SplitTraining
 
@@ -69,7 +70,7 @@ class Federation:
     pool: ThreadPoolExecutor
     split: SplitTraining | None = None
     device_of: Callable[[ClientId], Device | None] = lambda client: None
-    personal: PersonalStore | None = None
+    personal: ClientVectors | None = None
 
     def learner_of(self, task: ClientTask) -> Learner:
         """Who trains a task."""
@@ -164,12 +165,9 @@ def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[C
 def _alike(
     federation: Federation, tasks: list[ClientTask], branches: Mapping[str, Branch]
 ) -> list[list[ClientTask]]:
+    check_branches(tasks, branches)
     found = _groups(federation.split, tasks)
-    wanted = {task.branch for task in tasks if task.branch}
-    if not wanted <= branches.keys():
-        text = f"tasks start from {sorted(wanted - branches.keys())}; it has {sorted(branches)}"
-        raise ConfigError(f"branch: {text}")
-    if federation.split is not None and wanted:
+    if federation.split is not None and any(task.branch for task in tasks):
         raise ConfigError("branch: clients of a split model start from the same one")
     if federation.split is not None and any(task.blocks for task in tasks):
         raise ConfigError("blocks: clients of a split model run all of its layers")
@@ -212,11 +210,11 @@ def _train(
 
 def _assignment(federation: Federation, params: Params, task: ClientTask) -> Assignment:
     rows, personal = federation.rows_of(task.client), federation.personal
-    own = None if personal is None else personal.own(task.client, params)
+    own = None if personal is None else own_of(personal, task.client, params)
     return Assignment(task.client, rows, task.round, task.seed, task.batches, own)
 
 
-def _keep(personal: PersonalStore, trained: list[tuple[ClientTask, LocalResult]]) -> None:
+def _keep(personal: ClientVectors, trained: list[tuple[ClientTask, LocalResult]]) -> None:
     """Clients keep what has become of their own tensors; one that diverged, what it had."""
     for task, result in trained:
         if result.kept is not None and result.whole:
@@ -264,5 +262,5 @@ def _on_device(federation: Federation, task: ClientTask, cost: Cost, layout: Lay
     if device is None:
         return cost
     trained = layout.select(task.selectors.train)
-    steps = step_count(len(federation.rows_of(task.client)), task.work)
+    steps = task.work.step_count(len(federation.rows_of(task.client)))
     return device.spent(cost, steps=steps, blocks=depth(trained, layout))

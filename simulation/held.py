@@ -64,7 +64,7 @@ class Held:
             if model.ledger is not None:
                 if self.versions is None:
                     self.versions = np.zeros(len(self.population), dtype=np.int32)
-                for name in tasks:
+                for name in (name for name, task in tasks.items() if not task.branch):
                     keeps = model.form(self._of(name)).keeps
                     self.versions[self.population.partition.index_of(name)] = keeps
             return dispatch(tasks)

@@ -1,181 +1,41 @@
-"""What simulated clients keep for themselves, on disk: tensors that never travel.
+"""What simulated clients keep for themselves: tensors that never travel."""
 
-One SQLite file of equal records: a client's kept tensors and the round that they are of. A round's
-records are written in one transaction before the state after it is saved. Where the state is lost,
-the records of its round are newer than the last checkpoint and are forgotten when the run goes on;
-a client's record is only dropped once a newer one is as old as the oldest checkpoint.
-"""
-
-import json
-import sqlite3
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
-import numpy as np
-
-from fedloom.core.errors import RunError
-from fedloom.core.layout import Layout, Vector
+from fedloom.core.client_vectors import ClientVectors
+from fedloom.core.layout import Layout
 from fedloom.core.types import ClientId, Params
+from fedloom.results.rundir import RunDirectory
 
-__all__ = ["PersonalStore"]
-
-_FORMAT = 1
-_SCHEMA = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE kept (client TEXT, round INTEGER, tensors BLOB NOT NULL, PRIMARY KEY (client, round));
-"""
+__all__ = ["kept_by_clients", "own_of"]
 
 
-class PersonalStore:
-    """The kept tensors of all clients of a run; any thread may use it.
-
-    Args:
-        folder: where the file lies; made when missing.
-        layout: the tensors that are kept.
-        run: whose they are, by name: the model, the seed and so on.
-        done: round of the checkpoint that the run goes on from; 0 for its beginning, where an
-            earlier file is deleted.
-        memory: bytes of records that are held in memory at most.
-
-    Attributes:
-        layout: the tensors that are kept.
-        oldest: round of the oldest checkpoint that the run may be taken up from.
+@contextmanager
+def kept_by_clients(
+    directory: RunDirectory, layout: Layout, run: Mapping[str, str | int], *, done: int
+) -> Iterator[ClientVectors | None]:
+    """What clients keep as of a round, in the run's folder; None where they keep nothing.
 
     Raises:
         RunError: the file cannot be used, is of another run, or lacks rounds that are done.
     """
+    if not layout.specs:
+        yield None
+        return
+    path, checkpoints = directory.path / "personal" / "kept.sqlite", directory.checkpoints
+    kept = ClientVectors(path, layout, run, done=done, fresh=not done, checkpoints=checkpoints)
+    try:
+        yield kept
+    finally:
+        kept.close()
 
-    def __init__(
-        self,
-        folder: Path,
-        layout: Layout,
-        run: Mapping[str, str | int],
-        *,
-        done: int,
-        memory: int = 64 << 20,
-    ) -> None:
-        self.layout, self.oldest = layout, done
-        self._path = folder / "kept.sqlite"
-        self._lock = threading.Lock()
-        self._recent: OrderedDict[ClientId, Vector] = OrderedDict()
-        self._most = max(memory // max(4 * layout.size, 1), 1)
-        with self._using():
-            folder.mkdir(parents=True, exist_ok=True)
-            if not done:
-                for name in ("", "-journal"):
-                    self._path.with_name(self._path.name + name).unlink(missing_ok=True)
-            new = not self._path.exists()
-            if new and done:
-                raise RunError(f"{self._path}: no such file; clients' own tensors are lost")
-            self._file = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        try:
-            self._begin(self._facts(run), done, new=new)
-        except BaseException:
-            self._file.close()
-            raise
 
-    def _facts(self, run: Mapping[str, str | int]) -> dict[str, str]:
-        tensors = json.dumps([[spec.name, spec.shape] for spec in self.layout])
-        own = {name: str(value) for name, value in run.items()}
-        return {"format": str(_FORMAT), **own, "tensors": tensors}
+def own_of(kept: ClientVectors, client: ClientId, params: Params) -> Params:
+    """What a client starts from: the tensors that it has kept, else those of the global model.
 
-    def _begin(self, facts: Mapping[str, str], done: int, *, new: bool) -> None:
-        """Make the tables, or look whether they are this run's, and forget what came too late."""
-        with self._using():
-            self._file.execute("PRAGMA synchronous = FULL")
-            if new:
-                self._file.executescript(_SCHEMA)
-                rows = [*facts.items(), ("round", "0")]
-                self._file.executemany("INSERT INTO facts VALUES (?, ?)", rows)
-                return
-            found = dict(self._file.execute("SELECT name, value FROM facts"))
-        for name, wanted in facts.items():
-            if found.get(name) != wanted:
-                text = f"kept tensors of another run: {name} = {found.get(name)}"
-                raise RunError(f"{self._path}: {text}; this run has {wanted}")
-        if int(found["round"]) < done:
-            text = f"kept tensors up to round {found['round']}; the run is at round {done}"
-            raise RunError(f"{self._path}: {text}")
-        with self._using():
-            self._file.execute("DELETE FROM kept WHERE round > ?", (done,))
-
-    def own(self, client: ClientId, params: Params) -> Params:
-        """What a client starts from: the tensors that it has kept, else the global model's.
-
-        Args:
-            client: its id.
-            params: the global model.
-
-        Raises:
-            RunError: its record cannot be read.
-        """
-        with self._lock, self._using():
-            vector = self._recent.get(client)
-            if vector is None:
-                vector = self._read(client)
-        if vector is None:
-            return params.only(self.layout)
-        return Params(self.layout, vector.copy())
-
-    def keep(self, client: ClientId, round: int, vector: Vector) -> None:
-        """Keep a client's tensors, float32 ``[layout.size]``, as they are after a round.
-
-        Raises:
-            RunError: they cannot be written.
-        """
-        own = np.array(vector, dtype="<f4")
-        with self._lock, self._using():
-            if not self._file.in_transaction:
-                self._file.execute("BEGIN IMMEDIATE")
-            row = (client, round, own.tobytes())
-            self._file.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", row)
-            newest = "SELECT max(round) FROM kept WHERE client = ? AND round <= ?"
-            drop = f"DELETE FROM kept WHERE client = ? AND round < ({newest})"
-            self._file.execute(drop, (client, client, self.oldest))
-            self._remember(client, own)
-
-    def commit(self, round: int) -> None:
-        """What was kept in a round is on the disk when this returns.
-
-        Raises:
-            RunError: it cannot be written.
-        """
-        with self._lock, self._using():
-            if not self._file.in_transaction:
-                self._file.execute("BEGIN IMMEDIATE")
-            self._file.execute("UPDATE facts SET value = ? WHERE name = 'round'", (str(round),))
-            self._file.execute("COMMIT")
-
-    def close(self) -> None:
-        """Let go of the file; what was not committed is forgotten."""
-        with self._lock:
-            self._file.close()
-
-    def _read(self, client: ClientId) -> Vector | None:
-        newest = "SELECT tensors FROM kept WHERE client = ? ORDER BY round DESC LIMIT 1"
-        row = self._file.execute(newest, (client,)).fetchone()
-        if row is None:
-            return None
-        if len(row[0]) != 4 * self.layout.size:
-            text = f"{len(row[0])} bytes of client {client!r}; expected {4 * self.layout.size}"
-            raise RunError(f"{self._path}: {text}")
-        found = np.frombuffer(row[0], dtype="<f4").astype(np.float32)
-        self._remember(client, found)
-        return found
-
-    def _remember(self, client: ClientId, vector: Vector) -> None:
-        self._recent[client] = vector
-        self._recent.move_to_end(client)
-        while len(self._recent) > self._most:
-            self._recent.popitem(last=False)
-
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        """One line for what the disk or SQLite says."""
-        try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"{self._path}: cannot be used: {error}") from error
+    Raises:
+        RunError: its record cannot be read.
+    """
+    own = kept.of(client)
+    return params.only(kept.layout) if own is None else Params(kept.layout, own)

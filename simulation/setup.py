@@ -15,10 +15,10 @@ from fedloom.core.devices import Device
 from fedloom.core.errors import ConfigError
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
+from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
-from fedloom.simulation.devices import devices_of
 from fedloom.simulation.few_labels import few_labels
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.simulation.holdout import HeldBack
@@ -127,12 +127,12 @@ def prepare(
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
-    folder = folder_of(job.backbone, observer.note)
+    folder = folder_of(job.backbone, device, observer.note)
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
     corpus, population = _dealt(job, corpus, observer)
-    device_of = devices_of(job, population)
+    by_tier = device_by_tier(job)
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
     )
@@ -158,7 +158,7 @@ def prepare(
         activations,
         choices,
         split,
-        device_of,
+        lambda client: by_tier(population.tier(client)),
     )
 
 

@@ -1,22 +1,21 @@
 """A federation on one machine: the stages of a job, round by round, saved as they go."""
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from fedloom.core.job import Job
+from fedloom.core.job_devices import outgrown
 from fedloom.core.types import Params
 from fedloom.results.history import History
 from fedloom.results.observe import Observer, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.course import begin, follow
+from fedloom.server.memories import facts_of
 from fedloom.simulation.closing import Models, close
-from fedloom.simulation.devices import outgrown
-from fedloom.simulation.personal import PersonalStore
+from fedloom.simulation.personal import kept_by_clients
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Stages
@@ -94,8 +93,9 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
     try:
-        with _personal(prepared, directory, course.done) as personal:
-            stages = Stages(prepared, personal, directory.checkpoints)
+        kept, run = kept_tensors(job, start.layout), facts_of(job, start.layout)
+        with kept_by_clients(directory, kept, run, done=course.done) as personal:
+            stages = Stages(prepared, personal)
             follow(job, course, stages, directory, observer)
             if text := outgrown(job, course.cost.peak_memory):
                 observer.note(text)
@@ -119,25 +119,6 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     directory.write_summary(summary)
     observer.finished(summary)
     return Run(directory.path, directory.history(), summary, course.state.params, prepared)
-
-
-@contextmanager
-def _personal(
-    prepared: Prepared, directory: RunDirectory, done: int
-) -> Iterator[PersonalStore | None]:
-    """What clients keep, as of a round; None where they keep nothing."""
-    job, model = prepared.job, prepared.model
-    kept = kept_tensors(job, model.layout)
-    if not kept.specs:
-        yield None
-        return
-    run: dict[str, str | int] = {"backbone": job.backbone.name, "seed": job.seed}
-    run["layout"] = model.layout.digest
-    store = PersonalStore(directory.path / "personal", kept, run, done=done)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int) -> RunInfo:

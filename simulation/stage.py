@@ -2,25 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import Downlink, follows
-from fedloom.codecs.exchange import changed, received
+from fedloom.codecs.exchange import changed, received, sent_by
+from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.job import Stage
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import Cohort, Metrics, Params, State
 from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.judged import judged
+from fedloom.server.memories import memory_of
 from fedloom.server.round import run_round
 from fedloom.simulation.branches import branched
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.held import Held
-from fedloom.simulation.personal import PersonalStore
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import briefing_of
@@ -67,12 +68,10 @@ class Stages:
     Attributes:
         prepared: the job.
         personal: what clients keep for themselves; None where they keep nothing.
-        checkpoints: rounds of the checkpoints that there are.
     """
 
     prepared: Prepared
-    personal: PersonalStore | None = None
-    checkpoints: Callable[[], Iterable[int]] = tuple
+    personal: ClientVectors | None = None
 
     def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the examples that the curve is drawn from."""
@@ -94,18 +93,19 @@ class Stages:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up, down = (cast(Codec, create("codecs", c)) for c in (job.up(index), job.codec_down))
         following = follows(up, down)
-        before = changed([s.selectors for s in job.stages[:index]], state.params.layout)
+        before = sent_by([s.selectors for s in job.stages[:index]], state.params.layout)
         sent = changed([s.selectors for s in job.stages[: index + 1]], state.params.layout)
         if prepared.split is not None:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
         first_model = None if stage.down == ALL else prepared.model.initial(job.seed)
 
-        with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool:
+        kept = memory_of(strategy, job, index, state, done=first - 1)
+        with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool, kept as memory:
             federation = self._federation(stage, up, pool)
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 if self.personal is not None:
-                    self.personal.oldest = min(self.checkpoints(), default=0)
+                    self.personal.begin(number)
                 cohort = self._cohort(number, stage, state)
                 state, held = Held.taken_from(state, prepared.population)
                 model = Downlink(
@@ -125,7 +125,7 @@ class Stages:
                 handing = dispatcher(federation, params, sizes, briefing, branches=branches)
                 dispatch = held.noting(model, handing)
                 state, report = asyncio.run(
-                    run_round(strategy, state, cohort, dispatch, decode=up.decode)
+                    run_round(strategy, state, cohort, dispatch, decode=up.decode, memory=memory)
                 )
                 state, report = judged(strategy, state, report, self._candidate)
                 state = held.put_into(state)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.core.layout import Layout
 from fedloom.core.types import (
     Briefing,
     ClientId,
@@ -25,6 +26,7 @@ __all__ = [
     "Briefed",
     "Judged",
     "Planner",
+    "Remembering",
     "ServerOptimizer",
     "Step",
     "Strategy",
@@ -94,6 +96,31 @@ class Judged(Protocol):
         """The state of the same version once the candidates' metrics are known.
 
         Everything that it decides from is in them and in `state`.
+        """
+        ...
+
+
+class Remembering(Protocol):
+    """A strategy that remembers a vector for each client, such as a control variate.
+
+    Its updates come to `accumulate` with `ClientUpdate.remembered`, the record of their client from
+    before the round. The records are no part of the state; server and simulator keep them on disk,
+    and a round that is begun again finds them as they were.
+    """
+
+    def remembers(self, sent: Layout) -> Layout:
+        """The tensors of a record, of those that clients of the stage send."""
+        ...
+
+    def remember(self, state: State, update: ClientUpdate) -> Params:
+        """A client's record once its update is folded in.
+
+        Args:
+            state: the state before the round.
+            update: as `accumulate` had it.
+
+        Returns:
+            The tensors of the record that change; the others stay, at first zero.
         """
         ...
 

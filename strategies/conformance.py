@@ -7,9 +7,9 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from fedloom.core.layout import Layout, TensorSpec, Vector
 from fedloom.core.seeds import stream
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
-from fedloom.strategies.base import Strategy
+from fedloom.strategies.base import Remembering, Strategy
 from fedloom.strategies.contract import check_applied, check_state, check_tasks, hook
+from fedloom.strategies.remembering import Memory, layout_of
 
 __all__ = ["check_strategy"]
 
@@ -68,6 +69,28 @@ def _check(trial: "_Trial") -> None:
 
 
 @dataclass(frozen=True)
+class _Dictionary:
+    """Records of clients in memory (`fedloom.strategies.remembering.Records`)."""
+
+    vectors: dict[str, Vector] = field(default_factory=dict)
+
+    def begin(self, round: int) -> None:
+        """Rounds are not played twice here."""
+
+    def of(self, client: str) -> Vector | None:
+        """A copy of a client's vector."""
+        found = self.vectors.get(client)
+        return None if found is None else found.copy()
+
+    def keep(self, client: str, round: int, vector: Vector) -> None:
+        """Keep a client's vector."""
+        self.vectors[client] = vector
+
+    def commit(self, round: int) -> None:
+        """Nothing is written."""
+
+
+@dataclass(frozen=True)
 class _Trial:
     """Rounds of one strategy on made-up updates.
 
@@ -84,17 +107,26 @@ class _Trial:
     def run(
         self, clients: tuple[Client, ...], order: Sequence[int], *, save: bool = False
     ) -> State:
-        """The state after a few rounds with updates in `order`, each from a file with `save`."""
+        """The state after a few rounds with updates in `order`, each from a file with `save`.
+
+        What a strategy remembers of each client is among its slots.
+        """
         params = Params(self.layout, _noise("params", self.layout.size))
         with hook("init", 0), _unwritten("init", params.vector):
             state = self.strategy.init(params)
         check_state(state, self.layout, 0, "init, round 0")
+        records = _Dictionary()
+        own = layout_of(self.strategy, self.layout)
+        memory = Memory(cast(Remembering, self.strategy), own, records) if own.specs else None
         for number in range(1, _ROUNDS + 1):
-            state = self._round(state, Cohort(number, clients), order)
+            state = self._round(state, Cohort(number, clients), order, memory)
             state = _through_a_file(state) if save else state
-        return state
+        remembered = {f"remembered/{name}": vector for name, vector in records.vectors.items()}
+        return replace(state, slots={**state.slots, **remembered})
 
-    def _round(self, state: State, cohort: Cohort, order: Sequence[int]) -> State:
+    def _round(
+        self, state: State, cohort: Cohort, order: Sequence[int], memory: Memory | None
+    ) -> State:
         number, arrays = cohort.round, [state.params.vector, *state.slots.values()]
         with hook("configure", number), _unwritten("configure", *arrays):
             planned = self.strategy.configure(state, cohort)
@@ -103,10 +135,14 @@ class _Trial:
         total: Any | None = None
         for name in _ordered(list(deltas), order):
             examples = next(c.num_examples for c in cohort.clients if c.id == name)
-            update = ClientUpdate(name, number, examples, delta=deltas[name])
+            work = tasks[name].work
+            update = ClientUpdate(name, number, examples, delta=deltas[name], work=work)
+            update = update if memory is None else memory.recalled(update)
             # A strategy may refuse what is not for it, and the round goes on.
             with suppress(UpdateRefusedError), hook("accumulate", number):
                 total = self.strategy.accumulate(total, update)
+                if memory is not None:
+                    memory.remember(state, update)
         with hook("apply", number), _unwritten("apply", *arrays):
             applied = self.strategy.apply(state, total)
         for name, task in tasks.items():

@@ -1,11 +1,11 @@
 """What a strategy's answers must satisfy, whoever wrote it; checked in every round."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 
-from fedloom.core.errors import LayoutError, StrategyError, UpdateRefusedError
+from fedloom.core.errors import ConfigError, LayoutError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout
 from fedloom.core.types import (
     BRIEFING_TYPES,
@@ -18,7 +18,15 @@ from fedloom.core.types import (
     State,
 )
 
-__all__ = ["branches_of", "briefing_of", "check_applied", "check_state", "check_tasks", "hook"]
+__all__ = [
+    "branches_of",
+    "briefing_of",
+    "check_applied",
+    "check_branches",
+    "check_state",
+    "check_tasks",
+    "hook",
+]
 
 
 @contextmanager
@@ -72,6 +80,18 @@ def branches_of(strategy: object, state: State) -> Mapping[str, Params]:
             if not np.isfinite(params.vector).all():
                 raise ValueError(f"{name!r} is not finite")
     return branches
+
+
+def check_branches(tasks: Iterable[ClientTask], branches: Collection[str]) -> None:
+    """Check that there is a model for every task to start from.
+
+    Raises:
+        ConfigError: a task names a branch that the strategy has not given.
+    """
+    lacking = {task.branch for task in tasks if task.branch}.difference(branches)
+    if lacking:
+        text = f"tasks start from {sorted(lacking)}; it has {sorted(branches)}"
+        raise ConfigError(f"branch: {text}")
 
 
 def check_tasks(tasks: object, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:

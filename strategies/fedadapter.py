@@ -49,8 +49,9 @@ Total: TypeAlias = dict[frozenset[str], _Group]
 class FedAdapter:
     """FedAvg in groups that start from one model and differ in how much of the adapter trains.
 
-    Time is what updates say they cost by the job's device model; without one, a round counts as a
-    second. The global model is that of the group that keeps the configuration, until a trial ends.
+    Time is what updates cost by the job's device model, live as in a simulation. Without one it is
+    what live devices were measured to take; in a simulation a round then counts as a second. The
+    global model is that of the group that keeps the configuration, until a trial ends.
 
     Args:
         depth: top layers that train at first, beside the head.
@@ -126,7 +127,8 @@ class FedAdapter:
         key = _layered(update.delta.whole) if update.delta is not None else frozenset()
         group = found.get(key)
         added = MEAN.add(group.total if group else None, update)
-        seconds = max(update.cost.busy, group.seconds if group else 0.0)
+        taken = update.cost.modelled_seconds or update.cost.busy
+        seconds = max(taken, group.seconds if group else 0.0)
         found[key] = _Group(added, seconds)
         return found
 

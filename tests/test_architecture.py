@@ -34,7 +34,9 @@ MAY_IMPORT = {
 GENERATED = "protos"
 WITHOUT_TORCH = ("core", "security", "codecs", "strategies")
 # Of the server, the simulator needs the round and the course of rounds only.
-SIMULATION_SEES = tuple(f"fedloom.server.{name}" for name in ("round", "course", "judged"))
+SIMULATION_SEES = tuple(
+    f"fedloom.server.{name}" for name in ("round", "course", "judged", "memories")
+)
 ROOMS = sorted(MAY_IMPORT.keys() - {FRONT})
 SOURCES = sorted(
     {

@@ -13,6 +13,7 @@ from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
+from fedloom.tuning.distill import distilling_of
 from fedloom.tuning.keeping import check_keeping
 from fedloom.tuning.plug_in import check_emulator
 
@@ -60,12 +61,18 @@ def check_selectors(job: Job, layout: Layout) -> None:
     check_sent(job, layout)
 
 
-def folder_of(backbone: BackboneConfig, note: Note) -> Path:
+def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Path:
     """The folder of a backbone, downloaded where it has to be; of its emulator where one is used.
+
+    Args:
+        backbone: what the job says of it.
+        device: where an emulator is distilled that is not there yet.
+        note: told what takes time.
 
     Raises:
         ModelError: there is none of that name, or no emulator can be made of it.
         ConfigError: the emulator's ends leave nothing between them.
+        DataError: the text that it is distilled on cannot be read.
     """
     told: list[str] = []
 
@@ -75,7 +82,9 @@ def folder_of(backbone: BackboneConfig, note: Note) -> Path:
             note(f"fetching {backbone.name} ({total / 1e6:.0f} MB), once")
 
     folder = files.resolve(backbone.name, progress)
-    return emulator_of(folder, backbone.emulator) if backbone.emulator.wanted else folder
+    if not backbone.emulator.wanted:
+        return folder
+    return emulator_of(folder, backbone.emulator, distilling_of(backbone, folder, device, note))
 
 
 def dtype_of(backbone: BackboneConfig, device: torch.device, note: Note) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Heads that start as words: a classifier that says at once which class's word fits best.
 
 The backbone knows the words already, so that such a head is better than chance before any training
-(PET: Schick and Schütze, EACL 2021, section 3.1). What it is made of goes with what is read:
+(PET: Schick and Schütze, EACL 2021, section 3). What it is made of goes with what is read:
 
 * ``last``: the rows of a causal language model's head for the first token of each word, no bias.
 * ``mask``: the rows and biases of a masked language model's head for the token of each word.

@@ -89,11 +89,16 @@ def is_the_same(fleet: Fleet) -> None:
 def test_kills_of_server_and_device_leave_the_simulators_bits(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:
-    table = table_of(text_model["classify"], CLIENTS, stages=STAGES, codec_up="int8")
+    table = table_of(text_model["classify"], CLIENTS, stages=STAGES, codec_up="int8", device="rpi5")
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
         survives(fleet)
     simulated(fleet)
     is_the_same(fleet)
+    for line in map(json.loads, (tmp_path / "live" / "metrics.jsonl").read_text().splitlines()[1:]):
+        busy = 12.0 * line["device_seconds"] + 5.0 * line["network_seconds"]  # watts of a Pi 5
+        assert line["device_seconds"] > 0
+        assert line["network_seconds"] > 0
+        assert line["joules"] >= 0.999 * busy  # and those of waiting for the slowest
 
 
 @pytest.mark.real

@@ -9,8 +9,10 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,7 +38,6 @@ LONGEST = 30.0
 """Seconds after which a server that does not get on is ended."""
 SETTINGS: dict[str, Any] = {
     "clients_per_round": 5,
-    "strategy": {"name": "fedadam", "lr": 0.01},
     "evaluate": {"every": 1},
     "server": {
         "insecure": True,
@@ -67,6 +68,7 @@ class Trial:
     folder: Path
     crowd: Crowd
     rounds: int
+    strategy: str = "fedadam"
     deaths: list[str] = field(default_factory=list)
 
     def serve(self, failpoint: str = "", seconds: float = 0.0) -> int:
@@ -76,7 +78,9 @@ class Trial:
             The exit code.
         """
         errors = self.folder.with_suffix(".err")
+        strategy = {"name": self.strategy, "lr": 0.01}
         settings = {**SETTINGS, "size": self.crowd.size, "rounds": self.rounds}
+        settings["strategy"] = strategy
         self.nursery.start(self.folder, settings, failpoint, errors)
         code = self._attend(seconds)
         self.deaths.append((failpoint or f"{seconds:.3f} s") if code else "end")
@@ -141,7 +145,7 @@ class Trial:
         database = Database.open(self.folder / "state", exclusive=False)
         results = Ledger(database).counters()["results"]
         database.close()
-        whole = undisturbed(self.nursery, self.crowd.size, self.rounds)
+        whole = undisturbed(self.nursery, self.crowd.size, self.rounds, self.strategy)
         assert outcome(self.folder, self.rounds) == whole, self.deaths
         assert results == sum(accepted for _, accepted, _ in whole[1])
 
@@ -157,21 +161,34 @@ class Trial:
 
 
 def outcome(folder: Path, rounds: int) -> tuple[dict[str, bytes], list[tuple[int, int, float]]]:
-    """The last state's tensors, and of each line its round, updates, and size of the step."""
+    """The last state's tensors, and what is remembered of clients; of each line its round,
+    updates, and size of the step.
+    """
     path = folder / "run" / "checkpoints" / f"round-{rounds:06d}.safetensors"
     text = (folder / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     told = [(x["round"], x["accepted"], x["metrics"].get("delta_norm", 0.0)) for x in lines]
-    return {name: tensor.tobytes() for name, tensor in load_file(path).items()}, told
+    tensors = {name: tensor.tobytes() for name, tensor in load_file(path).items()}
+    return {**tensors, **remembered(folder)}, told
+
+
+def remembered(folder: Path) -> dict[str, bytes]:
+    """The newest record of each client, where the strategy remembers any."""
+    path = folder / "run" / "remembered" / "stage-0.sqlite"
+    if not path.exists():
+        return {}
+    newest = "SELECT client, max(round), tensors FROM kept GROUP BY client"
+    with closing(sqlite3.connect(path)) as file:
+        return {f"of {client}": tensors for client, _, tensors in file.execute(newest)}
 
 
 @cache
 def undisturbed(
-    nursery: Nursery, size: int, rounds: int
+    nursery: Nursery, size: int, rounds: int, strategy: str
 ) -> tuple[dict[str, bytes], list[tuple[int, int, float]]]:
     """What comes out where nobody kills anything."""
     with TemporaryDirectory() as folder, Crowd(CLIENTS, size) as crowd:
-        trial = Trial(nursery, Path(folder) / "whole", crowd, rounds)
+        trial = Trial(nursery, Path(folder) / "whole", crowd, rounds, strategy)
         trial.folder.mkdir()
         assert trial.serve() == 0
         trial.check()
@@ -225,6 +242,16 @@ def test_killed_while_large_updates_arrive_in_files(nursery: Nursery, tmp_path: 
     with Crowd(CLIENTS, LARGE) as crowd:
         names = ["payload-adopted:2", "payloads-synced", "update-arrived:2", "segment-dropped"]
         Trial(nursery, tmp_path / "live", crowd, 2).go_through(names)
+
+
+def test_killed_while_a_strategy_remembers_clients(nursery: Nursery, tmp_path: Path) -> None:
+    (tmp_path / "live").mkdir()
+    names = ["update-arrived:4", "updates-folded:2", "round-played", "line-written", "offers-in"]
+    with Crowd(CLIENTS, SMALL) as crowd:
+        trial = Trial(nursery, tmp_path / "live", crowd, ROUNDS, strategy="fedpeptao")
+        trial.go_through(names)
+        nursery.settle()
+    assert len(remembered(trial.folder)) == CLIENTS
 
 
 @pytest.mark.parametrize("seed", range(1 + KILLS // 8))

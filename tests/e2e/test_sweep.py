@@ -92,6 +92,34 @@ def test_it_stops_at_an_interrupt_and_says_so(config: Path) -> None:
     assert len(text.splitlines()) == 2
 
 
+def test_side_by_side_is_the_same_table(config: Path) -> None:
+    short = ("--set", "rounds=1", "--grid", "adapter.name=lora,head", "--quiet")
+    text, log = swept(config, "--out", "beside", "--jobs", "2", *short).communicate(timeout=120)
+    one, _ = swept(config, "--out", "alone", *short).communicate(timeout=120)
+    assert text == one, log
+    names = [{p.name for p in (config.parent / out).iterdir()} for out in ("beside", "alone")]
+    assert names[0] == names[1]
+    # a part runs its own combinations, and writes no table of them
+    text, log = swept(config, "--out", "part", "--part", "2/4", *short).communicate(timeout=120)
+    (only,) = (config.parent / "part").iterdir()
+    ran = Record.read(only).config
+    assert (text, ran["adapter"]["name"], ran["seed"]) == ("", "lora", 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--part", "3/2", "expected I/N with I from 1 to N"),
+        ("--part", "2", "expected I/N with I from 1 to N"),
+        ("--jobs", "0", "expected 1 or more"),
+    ],
+)
+def test_numbers_that_are_none(config: Path, option: str, value: str, expected: str) -> None:
+    process = swept(config, option, value)
+    _, log = process.communicate(timeout=60)
+    assert (process.returncode, expected in log) == (2, True)
+
+
 def test_from_python(config: Path) -> None:
     below = config.read_text().partition("[sweep]")[0]
     config.write_text(below)

@@ -83,6 +83,7 @@ def test_a_device_trains_evaluates_and_ends(
     assert header.num_examples == 50  # of 60 rows, a sixth are for the test
     assert header.codec == "float32"
     assert 0 < header.metrics["loss"] < 3
+    assert header.download_seconds > 0
     assert server.results["b" * 32][1] == federation.expected(data, 2, 1)
     evaluated, nothing = server.results["c" * 32]
     assert (evaluated.num_examples, nothing, evaluated.size) == (10, b"", 0)

@@ -144,12 +144,22 @@ def test_without_a_device_model_trials_are_of_rounds(
     assert [line.metrics["clock"] for line in watch.lines[1:]] == [1.0, 2.0, 3.0]
 
 
-def test_a_federation_of_real_devices_says_that_it_cannot(
+def test_a_server_without_examples_cannot_judge(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:
     table = table_of(text_model["classify"], tmp_path)
+    table["data"] |= {"classes": ["a", "b"]}
+    with pytest.raises(ConfigError, match=r"'fedadapter': the server judges .* needs data.path"):
+        plan_of(job_from(table), lambda text: None)
+
+
+def test_a_server_of_a_split_model_has_no_branches(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    table = table_of(text_model["classify"], tmp_path)
+    table["split"] = {"mode": "v1", "bottom": 1}
     table["data"] |= {"path": str(write_rows(tmp_path / "rows.jsonl", labelled_rows()))}
-    with pytest.raises(ConfigError, match="strategy = 'fedadapter': runs in simulations only"):
+    with pytest.raises(ConfigError, match=r"'fedadapter': split\.mode = 'v1': clients"):
         plan_of(job_from(table), lambda text: None)
 
 

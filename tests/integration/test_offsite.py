@@ -108,6 +108,21 @@ def test_devices_are_given_the_emulator_alone(text_model: dict[str, Path], tmp_p
     assert load_adapter(tmp_path / "adapter")[0].layout.size == plan.start.layout.size
 
 
+def test_a_distilled_emulator_is_another_model_to_tune(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "own.txt").write_text("\n".join(row["text"] for row in labelled_rows(40)))
+    backbone, losses = deeper(text_model["classify"], tmp_path / "deep"), []
+    for steps in (0, 20):
+        table = table_of(backbone, tmp_path / f"{steps}", keep=0.5)
+        table["backbone"]["emulator"] |= {"distill": steps, "lr": 1e-3}
+        table["backbone"]["emulator"] |= {"text": str(tmp_path / "own.txt")}
+        run = played(table)
+        assert run.summary.references.keys() == {"plug-in"}
+        losses.append(run.summary.after["loss"])
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize("layers", [[], [0, 1], [0, 2]])
 def test_layers_that_stand_for_others_do_not_train(
     text_model: dict[str, Path], tmp_path: Path, layers: list[int]

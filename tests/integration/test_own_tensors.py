@@ -15,7 +15,9 @@ from fedloom.core.layout import Layout
 from fedloom.core.types import LocalWork, Params
 from fedloom.progress import Quiet
 from fedloom.results.observe import RoundLine
-from fedloom.simulation.personal import PersonalStore
+from fedloom.results.rundir import RunDirectory
+from fedloom.server.memories import facts_of
+from fedloom.simulation.personal import kept_by_clients, own_of
 from fedloom.simulation.simulator import Run
 from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.learning import Assignment, LocalResult
@@ -106,15 +108,12 @@ def simulate(made: dict[str, Any], folder: Path, **run: Any) -> Run:
 def kept_of(run: Run) -> dict[str, list[float]]:
     """What each client has kept, at the end of a run."""
     model, job = run.prepared.model, run.prepared.job
-    told: dict[str, str | int] = {"backbone": job.backbone.name, "seed": job.seed}
-    told["layout"] = model.layout.digest
-    layout = model.layout.select(job.stages[-1].keep)
-    store = PersonalStore(run.directory / "personal", layout, told, done=job.rounds)
+    layout, told = model.layout.select(job.stages[-1].keep), facts_of(job, model.layout)
     partition = run.prepared.population.partition
     names = [partition.name_of(n) for n in range(len(partition))]
-    found = {name: store.own(name, run.params).vector.tolist() for name in names}
-    store.close()
-    return found
+    with kept_by_clients(RunDirectory(run.directory), layout, told, done=job.rounds) as kept:
+        assert kept is not None
+        return {name: own_of(kept, name, run.params).vector.tolist() for name in names}
 
 
 def test_the_global_model_s_head_stays_and_only_the_rest_travels(

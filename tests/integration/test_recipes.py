@@ -45,6 +45,8 @@ def table_of(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]
         table["split"]["bottom"] = min(table["split"]["bottom"], 1)
         at_home = [n for n in table["adapter"].get("layers", ()) if n in (0, -1)]
         table["adapter"]["layers"] = at_home
+    if "layer" in str(table.get("keep", "")):
+        table["keep"] = ["layer.0"]
     if "emulator" in table["backbone"]:
         table["backbone"]["emulator"]["folder"] = f"{folder}-emulator"
     for tier in table.get("tiers", ()):  # the tiny model has three blocks

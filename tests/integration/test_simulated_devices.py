@@ -8,9 +8,9 @@ from small_jobs import classify_table, labelled_rows
 
 from fedloom.api import job_of
 from fedloom.core.errors import ConfigError
+from fedloom.core.job_devices import outgrown
 from fedloom.progress import Quiet
 from fedloom.results.history import line_from_json, line_to_json
-from fedloom.simulation.devices import outgrown
 from fedloom.simulation.simulator import Run, simulate
 
 WAYS = ("device", "network")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from answers import WORDS, bytes_pairs, pieces
-from cohorts import CPU, apart, cohort, train_at_once, train_one_by_one
+from cohorts import CPU, apart, cohort, start, train_at_once, train_one_by_one
 from numpy.typing import NDArray
+from walks import ONE, measured, true_slopes
 
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import DataConfig, Job, job_from
@@ -22,6 +23,7 @@ from fedloom.tuning.data import corpus_from_rows
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learners.forward_gradient import Tangents
 from fedloom.tuning.prefix import CacheLimits
 from fedloom.tuning.reading import reading_of
 from fedloom.tuning.word_heads import SHARPNESS
@@ -180,6 +182,23 @@ def test_kept_activations_change_nothing(
     plain = model.session(params, train, own)
     found, expected = (Backprop().train(s, params, WORK, cohort()) for s in (kept, plain))
     assert apart(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["last", "mask"])
+def test_slopes_without_a_backward_pass_are_those_of_autograd(
+    kind: str, engine: str, model_folder: Folders, tmp_path: Path
+) -> None:
+    one = job(kind, model_folder, tmp_path, engine=engine)
+    model = built(one)
+    params = start(model)
+    session = model.session(params, ("*",), examples(one))
+    z = torch.randn(5, model.layout.size, generator=torch.Generator().manual_seed(0))
+    gradients = np.stack(true_slopes(session, params, ONE))
+    want = (gradients * z.double().numpy()).sum(1)
+    found = measured(Tangents(), session, params, z)
+    size = np.linalg.norm(gradients, axis=1)  # of the terms that a slope is the sum of
+    assert (np.abs(found - want) <= 1e-5 * size).all()
 
 
 def test_a_backbone_that_cannot_answer_is_refused(model_folder: Folders, tmp_path: Path) -> None:

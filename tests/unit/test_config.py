@@ -130,6 +130,13 @@ def test_merging_components(below: object, above: object, merged: object) -> Non
     assert merge({"c": below}, {"c": above}) == {"c": merged}
 
 
+def test_another_backbone_is_read_in_the_same_way() -> None:
+    below = {"backbone": {"name": "a", "max_tokens": 32}}
+    assert merge(below, {"backbone": {"name": "b"}}) == {
+        "backbone": {"name": "b", "max_tokens": 32}
+    }
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no.toml: no such file; `fedloom init no.toml` writes"):
         read_toml(tmp_path / "no.toml")

@@ -70,3 +70,11 @@ def test_a_minimum_of_nothing_still_needs_one_update() -> None:
     terms = Deadline(asked=4, goal=4, minimum=0, patience=8.0, longest=99.0)
     assert terms.ends([]) == 99.0
     assert terms.ends([1.0]) == 7.0  # 1 + 8 * 3/4
+
+
+def test_where_not_all_have_a_task_less_is_waited_for() -> None:
+    # 4 of 10: ceil(8 * 4 / 10) = 4 end it, ceil(5 * 4 / 10) = 2 are enough.
+    found = TERMS.among(4)
+    assert (found.asked, found.goal, found.minimum) == (4, 4, 2)
+    assert TERMS.among(10) is TERMS
+    assert TERMS.among(0).minimum == 0

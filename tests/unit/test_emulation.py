@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from fedloom.core.emulation import EmulatorConfig, kept_layers, spread_layers
@@ -55,8 +57,25 @@ def test_ends_that_leave_nothing_between() -> None:
         ("keep", 1.5, "above 0, and 1 or less"),
         ("prune", 1.0, r"in \[0, 1\)"),
         ("bits", 1, "0, or 2 to 16"),
+        ("distill", -1, "0 or more"),
+        ("lr", 0.0, "above 0, and finite"),
+        ("batch_size", 0, "1 or more"),
+        ("seed", -1, "0 or more"),
     ],
 )
 def test_what_is_refused(field: str, value: float, expected: str) -> None:
     with pytest.raises(ConfigError, match=rf"backbone.emulator.{field} = {value}: .*{expected}"):
         EmulatorConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "text = '': .*with distill: a file"),
+        ({"text": "a.txt", "prune": 0.5}, r"prune = 0\.5: .*0 with distill"),
+        ({"text": "a.txt", "bits": 4}, "bits = 4: .*0 with distill"),
+    ],
+)
+def test_what_does_not_go_with_distilling(more: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"backbone\.emulator\.{expected}"):
+        EmulatorConfig(left=1, distill=10, **more)

@@ -36,6 +36,20 @@ def test_a_grid_may_lie_over_another_configuration(tmp_path: Path) -> None:
     assert grid_of("tiers", [], ["seed=0,1"]).table["name"] == "tiers"
 
 
+def test_what_it_lies_over_may_lie_over_another_and_vary(tmp_path: Path) -> None:
+    (tmp_path / "below.toml").write_text('base = "own-heads.toml"\nrounds = 9\n')
+    (tmp_path / "own-heads.toml").write_text('base = "local-heads"\nclients_per_round = 4\n')
+    variants = '["below.toml", "tiers", { name = "one", base = "below.toml", keep = [] }]'
+    grid = grid_of(written(tmp_path, f"rounds = 2\n[sweep]\nbase = {variants}\n"))
+    below, tiers, one = (grid.under(settings) for settings in grid)
+    assert (below["rounds"], below["clients_per_round"], below["keep"]) == (2, 4, ["head"])
+    assert (tiers["rounds"], tiers["name"]) == (2, "tiers")
+    assert {**below, "name": "one", "keep": []} == one
+    assert [short(settings["base"]) for settings in grid] == ["below.toml", "tiers", "one"]
+    over = written(tmp_path, 'base = "peft-grid"\n[sweep]\nseed = [7]\n')
+    assert grid_of(over).values == {**grid_of("peft-grid").values, "seed": [7]}
+
+
 @pytest.mark.parametrize("name", sorted(sweeps()))
 def test_packaged_sweeps_are_jobs(name: str) -> None:
     grid = grid_of(name)

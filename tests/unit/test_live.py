@@ -171,12 +171,12 @@ def test_the_end_is_told(tmp_path: Path) -> None:
 def test_of_the_models_only_the_newest_is_offered(tmp_path: Path) -> None:
     with opened(tmp_path) as federation:
         live = federation.live
-        first = live._publish(0, START, 0).content
+        first = live._publishing.model(0, START, 0).content
         moved = State(Params(LAYOUT, np.ones(4, dtype=np.float32)), 1)
-        second = live._publish(0, moved, 1).content
+        second = live._publishing.model(0, moved, 1).content
         assert first != second
         assert list(_offered(federation, [first.sha256, second.sha256])) == [False, True]
-        assert live._publish(0, moved, 1).content == second
+        assert live._publishing.model(0, moved, 1).content == second
 
 
 def _offered(federation: Federation, addresses: Sequence[str]) -> Iterator[bool]:

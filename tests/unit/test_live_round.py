@@ -1,15 +1,18 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_server import begin_round, frame_of, gate_of, models_of, offer_of, opened, take
 
 from fedloom.core.config import build
-from fedloom.core.types import Client, ClientTask, ClientUpdate, Refusal
-from fedloom.server.board import GaveUp, Stopping
+from fedloom.core.errors import ConfigError
+from fedloom.core.types import Client, ClientTask, ClientUpdate, Refusal, Selectors
+from fedloom.server.board import GaveUp, Offer, Stopping
+from fedloom.server.contents import Content
 from fedloom.server.deadline import Deadline
 from fedloom.server.federation import Federation
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError, order_of, pause
@@ -43,12 +46,12 @@ def round_of(
     )
 
 
-def play(round: LiveRound) -> list[str]:
+def play(round: LiveRound, tasks: Mapping[str, ClientTask] = TASKS) -> list[str]:
     """Who answered, in the order in which it was heard of; a refusal with its reason."""
 
     async def go() -> list[str]:
         found = []
-        async for update in round(TASKS):
+        async for update in round(tasks):
             if isinstance(update, Refusal):
                 found.append(f"{update.client}: {update.reason}")
             else:
@@ -151,3 +154,50 @@ def test_an_order_can_be_read_again() -> None:
     table = json.loads(order_of(TASKS["ann"], 2))
     assert build(ClientTask, table["task"]) == TASKS["ann"]
     assert table["stage"] == 2
+
+
+def test_a_task_of_a_branch_offers_its_model(federation: Federation) -> None:
+    begin_round(federation, NAMES)
+    round = round_of(federation)
+    content = Content("ab" * 32, 17)
+    round.branches = {"x": content}
+    seen: dict[str, Offer | None] = {}
+
+    def look(answered: int, gone: int) -> None:
+        for name in NAMES:
+            seen.setdefault(name, federation.board.offered(name))
+
+    round.ticking = look
+    round.last = True
+    for ticket in round.opened.tickets.values():
+        federation.board.events.put(GaveUp(ticket, ""))
+    play(round, {**TASKS, "bob": replace(TASKS["bob"], branch="x")})
+    offer = seen["bob"]
+    assert offer is not None
+    assert (offer.model, offer.model_size, offer.models) == (content.sha256, 17, None)
+    other = seen["ann"]
+    assert other is not None
+    assert other.models is round.models
+
+
+def test_a_branch_that_nobody_has_given(federation: Federation) -> None:
+    begin_round(federation, NAMES)
+    tasks = {"ann": replace(TASKS["ann"], branch="y")}
+    with pytest.raises(ConfigError, match=r"branch: tasks start from \['y'\]; it has \[\]"):
+        play(round_of(federation), tasks)
+
+
+def test_fewer_tasks_than_clients_need_fewer_updates(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    take(federation, tickets["ann"], frame_of(1.0))
+    assert play(round_of(federation, minimum=3), {"ann": TASKS["ann"]}) == ["ann"]
+
+
+def test_what_answers_another_task_than_the_present_one_is_refused(federation: Federation) -> None:
+    tickets = begin_round(federation, NAMES)
+    take(federation, tickets["ann"], frame_of(1.0))
+    other = replace(TASKS["ann"], selectors=Selectors(up=("!*",)))
+    round = round_of(federation)
+    round.gate = lambda tasks: gate_of([], tasks=tasks)
+    (found,) = play(round, {"ann": other})
+    assert found.startswith("ann: the payload cannot be decoded")

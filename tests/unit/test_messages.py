@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -91,15 +92,20 @@ def test_a_result_is_what_its_header_declares() -> None:
         seconds=4.0,
         peak_memory=6,
         tokens=8,
+        download_seconds=0.5,
     )
     # a device's own seconds are what its training takes: no model of it is needed
     cost = Cost(flops=3.0, seconds=4.0, peak_memory=6, tokens=8, device_seconds=4.0)
+    cost = replace(cost, network_seconds=0.5)
     assert result_of(header) == Result(5, "ab", "int8", 7, {"a": 1.0, "b": 2.0}, cost)
 
 
 def test_numbers_that_are_none_cost_nothing() -> None:
     for number in (NAN, INFINITE, -1.0):
-        assert result_of(pb.UploadHeader(flops=number, seconds=number)).cost == Cost()
+        assert (
+            result_of(pb.UploadHeader(flops=number, seconds=number, download_seconds=number)).cost
+            == Cost()
+        )
 
 
 def test_a_result_has_few_metrics_of_short_names() -> None:

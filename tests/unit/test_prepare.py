@@ -41,10 +41,10 @@ def test_a_stage_that_trains_nothing_is_named() -> None:
 def test_a_folder_is_its_own_backbone(text_model: dict[str, Path]) -> None:
     notes: list[str] = []
     folder = text_model["classify"]
-    assert folder_of(BackboneConfig(name=str(folder)), notes.append) == folder
+    assert folder_of(BackboneConfig(name=str(folder)), CPU, notes.append) == folder
     assert notes == []
     with pytest.raises(ModelError):
-        folder_of(BackboneConfig(name=str(folder / "nowhere")), notes.append)
+        folder_of(BackboneConfig(name=str(folder / "nowhere")), CPU, notes.append)
 
 
 def test_types_by_name_and_by_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from fedloom.core.seeds import stream
 from fedloom.core.types import Client
-from fedloom.server.selection import choose, count
+from fedloom.server.selection import choose, count, placed
 
 THERE = [Client(f"c{i:02d}", i + 1) for i in range(20)]
 
@@ -32,3 +32,13 @@ def test_where_fewer_are_there_all_are_asked() -> None:
 )
 def test_shares_are_rounded_up(share: float, size: int, expected: int) -> None:
     assert count(share, size) == expected  # 1.1 * 10 is 11.000000000000002 in floats
+
+
+def test_who_answered_keeps_the_place() -> None:
+    ann, bob, cy, dan, eve = (Client(name, 1) for name in ("ann", "bob", "cy", "dan", "eve"))
+    before = [ann, bob, cy, dan]
+    assert placed(before, [bob, dan], [eve, cy]) == (eve, bob, cy, dan)
+    assert placed(before, [ann], [eve]) == (ann, eve)  # nobody whose place would be another's
+    assert placed(before, [dan], [eve]) == (eve, ann, bob, dan)  # two are asked once more
+    assert placed(before, [dan], [bob, ann]) == (bob, ann, cy, dan)
+    assert placed([ann], [ann], [bob, cy]) == (ann, bob, cy)

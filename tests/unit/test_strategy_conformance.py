@@ -136,6 +136,21 @@ class ForgetsTheState(Wrapped):
         return cast(State, None)
 
 
+@dataclass
+class CountsClients(Wrapped):
+    """Remembers of a client how many came before it."""
+
+    seen: int = 0
+
+    def remembers(self, sent: Layout) -> Layout:
+        return sent
+
+    def remember(self, state: State, update: ClientUpdate) -> Params:
+        assert update.delta is not None
+        layout, self.seen = update.delta.layout, self.seen + 1
+        return Params(layout, np.full(layout.size, self.seen, dtype=np.float32))
+
+
 class NoMetrics(Wrapped):
     def apply(self, state: State, total: Any | None) -> tuple[State, Metrics]:
         return cast(tuple[State, Metrics], super().apply(state, total)[0])
@@ -150,6 +165,7 @@ class NoMetrics(Wrapped):
         (Explodes(), "apply, round 1: returned parameters that are not finite"),
         (Renames(), "apply, round 1: returned another layout than the model's"),
         (FirstComeFirstServed(), "accumulate: another order of the updates gives another result"),
+        (CountsClients(), "the same rounds twice give two results; what changes is for State"),
         (FloatSum(), "accumulate: another order of the updates gives another result"),
         (Overwrites(), "apply: wrote into the arrays"),
         (OverwritesUpdates(), "accumulate: wrote into the delta of an update"),

@@ -1,7 +1,8 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
-from fedloom.sweep_table import as_csv, as_page, as_text, rows_of, write_table
+from fedloom.sweep_table import as_csv, as_page, as_text, metrics_of, rows_of, write_table
 from fedloom.sweeping import Outcome
 
 
@@ -17,12 +18,12 @@ OUTCOMES = [ended("lora", 0, 0.5), ended("head", 0, 0.25), ended("lora", 1, 0.7)
 
 def test_seeds_are_one_row_with_mean_and_deviation() -> None:
     lora, head, none = rows_of(OUTCOMES)
-    assert (lora.settings, len(lora.values)) == ({"adapter.name": "lora"}, 2)
+    assert (lora.settings, lora.runs) == ({"adapter.name": "lora"}, 2)
     # of 0.5 and 0.7: mean 0.6, sample deviation sqrt(2 * 0.1^2 / 1)
-    assert math.isclose(lora.mean, 0.6)
-    assert math.isclose(lora.deviation, math.sqrt(0.02))
-    assert math.isnan(head.deviation)
-    assert (none.values, none.note) == ([], "no such adapter")
+    assert math.isclose(lora.mean("accuracy"), 0.6)
+    assert math.isclose(lora.deviation("accuracy"), math.sqrt(0.02))
+    assert math.isnan(head.deviation("accuracy"))
+    assert (none.values("accuracy"), none.runs, none.note) == ([], 0, "no such adapter")
 
 
 def test_text_has_a_line_for_each_row() -> None:
@@ -51,6 +52,21 @@ def test_csv_has_plain_numbers() -> None:
     assert lines[0].startswith("adapter.name,accuracy_mean,accuracy_sd,runs,bytes_up")
     assert lines[2] == "head,0.25,,1,600.0,400.0,30.0,500.0,,,"
     assert lines[3] == "<none>,,,0,,,,,,,no such adapter"
+
+
+def test_clients_own_models_have_columns_of_their_own() -> None:
+    more = {"accuracy": 0.5, "clients_accuracy": 0.4, "clients_loss": 2.0}
+    own = replace(OUTCOMES[0], metrics={**more, "clients_personal_accuracy": 0.6})
+    without = replace(OUTCOMES[2], metrics=more)
+    assert metrics_of([own, without]) == [
+        "accuracy",
+        "clients_accuracy",
+        "clients_personal_accuracy",
+    ]
+    head, line = as_csv([own, without]).splitlines()
+    assert head.startswith("adapter.name,accuracy_mean,accuracy_sd,clients_accuracy_mean,")
+    # one of the two has models of clients' own
+    assert line.startswith("lora,0.5,0.0,0.4,0.0,0.6,,2,")
 
 
 def test_the_page_is_escaped_and_written(tmp_path: Path) -> None:

@@ -59,3 +59,16 @@ def test_a_selector_that_matches_nothing_is_an_error() -> None:
 def test_numbers_out_of_range_are_named(field: str, value: object, allowed: str) -> None:
     with pytest.raises(ConfigError, match=rf"local\.{field} = .*: {allowed}"):
         replace(LocalWork(), **{field: value})  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("work", "steps"),
+    [
+        (LocalWork(batch_size=4), 3),  # 4, 4 and 1 of 9 examples
+        (LocalWork(batch_size=4, epochs=2), 6),
+        (LocalWork(batch_size=4, epochs=2, max_examples=8), 4),
+        (LocalWork(batch_size=4, steps=5), 5),
+    ],
+)
+def test_how_many_steps_a_client_takes(work: LocalWork, steps: int) -> None:
+    assert work.step_count(9) == steps

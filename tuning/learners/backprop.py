@@ -21,7 +21,7 @@ from fedloom.tuning.needs import memory_of
 from fedloom.tuning.optimizers import optimizer_for
 from fedloom.tuning.store import Store
 
-__all__ = ["Backprop", "local_batches", "step_count"]
+__all__ = ["Backprop", "local_batches"]
 
 
 class Backprop:
@@ -92,7 +92,7 @@ def local_batches(assignment: Assignment, work: LocalWork) -> Iterator[NDArray[n
     if work.max_examples and len(rows) > work.max_examples:
         rows = rows[draw.permutation(len(rows))[: work.max_examples]]
     per_epoch = -(-len(rows) // work.batch_size)
-    for step in range(step_count(len(rows), work)):
+    for step in range(work.step_count(len(rows))):
         if step % per_epoch == 0:
             shuffled = rows[draw.permutation(len(rows))]
         start = step % per_epoch * work.batch_size
@@ -116,9 +116,3 @@ def _on_host(tensor: Tensor) -> NDArray[np.float32]:
         return tensor.numpy()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor).numpy()
-
-
-def step_count(examples: int, work: LocalWork) -> int:
-    """Steps that a client of so many training examples takes in a round."""
-    used = min(examples, work.max_examples or examples)
-    return work.steps or work.epochs * -(-used // work.batch_size)

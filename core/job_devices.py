@@ -1,4 +1,4 @@
-"""Which device a simulated client has: its kind's, or else the job's."""
+"""Which devices a job's clients have: those of their tiers, or else the job's."""
 
 from collections.abc import Callable
 from typing import cast
@@ -6,23 +6,19 @@ from typing import cast
 from fedloom.core.devices import Device
 from fedloom.core.job import Job
 from fedloom.core.registry import Component, create
-from fedloom.core.types import ClientId
-from fedloom.simulation.population import Population
 
-__all__ = ["devices_of", "outgrown"]
+__all__ = ["device_by_tier", "outgrown"]
 
 
-def devices_of(job: Job, population: Population) -> Callable[[ClientId], Device | None]:
-    """Says of a client whose time and energy it takes; None where that is not counted.
+def device_by_tier(job: Job) -> Callable[[str], Device | None]:
+    """Says of a tier's name which device its clients have; None where none is modelled.
 
     Raises:
         ConfigError: a device that the job names is not known, or has no such figure.
     """
     default = _made(job.device)
     kinds = {tier.name: _made(tier.device) for tier in job.tiers if tier.device is not None}
-    if not kinds:
-        return lambda client: default
-    return lambda client: kinds.get(population.tier(client), default)
+    return lambda tier: kinds.get(tier, default)
 
 
 def outgrown(job: Job, held: int) -> str:
