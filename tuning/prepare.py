@@ -8,6 +8,7 @@ import torch
 from fedloom.backbones import files
 from fedloom.backbones.emulator import emulator_of
 from fedloom.backbones.precision import best_dtype
+from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
@@ -29,12 +30,12 @@ def check_names(job: Job) -> None:
             and strategy do not go together.
     """
     create("adapters", job.adapter)
-    create("learners", job.learner)
+    learners = [create("learners", job.learner)]
     for codec in (job.codec_up, job.codec_down):
         create("codecs", codec)
     for tier in job.tiers:
         if tier.learner is not None:
-            create("learners", tier.learner)
+            learners.append(create("learners", tier.learner))
         if tier.codec is not None:
             create("codecs", tier.codec)
     for stage in job.stages:
@@ -43,6 +44,9 @@ def check_names(job: Job) -> None:
             create("codecs", stage.codec_up)
     check_agreement(job)
     check_emulator(job)
+    if job.data.unlabelled and not all(getattr(one, "unlabelled", False) for one in learners):
+        text = "every learner must have a use for them, as 'pseudo-labels' has"
+        raise ConfigError(f"data.unlabelled = true: {text}")
 
 
 def check_selectors(job: Job, layout: Layout) -> None:
