@@ -1,4 +1,4 @@
-"""``fedloom quantize``: a model folder in 8 or 4 bits, and how far its matrices moved."""
+"""``fedloom quantize``: a model folder in 8 or 4 bits, and what that does to it."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fedloom.backbones.quantize import Rounded
     from fedloom.backbones.schemes import Scheme
+    from fedloom.tuning.probe import Probe
 
 __all__ = ["add_quantize"]
+
+_LABELLED, _TEXTS = 1000, 250
+"""Examples that a model is judged on, of those with labels and of others: tens of seconds here."""
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +30,14 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--nf4", action="store_true", help="4 bits: the levels of NF4 in place of integers")
     text = "format of embeddings and heads, such as int8 (default: that of the layers)"
     add("--outer", metavar="FORMAT", help=text)
+    data = parser.add_argument_group("judging", "before and after, on examples of your own")
+    add = data.add_argument
+    add("--data", metavar="FILE", help="CSV, JSONL or Parquet; a tenth of it is judged")
+    add("--text", default="text", metavar="COLUMN", help="of the texts (default: text)")
+    text = "of labels: accuracy of a linear probe; without, perplexity of a language model"
+    add("--label", default="", metavar="COLUMN", help=text)
+    text = f"to fit the probe to, and to judge (default: {_LABELLED}; without labels {_TEXTS})"
+    add("--max-examples", type=int, metavar="N", help=text)
     parser.set_defaults(command=_quantize, resume_hint="the folder was not made")
 
 
@@ -42,6 +54,7 @@ def _quantize(options: argparse.Namespace) -> int:
     scheme = _scheme(options)
     outer = scheme_of(options.outer) if options.outer else None
     folder = files.resolve(options.model)
+    probe = _probe(options, folder) if options.data else None
     told: list[Rounded] = []
 
     def progress(rounded: "Rounded", done: int, total: int) -> None:
@@ -55,7 +68,41 @@ def _quantize(options: argparse.Namespace) -> int:
     before, after = (_size(place) for place in (folder, out))
     text = f"{bytes_text(after)}, {after / before:.3f} of {bytes_text(before)}"
     print(f"{out}: {text}")
+    if probe is not None:
+        print(_judged(probe, folder, out), flush=True)
     return 0
+
+
+def _probe(options: argparse.Namespace, folder: Path) -> "Probe":
+    """What both folders are judged on; read first, so that a mistake costs no time."""
+    from fedloom.api import job_of
+    from fedloom.core.errors import ConfigError, require
+    from fedloom.tuning.probe import probe_of
+
+    most = options.max_examples
+    if most is None:
+        most = _LABELLED if options.label else _TEXTS
+    require(most >= 1, "--max-examples", most, "1 or more")
+    task, adapter = ("classify", "head") if options.label else ("causal-lm", "lora")
+    # A new LoRA changes nothing. Nor is anything rounded but what is stored.
+    backbone = {"name": str(options.model), "task": task, "kernel": "dequantize"}
+    data = {"path": options.data, "text": options.text, "label": options.label}
+    job = job_of({"backbone": backbone, "adapter": {"name": adapter}, "data": data})
+    probe = probe_of(job, folder, most)
+    if not options.label and not probe.speaks(folder):
+        raise ConfigError("--data: this backbone is no language model; --label COLUMN judges it")
+    return probe
+
+
+def _judged(probe: "Probe", before: Path, after: Path) -> str:
+    first, second = probe.judged(before), probe.judged(after)
+    if probe.classes:
+        figures = [f"{100 * each['accuracy']:.1f} %" for each in (first, second)]
+        what = f"accuracy of a linear probe fitted to {len(probe.train)} examples, on"
+    else:
+        figures = [f"{each['perplexity']:.2f}" for each in (first, second)]
+        what = "perplexity of"
+    return f"{what} {len(probe.test)}: {figures[0]} before, {figures[1]} after"
 
 
 def _scheme(options: argparse.Namespace) -> "Scheme":
