@@ -57,6 +57,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "full": "fedloom.tuning.full:Full",
         "kv-parallel": "fedloom.tuning.kv_parallel:KvParallel",
         "fedperfix": "fedloom.tuning.perfix:Perfix",
+        "peqa": "fedloom.tuning.peqa:Peqa",
         "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
+from fedloom.backbones.schemes import Packed
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.types import Params
 from fedloom.tuning.examples import Examples
@@ -60,6 +61,8 @@ class Catalog:
         norms: normalisations, likewise.
         blocks: names of all blocks from input to output, ``head`` last.
         frozen: the tensors of one of these modules.
+        stored: the matrix of a linear map where it is kept in fewer bits; else None. It is on the
+            ``meta`` device where this side does not hold the block.
     """
 
     family: str
@@ -67,6 +70,7 @@ class Catalog:
     norms: tuple[Linear, ...]
     blocks: tuple[str, ...]
     frozen: Callable[[str], Frozen]
+    stored: Callable[[str], Packed | None] = lambda name: None
 
 
 class Part(Protocol):

@@ -7,6 +7,8 @@ from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.backbones.norm import Norm
 from fedloom.backbones.product import Member, Product
+from fedloom.backbones.schemes import Packed
+from fedloom.backbones.stored import scheme_in
 from fedloom.tuning.base import Frozen
 
 __all__ = ["FrozenModules"]
@@ -20,6 +22,7 @@ class FrozenModules:
     """
 
     def __init__(self, backbone: FusedBackbone) -> None:
+        self._scheme = scheme_in(backbone.checkpoint.folder)
         self._turned = FAMILIES[backbone.shape.family].transposed
         self._maps: dict[str, tuple[Product, Member]] = {}
         self._norms: dict[str, Norm] = {}
@@ -38,6 +41,20 @@ class FrozenModules:
         weight = self._dense(product, member)
         bias = None if product.bias is None else _known(product.bias)[member.start : member.stop]
         return Frozen(weight.t() if self._turned else weight, bias, transposed=self._turned)
+
+    def stored(self, name: str) -> Packed | None:
+        """The matrix of a linear map as it is kept in fewer bits; None where it is not.
+
+        Of a block that is not held, codes and scales have shapes and no numbers.
+        """
+        product, member = self._maps[name]
+        weight = product.weight[member.start : member.stop]
+        if not isinstance(weight, Tensor):
+            return weight.packed
+        if not weight.is_meta or self._scheme is None:
+            return None
+        shapes = self._scheme.codes(*weight.shape), self._scheme.scales(*weight.shape)
+        return Packed(self._scheme, *(torch.empty(shape, device="meta") for shape in shapes))
 
     def _dense(self, product: Product, member: Member) -> Tensor:
         """The weight that is multiplied with, ``[d_out, d_in]``, whatever it is kept in."""

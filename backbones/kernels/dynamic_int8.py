@@ -43,6 +43,11 @@ class DynamicInt8Weight:
         """Memory that is kept."""
         return self.plain.nbytes
 
+    @property
+    def packed(self) -> Packed:
+        """The matrix as it is stored."""
+        return self.plain.packed
+
     def __getitem__(self, rows: slice) -> "DynamicInt8Weight":
         """Some rows, sharing the numbers."""
         return DynamicInt8Weight(self.plain[rows])
@@ -61,7 +66,7 @@ class DynamicInt8Weight:
         return dual
 
     def _forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        packed = self.plain.packed
+        packed = self.packed
         turned = packed.codes.t()
         y = x.new_empty(len(x), self.shape[0])
         for start in range(0, len(x), _ROWS):
