@@ -12,21 +12,27 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fedloom.backbones.blocks import block_names
+from fedloom.backbones.block_files import write_blocks
 from fedloom.backbones.cache import cache_root, install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
-from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.portion import copy_beside
 from fedloom.backbones.schemes import Packed, Scheme, joined, pack
 from fedloom.backbones.shape import Shape, read_shape
-from fedloom.backbones.stored import METHOD, Stored, digest_of, notes_of
+from fedloom.backbones.stored import METHOD
 from fedloom.core.errors import ModelError
 
-__all__ = ["Matrix", "Progress", "Rounded", "matrices", "quantize", "quantized_of"]
+__all__ = [
+    "Matrix",
+    "Progress",
+    "Rounded",
+    "matrices",
+    "quantize",
+    "quantized_of",
+    "rounded_of",
+]
 
 _ROWS = 16 << 20
 """Bytes of float32 rows that are packed at a time."""
@@ -179,54 +185,25 @@ def _size(source: Checkpoint, matrix: Matrix) -> tuple[int, int]:
 def _write(
     source: Checkpoint, chosen: Mapping[Matrix, Scheme], into: Path, progress: Progress
 ) -> None:
-    """A file for each block, and the index of all."""
-    blocks = block_names(tuple(source.files))
-    by_block: dict[str, list[str]] = {}
-    for name, block in blocks.items():
-        by_block.setdefault(block, []).append(name)
     of = {matrix.name: (matrix, scheme) for matrix, scheme in chosen.items()}
-    index: dict[str, str] = {}
     done = 0
-    for number, (block, names) in enumerate(sorted(by_block.items(), key=_depth), 1):
-        tensors: dict[str, Tensor] = {}
-        stored: dict[str, Stored] = {}
-        for name in names:
-            if name not in of:
-                tensors[name] = source.get((name,)).contiguous()
-                continue
-            packed, error = _packed(source, *of[name])
-            codes, scale = Stored.tensors(name)
-            tensors |= {codes: packed.codes, scale: packed.scale}
-            stored[name] = Stored(
-                packed.scheme.name, digest_of(packed.codes), digest_of(packed.scale)
-            )
-            done += 1
-            rows, columns = packed.shape
-            report = Rounded(name, block, packed.scheme.name, (rows, columns), error, packed.nbytes)
-            progress(report, done, len(of))
-        file = f"model-{number:05d}-of-{len(by_block):05d}.safetensors"
-        _save(tensors, stored, into / file)
-        index |= dict.fromkeys(tensors, file)
-    table = {"metadata": {}, "weight_map": dict(sorted(index.items()))}
-    (into / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
+
+    def read(name: str, block: str) -> Tensor | Packed:
+        nonlocal done
+        if name not in of:
+            return source.get((name,)).contiguous()
+        packed, error = _packed(source, *of[name])
+        done += 1
+        progress(rounded_of(name, block, packed, error), done, len(of))
+        return packed
+
+    write_blocks(tuple(source.files), read, into)
 
 
-def _depth(entry: tuple[str, list[str]]) -> tuple[int, int, str]:
-    """Where a block stands: embeddings, layers by their numbers, what comes after."""
-    block = entry[0]
-    stack, _, number = block.rpartition(".")
-    if number.isdecimal():
-        return 1, int(number), stack
-    return (0 if block == "embeddings" else 2), 0, block
-
-
-def _save(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored], path: Path) -> None:
-    """Write a file that has the same bytes whenever it is written."""
-    draft = path.with_suffix(".draft")  # safetensors orders what a header notes as it likes
-    save_file(dict(tensors), draft)
-    place = Checkpoint(path.parent, dict.fromkeys(tensors, draft), torch.device("cpu"))
-    write_pieces(pieces_of(place, tuple(tensors)), path, notes_of(stored))
-    draft.unlink()
+def rounded_of(name: str, block: str, packed: Packed, error: float) -> Rounded:
+    """What is told of a matrix."""
+    rows, columns = packed.shape
+    return Rounded(name, block, packed.scheme.name, (rows, columns), error, packed.nbytes)
 
 
 def _packed(source: Checkpoint, matrix: Matrix, scheme: Scheme) -> tuple[Packed, float]:

@@ -1,11 +1,13 @@
 """``fedloom quantize``: a model folder in 8 or 4 bits, and what that does to it."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedloom.backbones.quantize import Rounded
+    from fedloom.backbones.quantize import Progress, Rounded
     from fedloom.backbones.schemes import Scheme
     from fedloom.tuning.probe import Probe
 
@@ -22,9 +24,10 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
         "Store a backbone in fewer bits. The folder is a backbone like any other: name it as "
         "backbone.name, or let a job do the same by backbone.quantization."
     )
-    add("model", metavar="MODEL", help="such as minilm, or a folder in transformers' format")
+    text = "such as minilm, a folder in transformers' format, or a GGUF file, whose blocks are kept"
+    add("model", metavar="MODEL", help=text)
     add("out", metavar="OUT", help="folder to make")
-    add("--bits", type=int, choices=(4, 8), default=8, help="of a number (default: 8)")
+    add("--bits", type=int, choices=(4, 8), help="of a number (default: 8)")
     text = "4 bits: numbers of a row that share a scale (default: 32; with --nf4: 64)"
     add("--group", type=int, metavar="N", help=text)
     add("--nf4", action="store_true", help="4 bits: the levels of NF4 in place of integers")
@@ -42,19 +45,12 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from fedloom.backbones import files
-    from fedloom.backbones.quantize import quantize
-    from fedloom.backbones.schemes import scheme_of
     from fedloom.core.errors import ConfigError
     from fedloom.readable import bytes_text
 
     out = Path(options.out)
     if out.exists():
         raise ConfigError(f"{out}: it is there already; name another folder, or remove it")
-    scheme = _scheme(options)
-    outer = scheme_of(options.outer) if options.outer else None
-    folder = files.resolve(options.model)
-    probe = _probe(options, folder) if options.data else None
     told: list[Rounded] = []
 
     def progress(rounded: "Rounded", done: int, total: int) -> None:
@@ -62,15 +58,47 @@ def _quantize(options: argparse.Namespace) -> int:
         where = f"{done:>4}/{total}  {rounded.name}"
         print(f"{where:<64} {rounded.scheme:<9} error {100 * rounded.error:6.2f} %", flush=True)
 
-    quantize(folder, out, scheme, outer=outer, progress=progress)
+    stored = _kept if options.model.endswith(".gguf") else _stored
+    before, judged = stored(options, out, progress)
     for line in _blocks(told):
         print(line)
-    before, after = (_size(place) for place in (folder, out))
-    text = f"{bytes_text(after)}, {after / before:.3f} of {bytes_text(before)}"
-    print(f"{out}: {text}")
-    if probe is not None:
-        print(_judged(probe, folder, out), flush=True)
+    after = _size(out)
+    print(f"{out}: {bytes_text(after)}, {after / before:.3f} of {bytes_text(before)}")
+    if judged is not None:
+        print(judged(), flush=True)
     return 0
+
+
+def _kept(
+    options: argparse.Namespace, out: Path, progress: "Progress"
+) -> tuple[int, Callable[[], str] | None]:
+    """Bytes of a GGUF file that is now a folder of the same blocks."""
+    from fedloom.backbones.gguf_blocks import keep_blocks
+    from fedloom.core.errors import ConfigError
+
+    for name in ("bits", "group", "nf4", "outer", "data"):
+        if getattr(options, name):
+            text = "blocks of a GGUF file are kept as they are: nothing changes"
+            raise ConfigError(f"--{name}: {text}")
+    path = Path(options.model)
+    keep_blocks(path, out, progress)
+    return path.stat().st_size, None
+
+
+def _stored(
+    options: argparse.Namespace, out: Path, progress: "Progress"
+) -> tuple[int, Callable[[], str] | None]:
+    """Bytes of a model that is now stored in fewer bits, and what compares the two."""
+    from fedloom.backbones import files
+    from fedloom.backbones.quantize import quantize
+    from fedloom.backbones.schemes import scheme_of
+
+    scheme = _scheme(options)
+    outer = scheme_of(options.outer) if options.outer else None
+    folder = files.resolve(options.model)
+    probe = _probe(options, folder) if options.data else None
+    quantize(folder, out, scheme, outer=outer, progress=progress)
+    return _size(folder), None if probe is None else partial(_judged, probe, folder, out)
 
 
 def _probe(options: argparse.Namespace, folder: Path) -> "Probe":
@@ -109,7 +137,7 @@ def _scheme(options: argparse.Namespace) -> "Scheme":
     from fedloom.backbones.schemes import scheme_of
     from fedloom.core.errors import ConfigError
 
-    if options.bits == 8:
+    if options.bits != 4:
         if options.nf4 or options.group:
             raise ConfigError(
                 "--group and --nf4 are for --bits 4; 8 bits have a scale for each row"

@@ -53,8 +53,9 @@ class FrozenModules:
             return weight.packed
         if not weight.is_meta or self._scheme is None:
             return None
-        shapes = self._scheme.codes(*weight.shape), self._scheme.scales(*weight.shape)
-        return Packed(self._scheme, *(torch.empty(shape, device="meta") for shape in shapes))
+        scheme, shape = self._scheme, weight.shape
+        sizes = scheme.codes(*shape), *[scheme.scales(*shape)] * (2 if scheme.raised else 1)
+        return Packed(scheme, *(torch.empty(size, device="meta") for size in sizes))
 
     def _dense(self, product: Product, member: Member) -> Tensor:
         """The weight that is multiplied with, ``[d_out, d_in]``, whatever it is kept in."""

@@ -79,8 +79,10 @@ class GroupScales:
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             part = self._packed[rows]
-            plain = replace(part, scale=torch.ones_like(part.scale))
-            if unpacks(part.codes.device, torch.float32):
+            # Least values stay as they are, and are no part of what is scaled.
+            least = None if part.least is None else torch.zeros_like(part.least)
+            plain = replace(part, scale=torch.ones_like(part.scale), least=least)
+            if unpacks(part.scheme, part.codes.device, torch.float32):
                 values = torch.empty(part.shape)
                 unpack(plain, values)
             else:

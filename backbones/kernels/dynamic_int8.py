@@ -93,8 +93,8 @@ class DynamicInt8:
     capabilities = Capabilities(fd_safe=False, dynamic_activations=True)
 
     def takes(self, scheme: Scheme, dtype: torch.dtype, device: torch.device) -> bool:
-        """Weights in 8 bits, on a CPU."""
-        return scheme.kind == "int8" and dtype in _TYPES and device.type == "cpu"
+        """Weights in 8 bits with a scale for each row, on a CPU."""
+        return scheme.name == "int8" and dtype in _TYPES and device.type == "cpu"
 
     def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicInt8Weight:
         """The matrix; what is stored is used as it is."""

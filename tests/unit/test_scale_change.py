@@ -38,11 +38,11 @@ def rows_of(packed: Packed, train: tuple[str, ...] = ("*",)) -> Store:
 
 def of_scales(packed: Packed, scale: Tensor) -> Tensor:
     """``W~(s)`` of each client, differentiable in ``[k, ...]`` scales."""
-    codes = replace(packed, scale=torch.ones_like(packed.scale)).whole()
+    codes = replace(packed, scale=torch.ones_like(packed.scale), least=None).whole()
     if not packed.scheme.group:
         return codes * scale[..., None]
-    groups = codes.view(D_OUT, -1, packed.scheme.group)
-    return (groups * scale[..., None]).flatten(2)
+    groups = codes.view(D_OUT, -1, packed.scheme.group) * scale[..., None]
+    return (groups if packed.least is None else groups + packed.least[..., None]).flatten(2)
 
 
 def attached(packed: Packed, store: Store, bias: Tensor) -> RowScales | GroupScales:
@@ -52,7 +52,9 @@ def attached(packed: Packed, store: Store, bias: Tensor) -> RowScales | GroupSca
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
-@pytest.mark.parametrize("scheme", ["int8", "int4-32", "int4-128", "nf4-64"])
+@pytest.mark.parametrize(
+    "scheme", ["int8", "int4-32", "int4-128", "nf4-64", "q8_0", "q4_0", "q4_1"]
+)
 def test_gradients_are_autograds(scheme: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale_change, "_CHUNK", rows * D_IN * 4)
     packed, bias = stored(scheme), drawn(D_OUT, seed=3)
