@@ -61,6 +61,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",
+        "qa-lora": "fedloom.tuning.qa_lora:QaLora",
     },
     "learners": {
         "backprop": "fedloom.tuning.learners.backprop:Backprop",
