@@ -14,7 +14,7 @@ from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.schemes import Packed
 from fedloom.backbones.stored import Stored, notes_of
 
-__all__ = ["write_blocks"]
+__all__ = ["write_blocks", "write_tensors"]
 
 
 def write_blocks(
@@ -43,7 +43,7 @@ def write_blocks(
             stored[name] = Stored.of(found)
             tensors |= zip(stored[name].tensors(name), found.tensors, strict=True)
         file = f"model-{number:05d}-of-{len(by_block):05d}.safetensors"
-        _save(tensors, stored, into / file)
+        write_tensors(tensors, stored, into / file)
         index |= dict.fromkeys(tensors, file)
     table = {"metadata": {}, "weight_map": dict(sorted(index.items()))}
     (into / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
@@ -58,7 +58,7 @@ def _depth(entry: tuple[str, list[str]]) -> tuple[int, int, str]:
     return (0 if block == "embeddings" else 2), 0, block
 
 
-def _save(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored], path: Path) -> None:
     """Write a file that has the same bytes whenever it is written."""
     draft = path.with_suffix(".draft")  # safetensors orders what a header notes as it likes
     save_file(dict(tensors), draft)

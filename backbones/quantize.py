@@ -18,6 +18,7 @@ from fedloom.backbones.block_files import write_blocks
 from fedloom.backbones.cache import cache_root, install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
+from fedloom.backbones.loftq import LoftQ, Pair, alternate, write_starts
 from fedloom.backbones.portion import copy_beside
 from fedloom.backbones.schemes import Packed, Scheme, joined, pack
 from fedloom.backbones.shape import Shape, read_shape
@@ -62,7 +63,8 @@ class Rounded:
         block: of the model.
         scheme: its format.
         shape: ``(d_out, d_in)``.
-        error: relative, ``|W~ - W| / |W|`` by Frobenius norms; 0 for a matrix of zeros.
+        error: relative, ``|W~ - W| / |W|`` by Frobenius norms; 0 for a matrix of zeros. With a
+            start of LoRA it is that of ``W~ + B A``.
         nbytes: of codes and scales.
     """
 
@@ -84,6 +86,7 @@ def quantize(
     scheme: Scheme,
     *,
     outer: Scheme | None = None,
+    loftq: LoftQ | None = None,
     progress: Progress = lambda rounded, done, total: None,
 ) -> Path:
     """Write a model in fewer bits. Memory: one block in its new format, and some rows of a matrix.
@@ -93,6 +96,8 @@ def quantize(
         out: the folder to make; left as it is where it is there.
         scheme: the format of the matrices of the layers.
         outer: that of token embeddings, the pooler and a language-model head; None for the same.
+        loftq: each matrix of a layer is stored together with a low-rank start of LoRA, which the
+            folder then has; None for no such start.
         progress: told of each matrix.
 
     Returns:
@@ -119,7 +124,10 @@ def quantize(
         told = {"quant_method": METHOD, "format": scheme.name, "outer": (outer or scheme).name}
         table = {**config, "quantization_config": told}
         (into / "config.json").write_text(json.dumps(table, indent=2))
-        _write(source, chosen, into, progress)
+        starts = _write(source, chosen, into, loftq, progress)
+        if loftq is not None:
+            turned = FAMILIES[shape.family].transposed
+            write_starts(into, starts, loftq, transposed=turned)
 
     return install(out, fill)
 
@@ -183,8 +191,14 @@ def _size(source: Checkpoint, matrix: Matrix) -> tuple[int, int]:
 
 
 def _write(
-    source: Checkpoint, chosen: Mapping[Matrix, Scheme], into: Path, progress: Progress
-) -> None:
+    source: Checkpoint,
+    chosen: Mapping[Matrix, Scheme],
+    into: Path,
+    loftq: LoftQ | None,
+    progress: Progress,
+) -> dict[str, Pair]:
+    """Write the weights; return what LoRA starts from, by module."""
+    starts: dict[str, Pair] = {}
     of = {matrix.name: (matrix, scheme) for matrix, scheme in chosen.items()}
     done = 0
 
@@ -192,12 +206,18 @@ def _write(
         nonlocal done
         if name not in of:
             return source.get((name,)).contiguous()
-        packed, error = _packed(source, *of[name])
+        matrix, scheme = of[name]
+        if loftq is None or matrix.looked_up:
+            packed, error = _packed(source, matrix, scheme)
+        else:
+            module = name.removesuffix(".weight")
+            packed, starts[module], error = _with_start(source, matrix, scheme, loftq)
         done += 1
         progress(rounded_of(name, block, packed, error), done, len(of))
         return packed
 
     write_blocks(tuple(source.files), read, into)
+    return starts
 
 
 def rounded_of(name: str, block: str, packed: Packed, error: float) -> Rounded:
@@ -219,6 +239,20 @@ def _packed(source: Checkpoint, matrix: Matrix, scheme: Scheme) -> tuple[Packed,
         size += float(rows.square().sum(dtype=torch.float64))
         parts.append(part)
     return joined(parts), (moved / size) ** 0.5 if size else 0.0
+
+
+def _with_start(
+    source: Checkpoint, matrix: Matrix, scheme: Scheme, loftq: LoftQ
+) -> tuple[Packed, Pair, float]:
+    """A matrix in its format, the start beside it, and the relative error of both together."""
+    whole = torch.cat(list(_rows(source, matrix)))
+    try:
+        packed, (a, b) = alternate(whole, scheme, loftq)
+    except ModelError as error:
+        raise ModelError(f"{source.folder}: tensor {matrix.name!r}: {error}") from None
+    size = float(whole.norm())
+    moved = float((packed.whole() + b @ a - whole).norm())
+    return packed, (a, b), moved / size if size else 0.0
 
 
 def _rows(source: Checkpoint, matrix: Matrix) -> Iterator[Tensor]:

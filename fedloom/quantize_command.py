@@ -33,6 +33,8 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--nf4", action="store_true", help="4 bits: the levels of NF4 in place of integers")
     text = "format of embeddings and heads, such as int8 (default: that of the layers)"
     add("--outer", metavar="FORMAT", help=text)
+    text = "store layers together with a start of LoRA of that rank (LoftQ), for adapter.init"
+    add("--loftq", type=int, metavar="RANK", help=text)
     data = parser.add_argument_group("judging", "before and after, on examples of your own")
     add = data.add_argument
     add("--data", metavar="FILE", help="CSV, JSONL or Parquet; a tenth of it is judged")
@@ -76,7 +78,7 @@ def _kept(
     from fedloom.backbones.gguf_blocks import keep_blocks
     from fedloom.core.errors import ConfigError
 
-    for name in ("bits", "group", "nf4", "outer", "data"):
+    for name in ("bits", "group", "nf4", "outer", "loftq", "data"):
         if getattr(options, name):
             text = "blocks of a GGUF file are kept as they are: nothing changes"
             raise ConfigError(f"--{name}: {text}")
@@ -90,6 +92,7 @@ def _stored(
 ) -> tuple[int, Callable[[], str] | None]:
     """Bytes of a model that is now stored in fewer bits, and what compares the two."""
     from fedloom.backbones import files
+    from fedloom.backbones.loftq import LoftQ
     from fedloom.backbones.quantize import quantize
     from fedloom.backbones.schemes import scheme_of
 
@@ -97,7 +100,8 @@ def _stored(
     outer = scheme_of(options.outer) if options.outer else None
     folder = files.resolve(options.model)
     probe = _probe(options, folder) if options.data else None
-    quantize(folder, out, scheme, outer=outer, progress=progress)
+    loftq = None if options.loftq is None else LoftQ(options.loftq)
+    quantize(folder, out, scheme, outer=outer, loftq=loftq, progress=progress)
     return _size(folder), None if probe is None else partial(_judged, probe, folder, out)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fedloom.backbones.base import Linear
+from fedloom.backbones.loftq import Pair
 from fedloom.core.errors import ConfigError, nearest, require
 from fedloom.tuning.base import Catalog, Part
 from fedloom.tuning.parts import BiasPart, BottleneckPart, Ia3Part, LoraPart
@@ -97,6 +98,8 @@ class Lora:
         ranks: pairs of a layer's index and the lower rank that it has, such as the layers beside
             the cut of a split model (the idea of SplitFT, Shan et al., arXiv 2604.26388); what
             they are scaled by is of that rank.
+        init: ``random`` (a new LoRA: B is zero), or ``loftq``: the start that was found together
+            with the stored weights (``fedloom quantize --loftq``), of every linear map.
     """
 
     affine = False
@@ -109,18 +112,44 @@ class Lora:
         layers: tuple[int, ...] = (),
         rslora: bool = False,
         ranks: tuple[tuple[int, int], ...] = (),
+        init: str = "random",
     ) -> None:
         _require_layers("rank", rank)
         require(alpha >= 0, "adapter.alpha", alpha, "0 (twice the rank) or more")
         for layer, own in ranks:
             text = f"1 to adapter.rank = {rank}"
             require(1 <= own <= rank, f"adapter.ranks of layer {layer}", own, text)
+        require(init in ("random", "loftq"), "adapter.init", init, "random or loftq")
+        self._loftq = init == "loftq"
+        whole = targets in ((), ("all-linear",)) and not layers and not ranks
+        if self._loftq and not whole:
+            text = "every linear map has its start: no other targets, no layers and no ranks"
+            raise ConfigError(f"adapter.init = {init!r}: {text}")
         self._rank, self._alpha, self._ranks = rank, alpha, ranks
-        self._targets, self._layers, self._rslora = targets, layers, rslora
+        self._targets = ("all-linear",) if self._loftq else targets
+        self._layers, self._rslora = layers, rslora
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
-        """A and B for every target."""
-        return [LoraPart(x, rank, self._scaling(rank)) for x, rank in self._chosen(catalog)]
+        """A and B for every target.
+
+        Raises:
+            ConfigError: a target names nothing, or there is no start of this rank to begin with.
+        """
+        return [
+            LoraPart(x, rank, self._scaling(rank), self._start(catalog, x))
+            for x, rank in self._chosen(catalog)
+        ]
+
+    def _start(self, catalog: Catalog, linear: Linear) -> Pair | None:
+        if not self._loftq:
+            return None
+        found = catalog.start(linear.name)
+        if found is None:
+            text = f"the backbone has no start for {linear.name}; fedloom quantize --loftq makes it"
+            raise ConfigError(f"adapter.init = 'loftq': {text}")
+        rank = len(found[0])
+        require(rank == self._rank, "adapter.rank", self._rank, f"{rank}, as the start has")
+        return found
 
     def _alpha_of(self, rank: int) -> float:
         return self._alpha or 2.0 * rank

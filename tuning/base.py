@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
+from fedloom.backbones.loftq import Pair
 from fedloom.backbones.schemes import Packed
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.types import Params
@@ -63,6 +64,7 @@ class Catalog:
         frozen: the tensors of one of these modules.
         stored: the matrix of a linear map where it is kept in fewer bits; else None. It is on the
             ``meta`` device where this side does not hold the block.
+        start: A and B of a linear map that LoRA starts from, where the folder has them.
     """
 
     family: str
@@ -71,6 +73,7 @@ class Catalog:
     blocks: tuple[str, ...]
     frozen: Callable[[str], Frozen]
     stored: Callable[[str], Packed | None] = lambda name: None
+    start: Callable[[str], Pair | None] = lambda name: None
 
 
 class Part(Protocol):

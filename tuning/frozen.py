@@ -1,10 +1,13 @@
 """The frozen tensors of a fused backbone's modules, as transformers shapes them."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.fused import FusedBackbone
+from fedloom.backbones.loftq import Pair, read_starts
 from fedloom.backbones.norm import Norm
 from fedloom.backbones.product import Member, Product
 from fedloom.backbones.schemes import Packed
@@ -22,7 +25,8 @@ class FrozenModules:
     """
 
     def __init__(self, backbone: FusedBackbone) -> None:
-        self._scheme = scheme_in(backbone.checkpoint.folder)
+        self._folder, self._prefix = backbone.checkpoint.folder, backbone.prefix
+        self._scheme = scheme_in(self._folder)
         self._turned = FAMILIES[backbone.shape.family].transposed
         self._maps: dict[str, tuple[Product, Member]] = {}
         self._norms: dict[str, Norm] = {}
@@ -56,6 +60,15 @@ class FrozenModules:
         scheme, shape = self._scheme, weight.shape
         sizes = scheme.codes(*shape), *[scheme.scales(*shape)] * (2 if scheme.raised else 1)
         return Packed(scheme, *(torch.empty(size, device="meta") for size in sizes))
+
+    def start(self, name: str) -> Pair | None:
+        """A and B that LoRA starts from at a linear map; None where the folder has none."""
+        found = self._starts.get(name)
+        return self._starts.get(f"{self._prefix}.{name}") if found is None else found
+
+    @cached_property
+    def _starts(self) -> dict[str, Pair]:
+        return read_starts(self._folder)
 
     def _dense(self, product: Product, member: Member) -> Tensor:
         """The weight that is multiplied with, ``[d_out, d_in]``, whatever it is kept in."""

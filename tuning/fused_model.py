@@ -99,6 +99,7 @@ class FusedModel:
             (*backbone.blocks, HEAD),
             lambda name: tensors.of(name.removeprefix(base)),
             lambda name: tensors.stored(name.removeprefix(base)),
+            lambda name: tensors.start(name.removeprefix(base)),
         )
 
     def _head(self, given: Start | None) -> HeadPart:
