@@ -50,7 +50,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "scalars": "fedloom.codecs.scalars:Scalars",
     },
     "adapters": {
-        "lora": "fedloom.tuning.adapters:Lora",
+        "lora": "fedloom.tuning.lora:Lora",
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",

@@ -15,8 +15,8 @@ from fedloom.backbones.base import Attachment, Linear
 from fedloom.backbones.schemes import Packed
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import TensorSpec, Vector
-from fedloom.tuning.adapters import chosen
 from fedloom.tuning.base import Catalog, Part
+from fedloom.tuning.placing import chosen
 from fedloom.tuning.scale_change import GroupScales, RowScales
 from fedloom.tuning.store import Store
 

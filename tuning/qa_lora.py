@@ -20,9 +20,9 @@ from fedloom.backbones.base import AddToInput, Attachment, Linear, Saved
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import TensorSpec, Vector
 from fedloom.core.seeds import stream
-from fedloom.tuning.adapters import chosen
 from fedloom.tuning.base import Catalog, Part
 from fedloom.tuning.peqa import stored_of
+from fedloom.tuning.placing import chosen
 from fedloom.tuning.store import Store
 
 __all__ = ["GroupedLowRank", "QaLora", "QaLoraPart"]
