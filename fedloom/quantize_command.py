@@ -31,6 +31,8 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     text = "4 bits: numbers of a row that share a scale (default: 32; with --nf4: 64)"
     add("--group", type=int, metavar="N", help=text)
     add("--nf4", action="store_true", help="4 bits: the levels of NF4 in place of integers")
+    text = "any format by its name, such as uint4-32 or q4_1, in place of these three"
+    add("--format", metavar="FORMAT", help=text)
     text = "format of embeddings and heads, such as int8 (default: that of the layers)"
     add("--outer", metavar="FORMAT", help=text)
     text = "store layers together with a start of LoRA of that rank (LoftQ), for adapter.init"
@@ -78,7 +80,7 @@ def _kept(
     from fedloom.backbones.gguf_blocks import keep_blocks
     from fedloom.core.errors import ConfigError
 
-    for name in ("bits", "group", "nf4", "outer", "loftq", "data"):
+    for name in ("bits", "group", "nf4", "format", "outer", "loftq", "data"):
         if getattr(options, name):
             text = "blocks of a GGUF file are kept as they are: nothing changes"
             raise ConfigError(f"--{name}: {text}")
@@ -141,6 +143,10 @@ def _scheme(options: argparse.Namespace) -> "Scheme":
     from fedloom.backbones.schemes import scheme_of
     from fedloom.core.errors import ConfigError
 
+    if options.format:
+        if options.bits or options.group or options.nf4:
+            raise ConfigError("--format says all of it: no --bits, --group or --nf4 beside it")
+        return scheme_of(options.format)
     if options.bits != 4:
         if options.nf4 or options.group:
             raise ConfigError(

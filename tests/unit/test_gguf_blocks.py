@@ -126,6 +126,16 @@ def test_the_command_takes_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+def test_a_model_in_the_format_of_blocks(
+    text_model: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["quantize", str(text_model["classify"]), str(tmp_path / "out"), "--format", "q4_1"]
+    assert main([*asked, "--bits", "4"]) == 2
+    assert "--format says all of it" in capsys.readouterr().err
+    assert main(asked) == 0
+    assert scheme_in(tmp_path / "out") == SCHEMES["q4_1"]
+
+
 def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
     file = write(tmp_path / "m.gguf", "F32")
     with pytest.raises(ModelError, match="no tensor in blocks of Q8_0, Q4_0, Q4_1"):
