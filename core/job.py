@@ -34,7 +34,10 @@ def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
     require(value in known, field, value, f"one of {', '.join(known)}")
 
 
-FORMATS = ("", "int8", "int4", "int4-64", "int4-128", "nf4")
+FORMATS = (
+    *("", "int8", "int4", "int4-64", "int4-128", "nf4"),
+    *("uint4-32", "uint4-64", "uint4-128", "q8_0", "q4_0", "q4_1"),
+)
 """Names of `BackboneConfig.quantization`."""
 
 
@@ -61,8 +64,8 @@ class BackboneConfig:
             faster, by a short measurement).
         engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
         quantization: format that frozen matrices are stored in, sent in and multiplied from: empty
-            (as the folder has them), ``int8`` (a scale for each row), ``int4``, ``int4-64``,
-            ``int4-128`` (for each group of 32, 64, 128) or ``nf4`` (groups of 64).
+            (as the folder has them) or one of `FORMATS`: ``int8`` (a scale for each row), ``int4``
+            and ``nf4`` (for each group), ``uint4`` (and a least value), or GGUF's blocks.
         kernel: what multiplies with weights in fewer bits: ``auto`` (the fastest here that the
             learners can use), ``dequantize`` or ``dynamic-int8``.
         emulator: what devices get in its place (offsite tuning).

@@ -43,6 +43,11 @@ class DynamicInt8Weight:
         """Memory that is kept."""
         return self.plain.nbytes
 
+    @property
+    def packed(self) -> Packed:
+        """The matrix as it is stored."""
+        return self.plain.packed
+
     def __getitem__(self, rows: slice) -> "DynamicInt8Weight":
         """Some rows, sharing the numbers."""
         return DynamicInt8Weight(self.plain[rows])
@@ -61,7 +66,7 @@ class DynamicInt8Weight:
         return dual
 
     def _forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        packed = self.plain.packed
+        packed = self.packed
         turned = packed.codes.t()
         y = x.new_empty(len(x), self.shape[0])
         for start in range(0, len(x), _ROWS):
@@ -88,8 +93,8 @@ class DynamicInt8:
     capabilities = Capabilities(fd_safe=False, dynamic_activations=True)
 
     def takes(self, scheme: Scheme, dtype: torch.dtype, device: torch.device) -> bool:
-        """Weights in 8 bits, on a CPU."""
-        return scheme.kind == "int8" and dtype in _TYPES and device.type == "cpu"
+        """Weights in 8 bits with a scale for each row, on a CPU."""
+        return scheme.name == "int8" and dtype in _TYPES and device.type == "cpu"
 
     def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicInt8Weight:
         """The matrix; what is stored is used as it is."""

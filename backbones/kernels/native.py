@@ -1,4 +1,4 @@
-"""The few lines of C that unpack 4-bit codes, where the installation could compile them."""
+"""The few lines of C that unpack codes, where the installation could compile them."""
 
 import ctypes
 import functools
@@ -7,7 +7,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import NF4, Packed
+from fedloom.backbones.schemes import NF4, Packed, Scheme
 
 __all__ = ["unpack", "unpacks"]
 
@@ -27,21 +27,28 @@ def _library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(spec.origin)
     except OSError:
         return None
-    for kind in ("int4", "nf4"):
-        for dtype in ("float32", "bfloat16"):
-            function = getattr(found, f"fedloom_{kind}_{dtype}")
-            function.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _POINTER)
-            function.restype = None
+    three, counts = (_POINTER,) * 3, (_COUNT, _COUNT)
+    for dtype in ("float32", "bfloat16"):
+        for kind in ("int4", "nf4"):
+            _declare(found, f"fedloom_{kind}_{dtype}", *three, *counts, _POINTER)
+        for kind in ("wide4", "wide8"):
+            _declare(found, f"fedloom_{kind}_{dtype}", *three, _POINTER, *counts, ctypes.c_int32)
     return found
 
 
-def unpacks(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `unpack` works for tensors of that device, to numbers of that type."""
-    return device.type == "cpu" and dtype in _DTYPES and _library() is not None
+def _declare(library: ctypes.CDLL, name: str, *arguments: type) -> None:
+    function = getattr(library, name)
+    function.argtypes, function.restype = arguments, None
+
+
+def unpacks(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `unpack` works for that format, on that device, to numbers of that type."""
+    there = device.type == "cpu" and dtype in _DTYPES and _library() is not None
+    return there and bool(scheme.group)
 
 
 def unpack(packed: Packed, out: Tensor) -> None:
-    """Write ``W~`` of a 4-bit format to `out`: the very bits of `Packed.whole`.
+    """Write ``W~`` of a format with groups to `out`: the very bits of `Packed.whole`.
 
     Args:
         packed: on the CPU, its tensors contiguous.
@@ -51,10 +58,18 @@ def unpack(packed: Packed, out: Tensor) -> None:
         TypeError: a tensor is not contiguous, or `out` is of another type or shape.
     """
     scheme, library = packed.scheme, _library()
-    tensors = packed.codes, packed.scale, out
-    fits = out.shape == packed.shape and out.dtype in _DTYPES
-    if library is None or not fits or not all(tensor.is_contiguous() for tensor in tensors):
+    fits = bool(scheme.group) and out.shape == packed.shape and out.dtype in _DTYPES
+    whole = all(tensor.is_contiguous() for tensor in (*packed.tensors, out))
+    if library is None or not fits or not whole:
         raise TypeError("unpack: contiguous tensors on the CPU that fit each other are needed")
-    name = f"fedloom_{scheme.kind}_{str(out.dtype).removeprefix('torch.')}"
-    pointers = (tensor.data_ptr() for tensor in tensors)
-    getattr(library, name)(*pointers, packed.scale.numel(), scheme.group, _LEVELS)
+    dtype = str(out.dtype).removeprefix("torch.")
+    counts = packed.scale.numel(), scheme.group
+    if packed.scale.dtype == torch.bfloat16 and not scheme.raised:
+        pointers = (tensor.data_ptr() for tensor in (packed.codes, packed.scale, out))
+        getattr(library, f"fedloom_{scheme.kind}_{dtype}")(*pointers, *counts, _LEVELS)
+        return
+    scale, least = packed.scale.float(), None if packed.least is None else packed.least.float()
+    lows = None if least is None else least.data_ptr()
+    zero = 8 if scheme.kind == "int4" else 0
+    function = getattr(library, f"fedloom_wide{scheme.bits}_{dtype}")
+    function(packed.codes.data_ptr(), scale.data_ptr(), lows, out.data_ptr(), *counts, zero)
