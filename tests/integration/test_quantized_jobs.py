@@ -43,7 +43,8 @@ def test_a_folder_is_stored_once_and_is_the_job(
     text_model: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:
     backbone = text_model["classify"]
-    job = job_of(table_of(backbone, tmp_path / "a", quantization="int4"))
+    own = {"quantization": "int4", "kernel": "dequantize"}
+    job = job_of(table_of(backbone, tmp_path / "a", **own))
     told: list[str] = []
     folder = folder_of(job.backbone, CPU, told.append)
     assert folder.parent == cache / "quantized"
