@@ -48,6 +48,11 @@ class DynamicInt8Weight:
         """Memory that is kept."""
         return self.plain.nbytes
 
+    @property
+    def packed(self) -> Packed:
+        """The matrix as it is stored."""
+        return self.plain.packed
+
     def __getitem__(self, rows: slice) -> "DynamicInt8Weight":
         """Some rows, sharing the numbers."""
         return DynamicInt8Weight(self.plain[rows])
@@ -122,7 +127,9 @@ class DynamicInt8:
         """int8, and int4 where the compiled code is there; on a CPU whose products are exact."""
         if dtype not in _TYPES or device.type != "cpu" or not _exact():
             return False
-        return scheme.kind == "int8" or (scheme.kind == "int4" and unpacks(device, dtype))
+        if scheme.gguf or scheme.kind not in ("int8", "int4"):
+            return False
+        return scheme.kind == "int8" or unpacks(scheme, device, dtype)
 
     def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicInt8Weight:
         """The matrix; what is stored is used as it is."""

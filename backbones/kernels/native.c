@@ -75,6 +75,45 @@ void fedloom_nf4_bfloat16(const uint8_t *codes, const uint16_t *scales, uint16_t
     }
 }
 
+/* Formats whose scales are of any type: they come as float, and so does what is added to a group's
+ * numbers. Sums with -0 are what they were, bit for bit. */
+
+void fedloom_wide4_float32(const uint8_t *codes, const float *scales, const float *least,
+                           float *out, int64_t groups, int64_t group, int32_t zero) {
+    for (int64_t g = 0; g < groups; g++, codes += group / 2, out += group) {
+        const float scale = scales[g], low = least ? least[g] : -0.0f;
+        for (int64_t i = 0; i < group / 2; i++) {
+            out[2 * i] = (float)((int32_t)(codes[i] & 15) - zero) * scale + low;
+            out[2 * i + 1] = (float)((int32_t)(codes[i] >> 4) - zero) * scale + low;
+        }
+    }
+}
+
+void fedloom_wide4_bfloat16(const uint8_t *codes, const float *scales, const float *least,
+                            uint16_t *out, int64_t groups, int64_t group, int32_t zero) {
+    for (int64_t g = 0; g < groups; g++, codes += group / 2, out += group) {
+        const float scale = scales[g], low = least ? least[g] : -0.0f;
+        for (int64_t i = 0; i < group / 2; i++) {
+            out[2 * i] = to_bfloat16((float)((int32_t)(codes[i] & 15) - zero) * scale + low);
+            out[2 * i + 1] = to_bfloat16((float)((int32_t)(codes[i] >> 4) - zero) * scale + low);
+        }
+    }
+}
+
+void fedloom_wide8_float32(const int8_t *codes, const float *scales, const float *least,
+                           float *out, int64_t groups, int64_t group, int32_t zero) {
+    (void)least, (void)zero;
+    for (int64_t g = 0; g < groups; g++, codes += group, out += group)
+        for (int64_t i = 0; i < group; i++) out[i] = (float)codes[i] * scales[g];
+}
+
+void fedloom_wide8_bfloat16(const int8_t *codes, const float *scales, const float *least,
+                            uint16_t *out, int64_t groups, int64_t group, int32_t zero) {
+    (void)least, (void)zero;
+    for (int64_t g = 0; g < groups; g++, codes += group, out += group)
+        for (int64_t i = 0; i < group; i++) out[i] = to_bfloat16((float)codes[i] * scales[g]);
+}
+
 /* int4 to int8 with one step a row, for products of integers. A row's step is its largest possible
  * magnitude / 127; codes are multiples of a group's share of it in 8 + 8 bits, which is no further
  * from the nearest than another 1/64 of a step. */
