@@ -1,7 +1,7 @@
 """Build frozen blocks from a checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,9 +10,13 @@ from fedloom.backbones.attention import Attention
 from fedloom.backbones.block import Block
 from fedloom.backbones.checkpoint import Checkpoint
 from fedloom.backbones.families import FAMILIES, Family
+from fedloom.backbones.kernels.base import Engine
+from fedloom.backbones.kernels.buffer import Buffer
+from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.mlp import Mlp
 from fedloom.backbones.norm import Norm
-from fedloom.backbones.product import Member, Product
+from fedloom.backbones.product import Member, Product, Quantized
+from fedloom.backbones.schemes import Packed, joined
 from fedloom.backbones.shape import Shape
 from fedloom.core.errors import ModelError
 
@@ -27,12 +31,16 @@ class Source:
         checkpoint: where they lie.
         shape: of the backbone.
         dtype: of the products.
+        kernel: what multiplies with weights that are stored in fewer bits.
+        buffer: for unpacked weights.
         hollow: nothing is read: tensors have their shapes and no numbers (the ``meta`` device).
     """
 
     checkpoint: Checkpoint
     shape: Shape
     dtype: torch.dtype
+    kernel: Engine = DEQUANTIZE
+    buffer: Buffer = field(default_factory=Buffer)
     hollow: bool = False
 
     @property
@@ -105,7 +113,8 @@ class Source:
         return self._norm(self.family.module(part, layer), fields)
 
     def _product(self, layer: int, widths: dict[str, int], d_in: int, biased: bool) -> Product:
-        weights, biases, members = [], [], []
+        weights: list[Tensor | Packed] = []
+        biases, members = [], []
         start = 0
         for part, width in widths.items():
             weights.append(self._weight(layer, part, (width, d_in)))
@@ -114,13 +123,41 @@ class Source:
                 biases.append(self._read(names, (width,)))
             members.append(Member(self.family.module(part, layer), start, start + width))
             start += width
-        weight = _joined(weights).to(self.dtype)
         bias = _joined(biases).to(self.dtype) if biases else None
-        return Product(tuple(members), weight, bias)
+        return Product(tuple(members), self._multiplied(weights), bias)
 
-    def _weight(self, layer: int, part: str, expected: tuple[int, int]) -> Tensor:
+    def _multiplied(self, weights: Sequence[Tensor | Packed]) -> Tensor | Quantized:
+        """Several weights of one input as they are multiplied with, their rows side by side."""
+        packed = [weight for weight in weights if isinstance(weight, Packed)]
+        if len(packed) == len(weights) and len({weight.scheme for weight in packed}) == 1:
+            whole = joined(packed)
+            able = self.kernel.takes(whole.scheme, self.dtype, whole.codes.device)
+            kernel = self.kernel if able else DEQUANTIZE
+            return kernel.made(whole, self.dtype, self.buffer)
+        plain = [w.whole(self.dtype) if isinstance(w, Packed) else w for w in weights]
+        return _joined(plain).to(self.dtype)
+
+    def _weight(self, layer: int, part: str, expected: tuple[int, int]) -> Tensor | Packed:
         names = self.family.stored_part(part, layer, "weight")
-        return self._read(names, expected, transposed=self.family.transposed)
+        return self._stored(names, expected) or self._read(
+            names, expected, transposed=self.family.transposed
+        )
+
+    def _stored(self, names: Sequence[str], expected: tuple[int, int]) -> Packed | None:
+        packed = None if self.hollow else self.checkpoint.packed(names)
+        if packed is not None and packed.shape != expected:
+            have = tuple(packed.shape)
+            raise ModelError(f"tensor {names[0]!r}: expected {expected}, got {have}")
+        return packed
+
+    def table(self, part: str, expected: tuple[int, int]) -> Tensor | Packed:
+        """A matrix outside of blocks that is looked up in."""
+        names = self.family.stored(self.family.outer[part], "weight")
+        return self._stored(names, expected) or self._read(names, expected).to(self.dtype)
+
+    def linear(self, weight: Tensor | Packed) -> Tensor | Quantized:
+        """A matrix as it is multiplied with; a tensor that is used elsewhere is not copied."""
+        return weight.to(self.dtype) if isinstance(weight, Tensor) else self._multiplied([weight])
 
     def _read(
         self, names: Sequence[str], expected: tuple[int, ...], *, transposed: bool = False

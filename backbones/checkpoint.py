@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from fedloom.backbones.schemes import Packed
+from fedloom.backbones.stored import Stored, checked, stored_in
 from fedloom.core.errors import ModelError, nearest
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_config"]
@@ -26,20 +28,45 @@ class Checkpoint:
         folder: where it lies.
         files: the file that holds each tensor, by the tensor's stored name.
         device: where tensors are read to.
+        stored: the matrices that are stored in fewer bits, by the name of the matrix; `files` has
+            their codes and scales.
     """
 
     folder: Path
     files: Mapping[str, Path]
     device: torch.device
+    stored: Mapping[str, Stored] = field(default_factory=dict)
 
     def find(self, names: Iterable[str]) -> Tensor | None:
-        """The tensor stored under the first of `names` that the checkpoint has."""
+        """The tensor stored under the first of `names` that the checkpoint has.
+
+        What is stored in fewer bits comes as the float32 numbers that it stands for.
+        """
         for name in names:
             if name in self.files:
-                with safe_open(self.files[name], "pt") as file:
-                    tensor: Tensor = file.get_tensor(name)
-                return tensor.to(self.device)
+                return self._read(name)
+            if name in self.stored:
+                return self._packed(name).whole()
         return None
+
+    def packed(self, names: Iterable[str]) -> Packed | None:
+        """The matrix under the first of `names`, where it is stored in fewer bits.
+
+        Raises:
+            ModelError: its bytes are not those that were written.
+        """
+        found = next((name for name in names if name in self.stored), None)
+        return None if found is None else self._packed(found)
+
+    def _packed(self, name: str) -> Packed:
+        stored = self.stored[name]
+        tensors = [self._read(each) for each in stored.tensors(name)]
+        return checked(name, stored, tensors, self.folder)
+
+    def _read(self, name: str) -> Tensor:
+        with safe_open(self.files[name], "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor.to(self.device)
 
     def get(self, names: Iterable[str]) -> Tensor:
         """The tensor stored under the first of `names` that the checkpoint has.
@@ -76,13 +103,16 @@ def open_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
     if not names:
         raise ModelError(f"{folder}: neither {_WHOLE} nor {_INDEX}; expected one of them")
     files: dict[str, Path] = {}
+    stored: dict[str, Stored] = {}
     for path in (folder / name for name in names):
         try:
             with safe_open(path, "pt") as file:
                 files.update(dict.fromkeys(file.keys(), path))
+                noted = file.metadata() or {}
         except Exception as error:  # safetensors raises its own error, and OSError
             raise ModelError(f"{path}: cannot read: {error}") from error
-    return Checkpoint(folder, files, device)
+        stored |= stored_in(noted, path)
+    return Checkpoint(folder, files, device, stored)
 
 
 def read_config(folder: Path) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,6 +10,7 @@ from fedloom.backbones.assemble import Source
 from fedloom.backbones.base import Packing
 from fedloom.backbones.norm import Norm
 from fedloom.backbones.product import affine
+from fedloom.backbones.schemes import Packed
 from fedloom.backbones.shape import Shape
 from fedloom.core.errors import DataError, ModelError
 
@@ -20,16 +22,18 @@ class Embedding:
     """Token embeddings, plus positions and a norm where the family has them.
 
     Attributes:
-        tokens: ``[vocab, d]``.
+        tokens: ``[vocab, d]``, as a tensor or in fewer bits.
         positions: ``[max_positions, d]`` with the embedding of token type 0 added to each, or None.
         norm: applied to the sum, or None.
         longest: the longest example allowed.
+        dtype: of hidden states.
     """
 
-    tokens: Tensor
+    tokens: Tensor | Packed
     positions: Tensor | None
     norm: Norm | None
     longest: int
+    dtype: torch.dtype
 
     def run(self, packing: Packing) -> Tensor:
         """Embed the packed ids; return ``[k, L, d]``.
@@ -42,10 +46,19 @@ class Embedding:
         longest = max(grid.index.shape[1] for grid in packing.grids)
         if longest > self.longest:
             raise DataError(f"embed: {longest} tokens; this backbone reads at most {self.longest}")
-        hidden = functional.embedding(packing.ids, self.tokens)
+        hidden = self._looked_up(packing.ids)
         if self.positions is not None:
             hidden = hidden.add_(functional.embedding(packing.positions, self.positions))
         return hidden if self.norm is None else self.norm.apply(hidden)[0]
+
+    def table(self) -> Tensor:
+        """The embedding of every token, ``[vocab, d]``."""
+        return self.tokens if isinstance(self.tokens, Tensor) else self.tokens.whole(self.dtype)
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        if isinstance(self.tokens, Tensor):
+            return functional.embedding(ids, self.tokens)
+        return self.tokens[ids.flatten()].whole(self.dtype).view(*ids.shape, -1)
 
 
 @dataclass(frozen=True)
@@ -104,8 +117,9 @@ def load_embedding(source: Source) -> Embedding | ImageEmbedding:
             positions=source.outer("positions", "", (1, 1 + shape.patches, d))[0],
             shape=shape,
         )
-    tokens = source.outer("tokens", "weight", (shape.vocab, d))
-    return Embedding(tokens, _positions(source), source.outer_norm("norm"), shape.max_positions)
+    tokens = source.table("tokens", (shape.vocab, d))
+    beside = _positions(source), source.outer_norm("norm")
+    return Embedding(tokens, *beside, shape.max_positions, source.dtype)
 
 
 def _positions(source: Source) -> Tensor | None:

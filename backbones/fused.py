@@ -18,6 +18,8 @@ from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_confi
 from fedloom.backbones.embedding import Embedding, ImageEmbedding, load_embedding
 from fedloom.backbones.frame import frame
 from fedloom.backbones.head import FrozenLinear, load_head, load_pooler
+from fedloom.backbones.kernels.base import Engine
+from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.norm import Norm, frozen_norm
 from fedloom.backbones.pooling import Pooling, pool
 from fedloom.backbones.shape import Shape, read_shape
@@ -237,6 +239,7 @@ def load_fused(
     dtype: torch.dtype,
     device: torch.device,
     held: Collection[str] | None = None,
+    kernel: Engine = DEQUANTIZE,
 ) -> FusedBackbone:
     """Read a backbone from a folder with ``config.json`` and safetensors.
 
@@ -246,25 +249,24 @@ def load_fused(
         device: where it shall run.
         held: which blocks are read: ``embeddings``, ``layer.0`` ..., ``final`` and ``head`` (the
             pooler too); None for all. The files may lack the others.
+        kernel: what multiplies with weights that are stored in fewer bits.
 
     Raises:
         ModelError: the family or one of its options has no fused blocks, or the files are missing
             or do not fit the configuration.
     """
     shape = read_shape(read_config(folder))
-    return assembled(open_checkpoint(folder, device), shape, dtype=dtype, held=held)
+    source = Source(open_checkpoint(folder, device), shape, dtype, kernel)
+    return assembled(source, held)
 
 
-def assembled(
-    checkpoint: Checkpoint, shape: Shape, *, dtype: torch.dtype, held: Collection[str] | None
-) -> FusedBackbone:
+def assembled(source: Source, held: Collection[str] | None) -> FusedBackbone:
     """Build a backbone from the tensors of a checkpoint; see `load_fused`.
 
     Raises:
         ModelError: a tensor is missing or does not fit the shape.
     """
-    source = Source(checkpoint, shape, dtype)
-    hollow = replace(source, hollow=True)
+    shape, hollow = source.shape, replace(source, hollow=True)
 
     def of(block: str) -> Source:
         return source if held is None or block in held else hollow
@@ -277,9 +279,9 @@ def assembled(
         return FusedBackbone(
             shape=shape,
             prefix=source.family.prefix,
-            dtype=dtype,
-            device=checkpoint.device,
-            checkpoint=checkpoint,
+            dtype=source.dtype,
+            device=source.checkpoint.device,
+            checkpoint=source.checkpoint,
             embedding=embedding,
             layers=tuple(of(f"layer.{i}").block(i) for i in range(shape.depth)),
             final=of("final").outer_norm("final"),

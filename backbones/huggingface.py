@@ -12,6 +12,7 @@ from torch import nn
 
 from fedloom.backbones.base import Linear
 from fedloom.backbones.blocks import block_names
+from fedloom.backbones.stored import scheme_in
 from fedloom.core.errors import ModelError
 
 __all__ = ["is_linear", "linears_of", "load", "norm_kind", "norms_of"]
@@ -40,6 +41,9 @@ def load(
     Raises:
         ModelError: transformers is not installed, or cannot read the folder.
     """
+    if scheme_in(folder) is not None:
+        text = "its matrices are stored in fewer bits, which the fused engine alone multiplies with"
+        raise ModelError(f"{folder}: {text}")
     try:
         import transformers
     except ImportError:

@@ -65,10 +65,18 @@ def _listed(path: Path) -> Iterator[tuple[str, Piece]]:
             yield name, Piece(path, 8 + length + first, last - first, entry["dtype"], shape)
 
 
-def write_pieces(pieces: Mapping[str, Piece], path: Path) -> None:
-    """Write tensors under the names that they are given here, piece by piece."""
+def write_pieces(
+    pieces: Mapping[str, Piece], path: Path, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors under the names that they are given here, piece by piece.
+
+    Args:
+        pieces: where the tensors lie now.
+        path: of the new file.
+        notes: what the header says beside them.
+    """
     order = sorted(pieces.items(), key=lambda entry: (-entry[1].item, entry[0]))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(notes or {})}}
     offset = 0
     for name, piece in order:
         offsets = [offset, offset + piece.size]

@@ -5,18 +5,21 @@ The same portion has the same bytes, and so the same address, whoever writes it.
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from fedloom.backbones.assemble import Source
 from fedloom.backbones.cache import install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.files import is_wanted
 from fedloom.backbones.fused import assembled
 from fedloom.backbones.head import SAVED_HEADS
+from fedloom.backbones.loftq import STARTS
 from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.shape import Shape, read_shape
+from fedloom.backbones.stored import notes_of
 from fedloom.core.errors import ConfigError
 
 __all__ = ["copy_beside", "write_portion"]
@@ -47,7 +50,11 @@ def write_portion(folder: Path, out: Path, held: Collection[str]) -> Path:
 
     def fill(into: Path) -> None:
         copy_beside(folder, into)
-        write_pieces(pieces_of(source, names), into / "model.safetensors")
+        if source.stored and (folder / STARTS).is_file():  # of all blocks: an adapter has them all
+            shutil.copyfile(folder / STARTS, into / STARTS)
+        stored = {name: how for name, how in source.stored.items() if how.tensors(name)[0] in names}
+        notes = notes_of(stored)
+        write_pieces(pieces_of(source, names), into / "model.safetensors", notes)
 
     return install(out, fill)
 
@@ -84,7 +91,8 @@ def _check(shape: Shape, held: Collection[str]) -> None:
 def _wanted(source: Checkpoint, shape: Shape, held: Collection[str]) -> set[str]:
     """Names of the tensors that loading the blocks reads, found by loading them to nowhere."""
     noted, nowhere = _Noted(source.files), torch.device("meta")
-    assembled(Checkpoint(source.folder, noted, nowhere), shape, dtype=torch.float32, held=held)
+    empty = replace(source, files=noted, device=nowhere)
+    assembled(Source(empty, shape, torch.float32), held)
     heads = {f"{name}.{part}" for name in SAVED_HEADS for part in ("weight", "bias")}
     return noted.read | (heads & source.files.keys() if "head" in held else set())
 

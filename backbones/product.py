@@ -11,8 +11,19 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
+from fedloom.backbones.schemes import Packed
 
-__all__ = ["Member", "Product", "ProductTape", "Quantized", "affine", "per_client", "put"]
+__all__ = [
+    "Member",
+    "Product",
+    "ProductTape",
+    "Quantized",
+    "affine",
+    "multiply",
+    "multiply_back",
+    "per_client",
+    "put",
+]
 
 
 class Quantized(Protocol):
@@ -31,8 +42,17 @@ class Quantized(Protocol):
         """Memory that is kept."""
         ...
 
+    @property
+    def packed(self) -> Packed:
+        """The matrix as it is stored."""
+        ...
+
     def __getitem__(self, rows: slice) -> "Quantized":
         """Some rows, sharing the numbers."""
+        ...
+
+    def whole(self) -> Tensor:
+        """W~ itself, in memory of its own."""
         ...
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,7 +120,7 @@ class Product:
         """Multiply ``[n, d_in]`` (n = k * tokens); return ``[n, d_out of all]`` and the tape."""
         tape = ProductTape(clients, self.attached(sites), {}, {})
         if not any(site.before for site in tape.sites.values()):
-            y = _forward(x, self.weight, self.bias)
+            y = multiply(x, self.weight, self.bias)
             self._after(tape, y, dict.fromkeys(tape.sites, x))
             return y, tape
         inputs = {member.name: self._input(tape, member, x) for member in self.members}
@@ -118,7 +138,7 @@ class Product:
 
     def _alone(self, member: Member, x: Tensor) -> Tensor:
         span = slice(member.start, member.stop)
-        return _forward(x, self.weight[span], None if self.bias is None else self.bias[span])
+        return multiply(x, self.weight[span], None if self.bias is None else self.bias[span])
 
     def _after(self, tape: ProductTape, y: Tensor, inputs: dict[str, Tensor]) -> None:
         for member in self.members:
@@ -145,7 +165,7 @@ class Product:
             return self._apart(tape, dy, shares, need_dx)
         if not need_dx:
             return None
-        return _add_shares(_dx(dy, self.weight), list(shares.values()), tape.clients)
+        return _add_shares(multiply_back(dy, self.weight), list(shares.values()), tape.clients)
 
     def _after_backward(self, tape: ProductTape, dy: Tensor) -> dict[str, AddToInput]:
         shares: dict[str, AddToInput] = {}
@@ -170,7 +190,7 @@ class Product:
             if not changed and not need_dx:
                 continue
             span = slice(member.start, member.stop)
-            dx = _dx(dy[:, span], self.weight[span])
+            dx = multiply_back(dy[:, span], self.weight[span])
             own = [shares[member.name]] if member.name in shares else []
             dx = _add_shares(dx, own, tape.clients)
             before = tape.sites[member.name].before if changed else None
@@ -181,13 +201,15 @@ class Product:
         return total if need_dx else None
 
 
-def _forward(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None) -> Tensor:
+def multiply(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None) -> Tensor:
+    """``x W^T + b`` for ``[n, d_in]``, without gradient."""
     if isinstance(weight, Tensor):
         return affine(x, weight, bias)
     return weight.forward(x, bias)
 
 
-def _dx(dy: Tensor, weight: Tensor | Quantized) -> Tensor:
+def multiply_back(dy: Tensor, weight: Tensor | Quantized) -> Tensor:
+    """``dy W`` for ``[n, d_out]``."""
     return affine(dy, weight.t()) if isinstance(weight, Tensor) else weight.dx(dy)
 
 

@@ -129,7 +129,7 @@ def regression_share(
     spread = _regular(rest.T @ rest / len(rest), 1e-3)
     inverse = torch.linalg.inv(spread + deviation**2 * torch.eye(len(spread), dtype=spread.dtype))
     pull, norm = (map_ @ inverse).float(), (map_ @ inverse @ map_.T).float()
-    counts = torch.bincount(known.ids, minlength=len(embedding.tokens)).float() + 0.02
+    counts = torch.bincount(known.ids, minlength=embedding.tokens.shape[0]).float() + 0.02
     prior, right = (counts / counts.sum()).log(), 0
     for place in PLACES:
         here = secret.places == place
@@ -143,7 +143,7 @@ def _embedded(embedding: Embedding, place: int) -> Tensor:
     """Every word of the vocabulary at one place, ``[vocab, d]``, before the first block."""
     assert embedding.positions is not None
     assert embedding.norm is not None
-    return embedding.norm.apply((embedding.tokens + embedding.positions[place])[None])[0][0]
+    return embedding.norm.apply((embedding.table() + embedding.positions[place])[None])[0][0]
 
 
 def _regular(square: Tensor, share: float) -> Tensor:

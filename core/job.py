@@ -34,6 +34,13 @@ def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
     require(value in known, field, value, f"one of {', '.join(known)}")
 
 
+FORMATS = (
+    *("", "int8", "int4", "int4-64", "int4-128", "nf4"),
+    *("uint4-32", "uint4-64", "uint4-128", "q8_0", "q4_0", "q4_1"),
+)
+"""Names of `BackboneConfig.quantization`."""
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """The frozen model.
@@ -56,6 +63,11 @@ class BackboneConfig:
         dtype: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 where the processor multiplies it
             faster, by a short measurement).
         engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
+        quantization: format that frozen matrices are stored in, sent in and multiplied from: empty
+            (as the folder has them) or one of `FORMATS`: ``int8`` (a scale for each row), ``int4``
+            and ``nf4`` (for each group), ``uint4`` (and a least value), or GGUF's blocks.
+        kernel: what multiplies with weights in fewer bits: ``auto`` (the fastest here that the
+            learners can use), ``dequantize`` or ``dynamic-int8``.
         emulator: what devices get in its place (offsite tuning).
     """
 
@@ -69,6 +81,8 @@ class BackboneConfig:
     max_tokens: int = 64
     dtype: str = "float32"
     engine: str = "auto"
+    quantization: str = ""
+    kernel: str = "auto"
     emulator: EmulatorConfig = EmulatorConfig()
 
     def __post_init__(self) -> None:
@@ -77,6 +91,8 @@ class BackboneConfig:
         _one_of("backbone.head_init", self.head_init, ("zeros", "normal", "words"))
         _one_of("backbone.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         _one_of("backbone.engine", self.engine, ("auto", "fused", "transformers"))
+        _one_of("backbone.quantization", self.quantization, FORMATS)
+        _one_of("backbone.kernel", self.kernel, ("auto", "dequantize", "dynamic-int8"))
         require(self.max_tokens >= 2, "backbone.max_tokens", self.max_tokens, "2 or more")
         check_pattern(self.pattern, task=self.task, pooling=self.pooling)
         if self.head_init == "words":

@@ -12,6 +12,7 @@ from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
+from fedloom.quantize_command import add_quantize
 from fedloom.sweep_command import add_sweep
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands.add_parser("init", help="write a commented configuration"))
     _add_list(commands.add_parser("list", help="names that a configuration may use"))
     _add_fetch(commands.add_parser("fetch", help="download a backbone into the cache"))
+    text = "store a backbone in 8 or 4 bits"
+    add_quantize(commands.add_parser("quantize", help=text))
     return parser
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedloom.backbones.block import Block
 from fedloom.backbones.fused import load_fused
-from fedloom.backbones.int8_rows import Buffer, in_int8
+from fedloom.backbones.kernels.buffer import Buffer
+from fedloom.backbones.kernels.rounding import rounded
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.core.errors import ConfigError
 from fedloom.server.frozen_host import FrozenHost
@@ -76,7 +77,7 @@ def hosted(
     for number in range(first, last):  # so that no more than one block is there before rounding
         one = load_fused(folder, dtype=dtype, device=device, held=(f"layer.{number}",))
         block = one.layers[number]
-        layers.append(in_int8(block, buffer) if bits else block)
+        layers.append(rounded(block, buffer) if bits else block)
     span = replace(empty.backbone, layers=tuple(layers))
     return Hosted(
         FrozenHost(span, empty.ends),

@@ -1,16 +1,22 @@
 """From a model folder and a choice of adapter to a `CohortModel`, on the best engine there is."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 
+from fedloom.backbones.fused import FusedBackbone, load_fused
+from fedloom.backbones.kernels.base import Engine
+from fedloom.backbones.kernels.dequantize import DEQUANTIZE
+from fedloom.backbones.stored import scheme_in
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.job import Job
 from fedloom.core.registry import Component, create
 from fedloom.tuning.asking import task_of
 from fedloom.tuning.base import Adapter, CohortModel, Task
+from fedloom.tuning.kernel import kernel_of
 
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
@@ -48,7 +54,14 @@ def model_of(
     if job.backbone.engine != "auto":
         engine = job.backbone.engine
     return build_model(
-        folder, job.adapter, task, dtype=dtype, device=device, engine=engine, held=held
+        folder,
+        job.adapter,
+        task,
+        dtype=dtype,
+        device=device,
+        engine=engine,
+        held=held,
+        kernel=kernel_of(job, folder, dtype=dtype, device=device),
     )
 
 
@@ -61,6 +74,7 @@ def build_model(
     device: torch.device,
     engine: str = "auto",
     held: Collection[str] | None = None,
+    kernel: Engine = DEQUANTIZE,
 ) -> CohortModel:
     """Load a backbone and attach an adapter to it.
 
@@ -74,6 +88,7 @@ def build_model(
             fused where the family has it.
         held: the blocks whose frozen weights are read, as `fedloom.backbones.fused.load_fused`
             takes them; None for all. Only the fused engine can do without some.
+        kernel: what multiplies with weights that are stored in fewer bits.
 
     Raises:
         ModelError: the folder holds no model that an engine can read.
@@ -86,9 +101,11 @@ def build_model(
     method = cast(Adapter, chosen)
     if engine != "transformers":
         try:
-            return _fused(folder, method, task, dtype, device, held)
+            load = partial(load_fused, dtype=dtype, device=device, held=held, kernel=kernel)
+            return _fused(folder, method, task, load)
         except ModelError:
-            if engine == "fused" or getattr(method, "fused_only", False):
+            fused_only = getattr(method, "fused_only", False) or scheme_in(folder) is not None
+            if engine == "fused" or fused_only:
                 raise
     elif getattr(method, "fused_only", False):
         text = "it has a batched form on the fused engine only; adapter peft has PREFIX_TUNING"
@@ -99,22 +116,16 @@ def build_model(
 
 
 def _fused(
-    folder: Path,
-    adapter: Adapter,
-    task: Task,
-    dtype: torch.dtype,
-    device: torch.device,
-    held: Collection[str] | None,
+    folder: Path, adapter: Adapter, task: Task, load: Callable[[Path], FusedBackbone]
 ) -> "FusedModel":
-    from fedloom.backbones.fused import load_fused
     from fedloom.backbones.mask_head import load_mask_head
     from fedloom.tuning.fused_model import FusedModel
     from fedloom.tuning.word_heads import fused_words
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a model in transformers' format")
-    backbone = load_fused(folder, dtype=dtype, device=device, held=held)
-    mask_head = load_mask_head(folder, device) if task.pooling == "mask" else None
+    backbone = load(folder)
+    mask_head = load_mask_head(folder, backbone.device) if task.pooling == "mask" else None
     head = None
     if task.words:
         head = fused_words(backbone, task, mask_head)

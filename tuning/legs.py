@@ -50,7 +50,7 @@ def check_places(places: Places, packing: Packing, side: FusedModel) -> None:
     language = side.task.kind == "causal-lm"
     most = packing.clients * (packing.length if language else packing.examples)
     head = side.backbone.head
-    classes = side.task.classes if not language or head is None else len(head.weight)
+    classes = side.task.classes if not language or head is None else head.weight.shape[0]
     limits = {"index": most, "target": classes, "owner": packing.clients}
     sizes = {name: len(getattr(places, name)) for name in limits}
     if len(set(sizes.values())) > 1 or not sizes["index"]:

@@ -15,6 +15,7 @@ __all__ = [
     "client_losses",
     "filled_slots",
     "owners",
+    "summed",
     "taught_losses",
     "valid_slots",
 ]
@@ -30,12 +31,11 @@ def client_losses(logits: Tensor, target: Tensor, owner: Tensor, clients: int) -
         clients: k.
     """
     each = functional.cross_entropy(logits.float(), target, reduction="none")
-    return _by_client(each, logits.detach().argmax(dim=-1), target, owner, clients)
+    return summed(each, logits.detach().argmax(dim=-1), target, owner, clients)
 
 
-def _by_client(
-    each: Tensor, predicted: Tensor, target: Tensor, owner: Tensor, clients: int
-) -> Losses:
+def summed(each: Tensor, predicted: Tensor, target: Tensor, owner: Tensor, clients: int) -> Losses:
+    """Means of losses that are known, per client; see `client_losses`."""
     zeros = each.new_zeros(clients)
     count = zeros.index_add(0, owner, torch.ones_like(each.detach()))
     correct = zeros.index_add(0, owner, (predicted == target).to(each.dtype))
@@ -74,7 +74,7 @@ def taught_losses(logits: Tensor, taught: NDArray[np.float32], rows: Rows) -> Lo
     each = each + torch.special.xlogy(target, target).sum(dim=-1)
     owner = torch.from_numpy(owners([len(r) for r in rows])).to(logits.device)
     predicted = logits.detach().argmax(dim=-1)
-    return _by_client(each, predicted, target.argmax(dim=-1), owner, len(rows))
+    return summed(each, predicted, target.argmax(dim=-1), owner, len(rows))
 
 
 def filled_slots(logits: Tensor, rows: Rows) -> Tensor:

@@ -43,7 +43,9 @@ def word_start(module: Any, folder: Path, task: Task, mask_head: MaskHead | None
     if not task.words:
         return None
     if task.pooling != "mean":
-        return answering(task, _token_rows(module, folder), mask_head)
+        rows = _token_rows(module, folder)
+        tokens = torch.tensor([word[0] for word in task.words])
+        return answering(task, None if rows is None else rows[tokens.to(rows.device)], mask_head)
     texts = [torch.tensor(word, device=module.device) for word in task.words]
     ids = pad_sequence(texts, batch_first=True)
     mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)

@@ -56,5 +56,5 @@ def per_token(model: "FusedModel", length: int, blocks: int, *, head: bool) -> i
     """
     taken = model.backbone.saved_bytes_per_token(length) * blocks
     if head and model.backbone.head is not None and model.task.kind == "causal-lm":
-        taken += LOGIT * len(model.backbone.head.weight)
+        taken += LOGIT * model.backbone.head.weight.shape[0]
     return taken

@@ -8,6 +8,8 @@ import torch
 from fedloom.backbones import files
 from fedloom.backbones.emulator import emulator_of
 from fedloom.backbones.precision import best_dtype
+from fedloom.backbones.quantize import quantized_of
+from fedloom.backbones.schemes import scheme_of
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
@@ -62,7 +64,7 @@ def check_selectors(job: Job, layout: Layout) -> None:
 
 
 def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Path:
-    """The folder of a backbone, downloaded where it has to be; of its emulator where one is used.
+    """The folder of a backbone, downloaded, made smaller and stored in fewer bits as a job says.
 
     Args:
         backbone: what the job says of it.
@@ -71,7 +73,8 @@ def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Pat
 
     Raises:
         ModelError: there is none of that name, or no emulator can be made of it.
-        ConfigError: the emulator's ends leave nothing between them.
+        ConfigError: the emulator's ends leave nothing between them, or a format's groups do not
+            divide a matrix.
         DataError: the text that it is distilled on cannot be read.
     """
     told: list[str] = []
@@ -82,9 +85,13 @@ def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Pat
             note(f"fetching {backbone.name} ({total / 1e6:.0f} MB), once")
 
     folder = files.resolve(backbone.name, progress)
-    if not backbone.emulator.wanted:
+    if backbone.emulator.wanted:
+        trained = distilling_of(backbone, folder, device, note)
+        folder = emulator_of(folder, backbone.emulator, trained)
+    if not backbone.quantization:
         return folder
-    return emulator_of(folder, backbone.emulator, distilling_of(backbone, folder, device, note))
+    text = f"storing {backbone.name} as {backbone.quantization}, once"
+    return quantized_of(folder, scheme_of(backbone.quantization), lambda: note(text))
 
 
 def dtype_of(backbone: BackboneConfig, device: torch.device, note: Note) -> torch.dtype:

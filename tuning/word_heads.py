@@ -57,20 +57,20 @@ def answering(task: Task, rows: Tensor | None, mask_head: MaskHead | None) -> St
 
     Args:
         task: whose head it is.
-        rows: of every token in a causal language model's head, ``[V, d]``; None where it has none.
+        rows: of the words' tokens in a causal language model's head, ``[C, d]``; None where it
+            has none.
         mask_head: of a masked language model.
 
     Raises:
         ConfigError: the backbone has no head of a language model.
     """
-    tokens = [word[0] for word in task.words]
     if mask_head is not None:
-        weight, bias = mask_head.rows(tokens)
+        weight, bias = mask_head.rows([word[0] for word in task.words])
         return _array(weight), _array(bias)
     if rows is None:
         text = "mean or mask: the backbone has no causal language model's head (lm_head.weight)"
         raise ConfigError(f"backbone.pooling = 'last': {text}")
-    return _array(rows[torch.tensor(tokens, device=rows.device)]), None
+    return _array(rows), None
 
 
 def fused_words(backbone: FusedBackbone, task: Task, mask_head: MaskHead | None) -> Start:
@@ -80,7 +80,8 @@ def fused_words(backbone: FusedBackbone, task: Task, mask_head: MaskHead | None)
         ConfigError: the backbone has no head of a language model, and is to answer as one.
     """
     if task.pooling != "mean":
-        rows = None if backbone.head is None else backbone.head.weight
+        tokens = [word[0] for word in task.words]
+        rows = None if backbone.head is None else backbone.head.rows(tokens)
         return answering(task, rows, mask_head)
     packing = pack([[np.array(word, np.int32) for word in task.words]], read=None)
     packing = packing.to(backbone.device)

@@ -10,7 +10,8 @@ from small_jobs import fedloom
 from stage_process import stage
 
 from fedloom.backbones.fused import load_fused
-from fedloom.backbones.int8_rows import Buffer, in_int8
+from fedloom.backbones.kernels.buffer import Buffer
+from fedloom.backbones.kernels.rounding import rounded
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import Channel, Credentials
 from fedloom.client.span import RemoteFar, SpanPlan
@@ -79,10 +80,10 @@ def test_what_are_no_blocks(text: str) -> None:
 def test_hidden_states_through_blocks_in_8_bits(model_folder: Folders) -> None:
     folder = CASES["bert"].folder(model_folder)
     whole = load_fused(folder, dtype=torch.float32, device=torch.device("cpu"))
-    rounded = replace(whole, layers=tuple(in_int8(block, Buffer()) for block in whole.layers))
+    small = replace(whole, layers=tuple(rounded(block, Buffer()) for block in whole.layers))
     packing = packing_of(Lengths(((3, 5),), None))
     x = torch.rand(1, 8, 32)
-    expected = rounded.run(x.requires_grad_(), packing, first=1, last=2)
+    expected = small.run(x.requires_grad_(), packing, first=1, last=2)
     (grad,) = torch.autograd.grad(expected, x, expected)
     with stage(folder, "0-3", "--insecure", "--bits", "8") as served:
         channel = Channel("127.0.0.1", served.port, name="pi")

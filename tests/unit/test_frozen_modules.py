@@ -7,7 +7,8 @@ import pytest
 import torch
 from fused_models import TEXT, fused, reference
 
-from fedloom.backbones.int8_rows import Buffer, in_int8
+from fedloom.backbones.kernels.buffer import Buffer
+from fedloom.backbones.kernels.rounding import rounded
 from fedloom.tuning.frozen import FrozenModules
 
 
@@ -29,7 +30,7 @@ def test_they_are_the_models_own(family: str, tmp_path: Path) -> None:
 
 def test_weights_of_fewer_bits_are_those_that_are_multiplied_with(tmp_path: Path) -> None:
     backbone = fused(reference("bert"), tmp_path)
-    rough = replace(backbone, layers=tuple(in_int8(b, Buffer()) for b in backbone.layers))
+    rough = replace(backbone, layers=tuple(rounded(b, Buffer()) for b in backbone.layers))
     exact, found = FrozenModules(backbone), FrozenModules(rough)
     for linear in backbone.linears:
         weight, near = exact.of(linear.name).weight, found.of(linear.name).weight

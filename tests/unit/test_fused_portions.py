@@ -34,6 +34,8 @@ def test_two_portions_run_as_the_whole_does(family: str, tmp_path: Path) -> None
 def test_a_tied_head_brings_the_embedding_that_it_is(tmp_path: Path) -> None:
     fused(reference("gpt2"), tmp_path)
     upper = load_fused(tmp_path, dtype=torch.float32, device=CPU, held=UPPER)
-    assert upper.head is None or not upper.head.weight.is_meta
+    assert upper.head is not None
+    assert isinstance(upper.head.weight, torch.Tensor)
+    assert not upper.head.weight.is_meta
     lower = load_fused(tmp_path, dtype=torch.float32, device=CPU, held=LOWER)
     assert lower.head is None

@@ -7,7 +7,7 @@ import torch
 from fused_models import CPU, fused, reference
 
 from fedloom.backbones.embedding import Embedding
-from fedloom.backbones.int8_rows import Int8Rows
+from fedloom.backbones.kernels.dequantize import Dequantized
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.core.errors import ConfigError, SplitError
 from fedloom.server.hosting import blocks_per_second, hosted
@@ -33,10 +33,10 @@ def test_only_what_is_served_is_held(folder: Path) -> None:
     assert found.weights == small.weights
     assert len(found.host.backbone.layers) == 1
     products = small.host.backbone.layers[0].products
-    assert all(isinstance(product.weight, Int8Rows) for product in products)
+    assert all(isinstance(product.weight, Dequantized) for product in products)
     embedding = found.host.backbone.embedding
     assert isinstance(embedding, Embedding)
-    assert embedding.tokens.is_meta
+    assert embedding.table().is_meta
 
 
 @pytest.mark.parametrize("bits", [3, 4, -8, 16])

@@ -44,6 +44,8 @@ class BlackBox:
         ConfigError: it is not positive and finite.
     """
 
+    kernel_needs = ("fd_safe",)
+
     largest: float = 2.0
 
     def __post_init__(self) -> None:

@@ -55,6 +55,8 @@ class FiniteDifference:
         ConfigError: an option is out of range, or does not go with another.
     """
 
+    kernel_needs = ("fd_safe",)
+
     directions: int = 16
     difference: str = "one-sided"
     h: float = 0.0

@@ -55,6 +55,8 @@ class ForwardGradient:
         ConfigError: an option is out of range, or does not go with another.
     """
 
+    kernel_needs = ("jvp_safe",)
+
     directions: int = 16
     exact: Selector = ("head",)
     bits: int = 16

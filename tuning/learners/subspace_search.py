@@ -50,6 +50,8 @@ class SubspaceSearch:
         ConfigError: an option is out of range, or the pool has fewer directions than `k`.
     """
 
+    kernel_needs = ("fd_safe",)
+
     k: int = 100
     popsize: int = 20
     sigma: float = 0.2
