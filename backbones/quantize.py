@@ -20,7 +20,7 @@ from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_confi
 from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.loftq import LoftQ, Pair, alternate, write_starts
 from fedloom.backbones.portion import copy_beside
-from fedloom.backbones.schemes import Packed, Scheme, joined, pack
+from fedloom.backbones.schemes import Packed, Scheme, joined, pack, row_chunks
 from fedloom.backbones.shape import Shape, read_shape
 from fedloom.backbones.stored import METHOD
 from fedloom.core.errors import ModelError
@@ -257,14 +257,8 @@ def _with_start(
 
 def _rows(source: Checkpoint, matrix: Matrix) -> Iterator[Tensor]:
     """Rows ``[some, d_in]`` of a matrix, float32."""
-    rows, columns = _size(source, matrix)
-    step = max(_ROWS // (4 * columns), 1)
     with safe_open(source.files[matrix.name], "pt") as file:
         stored = file.get_slice(matrix.name)
-        for start in range(0, rows, step):
-            part = (
-                stored[:, start : start + step].t()
-                if matrix.transposed
-                else stored[start : start + step]
-            )
+        for rows in row_chunks(_size(source, matrix), _ROWS // 4):
+            part = stored[:, rows].t() if matrix.transposed else stored[rows]
             yield part.float().contiguous()

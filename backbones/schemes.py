@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedloom.core.errors import ConfigError, ModelError
 
-__all__ = ["NF4", "SCHEMES", "Packed", "Scheme", "joined", "pack", "scheme_of"]
+__all__ = ["NF4", "SCHEMES", "Packed", "Scheme", "joined", "pack", "row_chunks", "scheme_of"]
 
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -170,6 +170,13 @@ class Packed:
         if self.scheme.kind == "nf4":
             return _levels(pairs.device).to(dtype)[pairs.long()]
         return pairs.to(dtype) - (8 if self.scheme.kind == "int4" else 0)
+
+
+def row_chunks(shape: Sequence[int], most: int) -> list[slice]:
+    """All rows of a matrix, so many at a time that they hold `most` numbers; one at least."""
+    rows, columns = shape
+    step = max(most // columns, 1)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def joined(parts: Sequence[Packed]) -> Packed:

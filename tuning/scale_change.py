@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fedloom.backbones.base import AddToInput, Saved
-from fedloom.backbones.kernels.native import unpack, unpacks
-from fedloom.backbones.schemes import Packed
+from fedloom.backbones.kernels.buffer import Buffer
+from fedloom.backbones.kernels.dequantize import unpacked
+from fedloom.backbones.schemes import Packed, row_chunks
 from fedloom.tuning.store import Store
 
 __all__ = ["GroupScales", "RowScales"]
@@ -71,22 +72,16 @@ class GroupScales:
 
     def __init__(self, store: Store, *, name: str, packed: Packed) -> None:
         self._store, self._name, self._packed = store, name, packed
+        self._buffer = Buffer()
 
     def _codes(self) -> Iterator[tuple[slice, Tensor]]:
         """Some rows, and the float32 numbers that scales multiply, ``[rows, groups, group]``."""
-        count, columns = self._packed.shape
-        step = max(_CHUNK // (4 * columns), 1)
-        for start in range(0, count, step):
-            rows = slice(start, min(start + step, count))
+        for rows in row_chunks(self._packed.shape, _CHUNK // 4):
             part = self._packed[rows]
             # Least values stay as they are, and are no part of what is scaled.
             least = None if part.least is None else torch.zeros_like(part.least)
             plain = replace(part, scale=torch.ones_like(part.scale), least=least)
-            if unpacks(part.scheme, part.codes.device, torch.float32):
-                values = torch.empty(part.shape)
-                unpack(plain, values)
-            else:
-                values = plain.whole()
+            values = unpacked(plain, torch.float32, self._buffer)
             yield rows, values.view(len(values), -1, part.scheme.group)
 
     def _changes(self, dtype: torch.dtype) -> Iterator[tuple[int, slice, Tensor]]:

@@ -15,9 +15,9 @@ from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.native import unpack, unpacks
 from fedloom.backbones.product import affine
-from fedloom.backbones.schemes import Packed, Scheme
+from fedloom.backbones.schemes import Packed, Scheme, row_chunks
 
-__all__ = ["DEQUANTIZE", "Dequantize", "Dequantized"]
+__all__ = ["DEQUANTIZE", "Dequantize", "Dequantized", "unpacked"]
 
 _CHUNK = 8 << 20
 """Bytes of unpacked rows at a time: little memory, and still in a cache when multiplied."""
@@ -87,10 +87,11 @@ class Dequantized:
 
     def dx(self, dy: Tensor) -> Tensor:
         """``dy W~``; see `Quantized.dx`."""
-        first, *others = (self._share(dy, rows) for rows in self._chunks())
-        for share in others:
-            first += share
-        return first
+        first, *others = self._chunks()
+        total = self._share(dy, first)
+        for rows in others:
+            total += self._share(dy, rows)
+        return total
 
     def _share(self, dy: Tensor, rows: slice) -> Tensor:
         weight, scale = self._unpacked(rows)
@@ -98,22 +99,31 @@ class Dequantized:
         return affine(own if scale is None else own * scale, weight.t())
 
     def _chunks(self) -> list[slice]:
-        rows, columns = self.shape
-        step = max(_CHUNK // (columns * self.dtype.itemsize), 1)
-        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+        return row_chunks(self.shape, _CHUNK // self.dtype.itemsize)
 
     def _unpacked(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Some rows in the type of the products, and what their outputs are multiplied by."""
         packed = self.packed[rows]
-        device = packed.codes.device
-        if not packed.scheme.group:
-            out = self.buffer.of(packed.shape, self.dtype, device)
-            return out.copy_(packed.codes), packed.scale.to(self.dtype)
-        if not unpacks(packed.scheme, device, self.dtype):
-            return packed.whole(self.dtype), None
-        out = self.buffer.of(packed.shape, self.dtype, device)
-        unpack(packed, out)
-        return out, None
+        if packed.scheme.group:
+            return unpacked(packed, self.dtype, self.buffer), None
+        out = self.buffer.of(packed.shape, self.dtype, packed.codes.device)
+        return out.copy_(packed.codes), packed.scale.to(self.dtype)
+
+
+def unpacked(packed: Packed, dtype: torch.dtype, buffer: Buffer) -> Tensor:
+    """``W~`` of a format with groups: in the buffer where compiled code unpacks it, else by torch.
+
+    Args:
+        packed: the matrix, or some rows of it.
+        dtype: of the numbers.
+        buffer: what is in it is good until the thread's next use of it.
+    """
+    device = packed.codes.device
+    if not unpacks(packed.scheme, device, dtype):
+        return packed.whole(dtype)
+    out = buffer.of(packed.shape, dtype, device)
+    unpack(packed, out)
+    return out
 
 
 class Dequantize:

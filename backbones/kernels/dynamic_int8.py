@@ -17,7 +17,7 @@ from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import Dequantized
 from fedloom.backbones.kernels.native import unpack_rows, unpacks
-from fedloom.backbones.schemes import Packed, Scheme
+from fedloom.backbones.schemes import Packed, Scheme, row_chunks
 
 __all__ = ["DynamicInt8", "DynamicInt8Weight"]
 
@@ -74,17 +74,12 @@ class DynamicInt8Weight:
         y = x.new_empty(len(x), self.shape[0])
         starts = range(0, len(x), _ROWS)
         inputs = [_rounded(x[start : start + _ROWS].float()) for start in starts]
-        for rows in self._chunks():
+        for rows in row_chunks(self.shape, _CHUNK):
             weight, scale = self._codes(rows)
             for start, (codes, steps) in zip(starts, inputs, strict=True):
                 own = torch._int_mm(codes, weight.t()).to(torch.float32).mul_(steps).mul_(scale)
                 y[start : start + _ROWS, rows] = own if bias is None else own.add_(bias[rows])
         return y
-
-    def _chunks(self) -> list[slice]:
-        rows, columns = self.shape
-        step = max(_CHUNK // columns, 1)
-        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def _codes(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Some rows in 8 bits, and the step of each, ``[n]``."""
