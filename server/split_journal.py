@@ -101,12 +101,17 @@ class Journal:
         path: of the file, which is made where it is not there; a folder of the same name lies
             beside it.
 
+    Attributes:
+        taken_up: the file was there: an earlier process may have had sessions that it did not write
+            down, as none of their steps was done.
+
     Raises:
         RunError: it cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
         self._turn, self._path, self._over = threading.Lock(), path, False
+        self.taken_up = path.exists()
         self._versions: dict[str, int] = {}
         try:
             self._slots = Slots(path.with_suffix(".values"))

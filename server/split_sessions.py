@@ -182,6 +182,8 @@ class Sessions:
         await self._joined(key)
         host = self.part(message.first, message.last) if self.part else self.host
         session = Session(key, client, message, host, self.terms, journal=self.journal)
+        if self.journal is not None and self.journal.taken_up:
+            session.newest = None  # it may have begun with a process that ended in its first step
         if before is not None:
             session.sent, session.received = before.sent, before.received
         self._kept[key] = _Kept(session, left=self.clock())

@@ -3,7 +3,6 @@
 A server and devices as processes of their own, over mutual TLS, to the simulator's bits.
 """
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,7 @@ def compared(fleet: Fleet, folder: Path) -> None:
     assert fleet.lines() == fleet.lines("sim")
 
 
-NIGHTLY = pytest.mark.skipif(
-    "FEDLOOM_KILLS" not in os.environ,
-    reason="of a nightly run: on a busy machine it ends at other bits now and then, not yet why",
-)
-
-
-@pytest.mark.parametrize("labels", [pytest.param("home", marks=NIGHTLY), "far"])
+@pytest.mark.parametrize("labels", KILLS)
 def test_the_simulators_bits_whenever_the_server_is_killed(
     text_model: dict[str, Path], tmp_path: Path, labels: str
 ) -> None:

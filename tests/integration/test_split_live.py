@@ -93,6 +93,35 @@ def test_every_cut_over_a_stream(
             np.testing.assert_array_equal(joined.delta, whole[0].delta, err_msg=str(cut))
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_gradient_whose_step_came_to_a_server_that_was_killed(
+    model_folder: Folders, ragged: Ragged, tmp_path: Path, restarted: bool
+) -> None:
+    # Killed in a client's first step, a server has written nothing of it: to the next one the
+    # session is new, and the step is to be sent again. Where none was before, it never came.
+    case = CASES["bert"]
+    model, examples = fused(case, model_folder, torch.float64), case.examples(ragged)
+    split = Split(model, start(model), examples, Cut(1, model.depth), "float64")
+    if restarted:
+        Journal(tmp_path / "steps.sqlite").close()
+    journal = Journal(tmp_path / "steps.sqlite")
+    packing = packing_of(Lengths(((3,),), "first"))
+    x = torch.ones(1, 3, model.backbone.shape.width, dtype=torch.float64)
+    host = StageHost(split.stage(WORK, StageOptions("v1")))
+    with (
+        serving(host, terms_of(split), journal=journal) as server,
+        fars(split, server.port, ["one"]) as found,
+    ):
+        far = found["one"]
+        with pytest.raises(SplitError) as refused:
+            far.backward(1, x)
+        assert refused.value.code == ("evicted" if restarted else "order")
+        if restarted:
+            far.backward(1, far.forward(1, x, packing, train=True))
+            assert far.sync() == 1
+    journal.close()
+
+
 @pytest.mark.parametrize("labels", ["home", "far"])
 @pytest.mark.parametrize("name", ["bert", "gpt2-lm", "vit"])
 def test_sessions_that_step_together(
