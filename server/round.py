@@ -20,7 +20,7 @@ from fedloom.server.admission import Admission, Decode
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import check_applied, check_tasks, hook
-from fedloom.strategies.remembering import Memory
+from fedloom.strategies.remembering import Memory, folded
 
 __all__ = ["Decode", "Dispatch", "run_round"]
 
@@ -74,16 +74,10 @@ async def run_round(
             continue
         tally.spend(update.cost)
         try:
-            decoded = admission.admit(update)
-            if memory is not None:
-                decoded = memory.recalled(decoded)
-            with hook("accumulate", number):
-                total = strategy.accumulate(total, decoded)
+            total = folded(strategy, state, total, admission.admit(update), memory)
         except UpdateRefusedError as error:
             tally.refuse(update.client, str(error))
         else:
-            if memory is not None:
-                memory.remember(state, decoded)
             admission.close(update.client)
             tally.accept(update)
 

@@ -27,6 +27,7 @@ from fedloom.core.types import (
     Params,
     Refusal,
 )
+from fedloom.server.round import Dispatch
 from fedloom.simulation.branches import Branch
 from fedloom.simulation.personal import own_of
 from fedloom.strategies.contract import check_branches
@@ -94,7 +95,7 @@ def dispatcher(
     briefing: Briefing = NOTHING,
     *,
     branches: Mapping[str, Branch] = NO_BRANCHES,
-) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate | Refusal]]:
+) -> Dispatch:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
     `bytes_down` says what each client received for them; those of `branches`, theirs.

@@ -5,23 +5,20 @@ and is sent what happened since. The numbers are a slot of the state, so that a 
 what an unbroken one does.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.downlink import Downlink
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, Refusal, State
+from fedloom.server.round import Dispatch
 from fedloom.simulation.population import Population
 
 __all__ = ["SLOT", "Held"]
 
 SLOT = "downlink/held"
-Dispatch: TypeAlias = Callable[
-    [Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate | Refusal]
-]
 
 
 @dataclass(eq=False)

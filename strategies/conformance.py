@@ -22,7 +22,7 @@ from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
 from fedloom.strategies.base import Remembering, Strategy
 from fedloom.strategies.contract import check_applied, check_state, check_tasks, hook
-from fedloom.strategies.remembering import Memory, layout_of
+from fedloom.strategies.remembering import Memory, folded, layout_of
 
 __all__ = ["check_strategy"]
 
@@ -137,12 +137,9 @@ class _Trial:
             examples = next(c.num_examples for c in cohort.clients if c.id == name)
             work = tasks[name].work
             update = ClientUpdate(name, number, examples, delta=deltas[name], work=work)
-            update = update if memory is None else memory.recalled(update)
             # A strategy may refuse what is not for it, and the round goes on.
-            with suppress(UpdateRefusedError), hook("accumulate", number):
-                total = self.strategy.accumulate(total, update)
-                if memory is not None:
-                    memory.remember(state, update)
+            with suppress(UpdateRefusedError):
+                total = folded(self.strategy, state, total, update, memory)
         with hook("apply", number), _unwritten("apply", *arrays):
             applied = self.strategy.apply(state, total)
         for name, task in tasks.items():

@@ -5,16 +5,16 @@ own, transactional with the round (`fedloom.core.client_vectors`).
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientId, ClientUpdate, Params, State
-from fedloom.strategies.base import Remembering
+from fedloom.strategies.base import Remembering, Strategy
 from fedloom.strategies.contract import hook
 
-__all__ = ["Memory", "Records", "layout_of"]
+__all__ = ["Memory", "Records", "folded", "layout_of"]
 
 
 class Records(Protocol):
@@ -78,6 +78,31 @@ class Memory:
     def commit(self, round: int) -> None:
         """A round's records are on the disk, before the state that follows it."""
         self.records.commit(round)
+
+
+def folded(
+    strategy: Strategy, state: State, total: Any | None, update: ClientUpdate, memory: Memory | None
+) -> Any:
+    """A round's running total with one more update, of whose client the strategy is reminded.
+
+    Args:
+        strategy: of the round.
+        state: before the round.
+        total: so far; as it was where this raises.
+        update: decoded.
+        memory: what the strategy remembers; None where that is nothing.
+
+    Raises:
+        UpdateRefusedError: the strategy refuses the update.
+        StrategyError: it raised anything else, or remembers what cannot be kept.
+    """
+    if memory is not None:
+        update = memory.recalled(update)
+    with hook("accumulate", update.round):
+        total = strategy.accumulate(total, update)
+    if memory is not None:
+        memory.remember(state, update)
+    return total
 
 
 def layout_of(strategy: object, sent: Layout) -> Layout:

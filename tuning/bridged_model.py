@@ -23,10 +23,11 @@ from fedloom.tuning.base import Exported, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, heads_of, owns_head
-from fedloom.tuning.module_words import mask_head_of, word_start
+from fedloom.tuning.module_words import word_start
 from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
 from fedloom.tuning.peft_format import arguments_of, auto_of
 from fedloom.tuning.store import Store
+from fedloom.tuning.word_heads import mask_head_of
 
 if TYPE_CHECKING:
     from fedloom.tuning.peft_bridge import AnyPeft

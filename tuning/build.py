@@ -118,14 +118,13 @@ def build_model(
 def _fused(
     folder: Path, adapter: Adapter, task: Task, load: Callable[[Path], FusedBackbone]
 ) -> "FusedModel":
-    from fedloom.backbones.mask_head import load_mask_head
     from fedloom.tuning.fused_model import FusedModel
-    from fedloom.tuning.word_heads import fused_words
+    from fedloom.tuning.word_heads import fused_words, mask_head_of
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a model in transformers' format")
     backbone = load(folder)
-    mask_head = load_mask_head(folder, backbone.device) if task.pooling == "mask" else None
+    mask_head = mask_head_of(folder, task, backbone.device)
     head = None
     if task.words:
         head = fused_words(backbone, task, mask_head)

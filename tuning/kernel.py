@@ -26,9 +26,10 @@ def kernel_of(job: Job, folder: Path, *, dtype: torch.dtype, device: torch.devic
     Raises:
         ConfigError: the engine that the job names cannot do what is needed.
     """
-    scheme, needs = scheme_in(folder), kernel_needs(job)
+    scheme = scheme_in(folder)
     if scheme is None:
         return DEQUANTIZE
+    needs = kernel_needs(job)
     if job.backbone.kernel != "auto":
         return engine_of(job.backbone.kernel, scheme, dtype, needs)
     return choose(scheme, dtype, device, needs)

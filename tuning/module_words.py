@@ -8,24 +8,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fedloom.backbones.checkpoint import open_checkpoint
-from fedloom.backbones.mask_head import MaskHead, load_mask_head
+from fedloom.backbones.mask_head import MaskHead
 from fedloom.tuning.base import Task
 from fedloom.tuning.heads import mean_of
 from fedloom.tuning.word_heads import Start, answering, encoded
 
-__all__ = ["mask_head_of", "word_start"]
+__all__ = ["word_start"]
 
 LANGUAGE_HEADS = ("lm_head.weight", "embed_out.weight")
 """What checkpoints of causal language models call the rows of their head."""
-
-
-def mask_head_of(folder: Path, task: Task, device: torch.device) -> MaskHead | None:
-    """What hidden states at the mask go through before the head; None where none is read.
-
-    Raises:
-        ConfigError: the folder has no head of a masked language model.
-    """
-    return load_mask_head(folder, device) if task.pooling == "mask" else None
 
 
 def word_start(module: Any, folder: Path, task: Task, mask_head: MaskHead | None) -> Start | None:

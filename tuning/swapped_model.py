@@ -17,7 +17,7 @@ from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.heads import HEAD, OWN, heads_of, mean_of, owns_head
 from fedloom.tuning.losses import filled_slots
-from fedloom.tuning.module_words import mask_head_of, word_start
+from fedloom.tuning.module_words import word_start
 from fedloom.tuning.padded import (
     activation_bytes,
     module_memory,
@@ -28,6 +28,7 @@ from fedloom.tuning.padded import (
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.store import Store
 from fedloom.tuning.swap import Slot, swap
+from fedloom.tuning.word_heads import mask_head_of
 
 __all__ = ["SwappedModel"]
 

@@ -8,6 +8,7 @@ The backbone knows the words already, so that such a head is better than chance 
 * ``mean``: the sentence encoder's own vectors of the words, as in zero-shot retrieval.
 """
 
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloom.backbones.fused import FusedBackbone
-from fedloom.backbones.mask_head import MaskHead
+from fedloom.backbones.mask_head import MaskHead, load_mask_head
 from fedloom.backbones.packing import pack
 from fedloom.core.errors import ConfigError
 from fedloom.tuning.base import Task
 
-__all__ = ["SHARPNESS", "Start", "answering", "encoded", "fused_words"]
+__all__ = ["SHARPNESS", "Start", "answering", "encoded", "fused_words", "mask_head_of"]
 
 Start: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 """The weight ``[C, d]`` and the bias ``[C]`` that a head starts with."""
@@ -33,6 +34,15 @@ SHARPNESS = 20.0
 Sentence encoders are trained with that scale: it is the default of Sentence-Transformers'
 ``MultipleNegativesRankingLoss``.
 """
+
+
+def mask_head_of(folder: Path, task: Task, device: torch.device) -> MaskHead | None:
+    """What hidden states at the mask go through before the head; None where none is read.
+
+    Raises:
+        ConfigError: the folder has no head of a masked language model.
+    """
+    return load_mask_head(folder, device) if task.pooling == "mask" else None
 
 
 def encoded(vectors: Tensor, task: Task) -> Start:
