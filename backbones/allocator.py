@@ -1,10 +1,10 @@
-"""Keep large activations off mmap, so that their pages are not faulted in again every step."""
+"""Large activations stay off mmap, so that their pages are not faulted in again every step."""
 
 import ctypes
 import platform
 import sys
 
-__all__ = ["keep_large_blocks"]
+__all__ = ["give_back", "keep_large_blocks"]
 
 # mallopt's parameter numbers, glibc malloc.h.
 _TRIM_THRESHOLD = -1
@@ -28,3 +28,14 @@ def keep_large_blocks() -> bool:
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
     return all([mallopt(which, value) == 1 for which, value in settings])
+
+
+def give_back() -> bool:
+    """Let the system have the pages of the heap that are not in use.
+
+    Returns:
+        Whether any were; False where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).malloc_trim(0))

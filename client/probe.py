@@ -10,8 +10,10 @@ from pathlib import Path
 
 from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
+from fedloom.client.memory import BARE, allowed, spare
 from fedloom.client.settings import ClientSettings, is_callable
 from fedloom.core.machine import cores, free_memory
+from fedloom.core.sizes import megabytes
 from fedloom.protos.federation_pb2 import Device
 
 __all__ = ["check", "device", "probe", "table"]
@@ -26,7 +28,7 @@ def device(settings: ClientSettings) -> Device:
         machine=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         cores=settings.threads or cores(),
-        memory=int(settings.memory_gb * 2**30) or free_memory() // 2,
+        memory=spare(settings),
         tier=settings.tier,
     )
 
@@ -79,8 +81,8 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _memory(settings: ClientSettings) -> str:
-    free, may = free_memory(), settings.memory_gb * 2**30 or free_memory() // 2
-    return f"{free / 2**30:.1f} GiB free; training may take {may / 2**30:.1f}"
+    free, may = megabytes(free_memory()), megabytes(allowed(settings))
+    return f"{free} free; {may} may be taken, of which {megabytes(BARE)} go to torch"
 
 
 def _words(value: bool | None, yes: str, no: str) -> str:

@@ -42,8 +42,8 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.description = "Train on this device's own data until the federation is finished."
     parser.epilog = (
-        "Every option may stand in the TOML file (memory_gb = 2.0) or in the environment "
-        "(FEDLOOM_MEMORY_GB=2), and there also disk_gb, wait and allow; flags win."
+        'Every option may stand in the TOML file (memory = "2GB") or in the environment '
+        "(FEDLOOM_MEMORY=2GB), and there also disk_gb, wait and allow; flags win."
     )
     add("--join", metavar="TOKEN", help="join a federation; needed once, harmless afterwards")
     add(
@@ -54,8 +54,8 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add("--name", help="proposed to the server (the host's name)")
     add("--tier", metavar="NAME", help="what kind of device it is, where the job has several")
     add("--threads", type=int, metavar="N", help="threads of training (0: one per core)")
-    text = "memory that training may take (0: half of what is free)"
-    add("--memory-gb", type=float, metavar="GB", help=text)
+    text = "that the process may take in all, such as 900MB (half of what is free)"
+    add("--memory", metavar="SIZE", help=text)
     add("--cache-gb", type=float, metavar="GB", help="memory for frozen activations (0: none)")
     add("--device", metavar="NAME", help="cpu, cuda or auto")
     add("--only-on-power", action="store_true", default=None, help="rest on battery")

@@ -5,17 +5,18 @@ blocks and P numbers that train, a client takes W + T A + 4 P (3 + m) bytes: val
 change, and the m moments of its optimizer. What Python and torch take themselves is not counted.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from fedloom.backbones.weights import weight_bytes
 from fedloom.core.work import LocalWork
-from fedloom.tuning.base import Rows, Session
+from fedloom.tuning.base import Part, Rows, Session
+from fedloom.tuning.sparing import Sparing
 
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
 
-__all__ = ["WORKING", "memory_of", "per_token", "weights_at"]
+__all__ = ["WORKING", "attached_inputs", "memory_of", "passes", "per_token", "weights_at"]
 
 WORKING = 2
 """Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
@@ -35,8 +36,33 @@ def memory_of(
         work: says which optimizer.
         backward: whether activations are kept for a backward pass.
     """
-    tokens = max(session.tokens(rows) for rows in plan)
+    tokens = max(session.tokens(rows) for rows in passes(session, plan))
     return session.memory(tokens, backward=backward) + work.state_bytes(trained)
+
+
+def passes(session: Session, plan: Rows) -> Rows:
+    """The examples that are in memory together, of each of a client's batches."""
+    if not isinstance(session, Sparing):
+        return plan
+    return [part[0] for rows in plan for part, _ in session.pieces([rows])]
+
+
+def attached_inputs(model: "FusedModel", parts: Sequence[Part]) -> int:
+    """Bytes of a token that attachments in a block keep for their backward pass, at most.
+
+    The input of the first product is kept in any case, those of the others where something is
+    attached there.
+    """
+    attached = {model.within(part.module) for part in parts}
+    found = [
+        sum(
+            product.weight.shape[1]
+            for product in block.products[1:]
+            if any(member.name in attached for member in product.members)
+        )
+        for block in model.backbone.layers
+    ]
+    return max(found, default=0) * model.backbone.dtype.itemsize
 
 
 def weights_at(model: "FusedModel", blocks: Collection[str]) -> int:

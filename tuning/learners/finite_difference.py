@@ -13,6 +13,8 @@ as small batches leave room for.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from fedloom.core.errors import require
 from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
@@ -80,6 +82,10 @@ class FiniteDifference:
         require(self.difference in known, "difference", self.difference, f"one of {known}")
         require(0 <= self.h < float("inf"), "h", self.h, "0 (chosen by the dimension) or more")
         _ = self.search
+
+    def rows_at_once(self, tokens: int) -> int:
+        """Rows of a client in a pass, for batches of so many tokens."""
+        return Differences(False, self.h, self.at_once).at_once(tokens, torch.device("cpu"))
 
     @property
     def search(self) -> Search:
