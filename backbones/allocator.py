@@ -1,10 +1,11 @@
 """Large activations stay off mmap, so that their pages are not faulted in again every step."""
 
 import ctypes
+import os
 import platform
 import sys
 
-__all__ = ["give_back", "keep_large_blocks"]
+__all__ = ["give_back", "keep_few_shapes", "keep_large_blocks"]
 
 # mallopt's parameter numbers, glibc malloc.h.
 _TRIM_THRESHOLD = -1
@@ -28,6 +29,15 @@ def keep_large_blocks() -> bool:
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
     return all([mallopt(which, value) == 1 for which, value in settings])
+
+
+def keep_few_shapes() -> None:
+    """Tell oneDNN to keep code for the last shapes only, unless the environment says how many.
+
+    It makes code for every shape that it multiplies, a quarter of a megabyte each, and by default
+    keeps 1024 of them. To be called before the first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def give_back() -> bool:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +26,20 @@ from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.prefix import GROUP
 from fedloom.tuning.ways import Way
 
-__all__ = ["Ration"]
+__all__ = ["Budget", "Ration", "at_rest"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory of this process before a model is loaded.
+
+    Attributes:
+        most: bytes that it may take.
+        bare: bytes that it takes.
+    """
+
+    most: int
+    bare: int
 
 
 class Ration:
@@ -39,7 +53,7 @@ class Ration:
         model: as it is loaded; nothing has been trained yet.
         examples: what it trains on.
         settings: the owner's.
-        most: bytes that the process may take.
+        budget: what the process may take, and took before the model was loaded.
         scratch: folder for temporary files.
     """
 
@@ -50,17 +64,19 @@ class Ration:
         settings: ClientSettings,
         *,
         device: torch.device,
-        most: int,
+        budget: Budget,
         scratch: Path,
     ) -> None:
         self._model, self._examples = model, examples
         self._cache = int(settings.cache_gb * 2**30)
         self.activations = Activations(model, 0, 0, scratch)
-        _release()
-        base = resident_memory()
+        # Weights whose file is mapped count in full, though some have not been read yet.
+        session = model.session(model.initial(0), ("*",), examples)
+        whole = budget.bare + session.memory(0, backward=False)
+        most, base = budget.most, max(at_rest(), whole)
         if device.type != "cpu":  # there it is the device's own that is short
             most, base = bytes_of("memory", settings.memory) or free_memory(device) // 2, 0
-        self.memory = Memory(most, base, give_back=_release)
+        self.memory = Memory(most, base, give_back=at_rest)
 
     def ways(
         self, task: ClientTask, params: Params, learner: Learner, assignment: Assignment
@@ -139,7 +155,8 @@ class Ration:
         return max(min(left, self._cache), 0)
 
 
-def _release() -> None:
-    """Let go of what nobody uses, and give it back to the system."""
+def at_rest() -> int:
+    """Bytes that this process holds, after what nobody uses has gone back to the system."""
     gc.collect()
     give_back()
+    return resident_memory()

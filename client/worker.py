@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.allocator import keep_few_shapes, keep_large_blocks
 from fedloom.client.finishing import finished_of
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.logs import log
@@ -15,7 +15,7 @@ from fedloom.client.manifest import Manifest, Order
 from fedloom.client.memory import allowed
 from fedloom.client.outbox import Finished
 from fedloom.client.personal import OwnTensors
-from fedloom.client.ration import Ration
+from fedloom.client.ration import Budget, Ration, at_rest
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
 from fedloom.codecs.base import Codec
@@ -76,16 +76,17 @@ class Worker:
     def __post_init__(self) -> None:
         job = self.manifest.job
         keep_large_blocks()
+        keep_few_shapes()
         torch.set_num_threads(self.settings.threads or torch.get_num_threads())
         self._device = choose_device(self.settings.device)
-        most = allowed(self.settings)
+        budget = Budget(allowed(self.settings), at_rest())
         self._model = self._built()
         self._ration = Ration(
             self._model,
             self.corpus.train,
             self.settings,
             device=self._device,
-            most=most,
+            budget=budget,
             scratch=self.scratch,
         )
         self._training: SplitTraining | None = None

@@ -93,7 +93,14 @@ def resident_memory(statm: Path = Path("/proc/self/statm")) -> int:
         return peak_memory()
 
 
-def peak_memory() -> int:
-    """Most bytes that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def peak_memory(status: Path = Path("/proc/self/status")) -> int:
+    """Most bytes that this process has held.
+
+    On Linux the system's count of its usage would begin with what its parent held.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -6,7 +6,7 @@ from fedloom.core.work import LocalWork
 from fedloom.tuning.base import Rows, Session
 from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.learning import Learner
-from fedloom.tuning.needs import passes
+from fedloom.tuning.needs import SHAPES, passes
 from fedloom.tuning.sparing import Sparing
 from fedloom.tuning.ways import Way
 
@@ -15,9 +15,12 @@ __all__ = ["SLACK", "run_by", "ways_of"]
 COPIES = 5
 """Of a model's numbers in float32 beside those that train: the first one, what was received and its
 bytes, what is sent and its bytes."""
-SLACK = 24 << 20
-"""Bytes that the first step takes whatever its size: code of the libraries that multiply, their
-own memory, what allocation leaves unused."""
+SLACK = 56 * 10**6
+"""Bytes that steps take whatever their size: code that libraries make for each shape (oneDNN's
+cache, see `keep_few_shapes`), their own memory, a thread's buffers. Measured."""
+SCATTERED = 1.25
+"""Memory of activations over their bytes: freed blocks in between that nothing fits into. At most
+1.2 was measured, for MiniLM in batches of 1 to 16 texts."""
 
 
 def ways_of(
@@ -36,20 +39,21 @@ def ways_of(
     backward = _backward(learner)
     batch = max(len(rows) for rows in plan)
     rows = _rows(learner, max(session.tokens(rows) for rows in plan))
-    fixed = work.state_bytes(trained) + 4 * COPIES * size + SLACK
-    fixed -= session.memory(0, backward=backward)  # frozen weights are held already
+    fixed = work.state_bytes(trained) + 4 * COPIES * size + SLACK + getattr(learner, "loads", 0)
+    weights = session.memory(0, backward=backward)  # they are held already
     found = []
     for inner, recompute in _kinds(session, backward=backward):
         for examples in sorted({-(-batch // parts) for parts in range(1, batch + 1)}):
             tokens = max(session.tokens(part) for part in passes(Sparing(inner, examples), plan))
-            taken = inner.memory(tokens * rows, backward=backward) + fixed
+            taken = inner.memory((tokens + SHAPES) * rows, backward=backward) - weights
+            taken = int(SCATTERED * taken) + fixed
             found.append(Way(examples, -(-batch // examples), recompute, tokens, taken))
     return found
 
 
 def run_by(session: Session, way: Way) -> Session:
     """The session that runs batches in a way."""
-    if isinstance(session, FusedSession):
+    if isinstance(session, FusedSession) and (way.recompute or way.parts > 1):
         session = session.frugal(recompute=way.recompute, examples=way.examples)
     return Sparing(session, way.examples) if way.parts > 1 else session
 

@@ -19,7 +19,7 @@ from fedloom.tuning.batches import Batches, filled, real_tokens
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples
 from fedloom.tuning.losses import class_losses
-from fedloom.tuning.needs import WORKING, attached_inputs, per_token, weights_at
+from fedloom.tuning.needs import SHAPES, WORKING, attached_inputs, per_token, weights_at
 from fedloom.tuning.readout import class_logits, losses_at, places_of, pooled
 from fedloom.tuning.recall import FewActivations, Recall
 from fedloom.tuning.store import Store
@@ -86,7 +86,7 @@ class FusedSession:
         return one
 
     def frugal(self, *, recompute: bool, examples: int = 0) -> "FusedSession":
-        """The same in less memory.
+        """The same in less memory; texts are padded, so that few shapes are multiplied.
 
         Args:
             recompute: keep only the inputs of blocks for a backward pass (gradient checkpointing).
@@ -94,6 +94,7 @@ class FusedSession:
         """
         one = copy(self)
         one._recompute, one._most = recompute, examples
+        one._batches = Batches(self._model, self._examples, multiple=SHAPES)
         return one
 
     def picked(self, blocks: Sequence[int]) -> "FusedSession":

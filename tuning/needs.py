@@ -16,10 +16,12 @@ from fedloom.tuning.sparing import Sparing
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
 
-__all__ = ["WORKING", "attached_inputs", "memory_of", "passes", "per_token", "weights_at"]
+__all__ = ["SHAPES", "WORKING", "attached_inputs", "memory_of", "passes", "per_token", "weights_at"]
 
 WORKING = 2
 """Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
+SHAPES = 16
+"""Tokens of which a pass holds a multiple, padding included, where memory is short."""
 LOGIT = 12
 """Bytes for each word of a vocabulary: its logit, log-probability and gradient, in float32."""
 

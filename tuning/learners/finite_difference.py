@@ -84,8 +84,8 @@ class FiniteDifference:
         _ = self.search
 
     def rows_at_once(self, tokens: int) -> int:
-        """Rows of a client in a pass, for batches of so many tokens."""
-        return Differences(False, self.h, self.at_once).at_once(tokens, torch.device("cpu"))
+        """Rows of a client in a pass, for batches of so many tokens, and what is kept of them."""
+        return 1 + Differences(False, self.h, self.at_once).at_once(tokens, torch.device("cpu"))
 
     @property
     def search(self) -> Search:
