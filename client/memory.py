@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fedloom.client.logs import log
+from fedloom.client.reasons import out_of_memory
 from fedloom.client.settings import ClientSettings
 from fedloom.core.errors import ModelError
 from fedloom.core.machine import free_memory, resident_memory
 from fedloom.core.sizes import bytes_of, megabytes
 from fedloom.tuning.ways import Way, best, least, said, smaller
 
-__all__ = ["BARE", "Memory", "allowed", "out_of_memory", "spare"]
+__all__ = ["BARE", "Memory", "allowed", "spare"]
 
 T = TypeVar("T")
 
 BARE = 270 * 10**6
 """Bytes that a client holds that has loaded torch and no model; measured, on x86-64."""
-_SIGNS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc")
 
 
 def allowed(settings: ClientSettings) -> int:
@@ -30,29 +30,27 @@ def spare(settings: ClientSettings) -> int:
     return max(allowed(settings) - BARE, 1)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
-
-
 class Memory:
     """Chooses how tasks are run, and runs them, so that the process stays within its budget.
 
+    Attributes:
+        base: bytes that the process takes while no task runs.
+
     Args:
         most: bytes that the process may take.
-        base: bytes that it takes while no task runs.
+        base: see above.
         give_back: lets the system have what is not in use, after a task that took too much.
     """
 
     def __init__(self, most: int, base: int, *, give_back: Callable[[], object]) -> None:
-        self._most, self._base, self._give_back = most, base, give_back
+        self.base = base
+        self._most, self._give_back = most, give_back
         self._learned = most  # less, once a way took more than there was
         self._told = ""
 
     def room(self, held: int = 0) -> int:
         """Bytes that a task may take, where so many are held beside the base."""
-        return min(self._most - self._base - held, self._learned)
+        return min(self._most - self.base - held, self._learned)
 
     def choose(self, ways: Sequence[Way], held: int = 0) -> Way:
         """The way that a task is run in.
@@ -99,16 +97,16 @@ class Memory:
     def _tell(self, way: Way, ways: Sequence[Way]) -> None:
         """Say once what was chosen, and why."""
         whole = max(ways, key=lambda each: (each.examples, not each.recompute))
-        text = f"{said(way)}: {megabytes(self._base + way.bytes)} at most"
+        text = f"{said(way)}: {megabytes(self.base + way.bytes)} at most"
         if way != whole:
-            text += f" (in whole batches {megabytes(self._base + whole.bytes)})"
+            text += f" (in whole batches {megabytes(self.base + whole.bytes)})"
         if text != self._told:
-            may, base = megabytes(self._most), megabytes(self._base)
+            may, base = megabytes(self._most), megabytes(self.base)
             log.info("memory: %s may be taken, %s are; %s", may, base, text)
         self._told = text
 
     def _too_small(self, ways: Sequence[Way], held: int) -> str:
         way = least(ways)
-        need = megabytes(self._base + held + way.bytes)
+        need = megabytes(self.base + held + way.bytes)
         text = f"{megabytes(self._most)} may be taken here; the smallest that would do is {need}"
         return f"memory: {text} ({said(way)})"

@@ -12,6 +12,7 @@ from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
 from fedloom.client.memory import BARE, allowed, spare
 from fedloom.client.settings import ClientSettings, is_callable
+from fedloom.core.job import Job
 from fedloom.core.machine import cores, free_memory
 from fedloom.core.sizes import megabytes
 from fedloom.protos.federation_pb2 import Device
@@ -22,14 +23,14 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "f16c", "asimd", "asimdd
 _WIDTH, _ROWS, _BUDGET = 512, 512, 0.2
 
 
-def device(settings: ClientSettings) -> Device:
-    """What the server is told of this device."""
+def device(settings: ClientSettings, tier: str) -> Device:
+    """What the server is told of this device, which is of a tier of the job (or of none)."""
     return Device(
         machine=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         cores=settings.threads or cores(),
         memory=spare(settings),
-        tier=settings.tier,
+        tier=tier,
     )
 
 
@@ -67,9 +68,18 @@ def probe(settings: ClientSettings, folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def check(settings: ClientSettings) -> int:
-    """Print what this device can do; the exit status: 0, or 2 where its data cannot be read."""
+def check(settings: ClientSettings, job: Job | None = None) -> int:
+    """Print what this device can do; the exit status: 0, or 2 where its data cannot be read.
+
+    Args:
+        settings: the owner's.
+        job: how it would train for it is looked at, too.
+    """
     rows = probe(settings, Path(settings.directory or default_root()).expanduser())
+    if job is not None:
+        from fedloom.client.prospect import prospect
+
+        rows = [*rows, *prospect(settings, job)]
     print(table(rows))
     return 2 if "cannot be read" in dict(rows)["data"] else 0
 

@@ -10,10 +10,13 @@ from fedloom.core.config import build, read_toml
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.sizes import bytes_of
 
-__all__ = ["PREFIX", "ClientSettings", "is_callable", "settings_from"]
+__all__ = ["AUTO", "PREFIX", "ClientSettings", "is_callable", "settings_from"]
 
 PREFIX = "FEDLOOM_"
 """Of the environment's names: ``FEDLOOM_DATA`` is `ClientSettings.data`."""
+
+AUTO = "auto"
+"""Of `ClientSettings.tier`: the first tier of the job that the device's memory holds."""
 
 _HOURS = re.compile(r"([01]?\d|2[0-4])-([01]?\d|2[0-4])")
 
@@ -30,7 +33,8 @@ class ClientSettings:
         insecure: ``HOST:PORT`` of a server without TLS, instead of joining.
         server: host of a server that has moved since the device joined, or ``HOST:PORT``.
         name: proposed when it joins; empty for the token's name, or else the host's.
-        tier: what kind of device it is, one of the job's ``[[tiers]]``; empty for none.
+        tier: what kind of device it is, one of the job's ``[[tiers]]``; ``auto`` for the first of
+            them that its memory holds; empty for none.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: of training (0: one per core); with one, the bits are those of a simulation.
         memory: that this process may take in all, such as ``900MB``, ``1.5GB`` or bytes; empty for

@@ -18,6 +18,7 @@ from fedloom.client.personal import OwnTensors
 from fedloom.client.ration import Budget, Ration, at_rest
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
+from fedloom.client.tiers import Fit, fits
 from fedloom.codecs.base import Codec
 from fedloom.codecs.branches import branch_received
 from fedloom.codecs.downlink import follow
@@ -153,6 +154,10 @@ class Worker:
             steps=result.steps,
         )
         return finished_of(ticket, update, codec.name)
+
+    def fits(self) -> list[Fit]:
+        """How each kind of device would train here."""
+        return fits(self.manifest.job, self._ration, self._start, len(self.corpus.train))
 
     def _trained(
         self, order: Order, learner: Learner, params: Params, briefing: Briefing

@@ -61,7 +61,7 @@ def main() -> None:
         "local": {"batch_size": 16},
     }
     job = job_from(table)
-    words = "harbour treasury field ship tax corn sail gold wheat".split()
+    words = ["harbour", "treasury", "field", "ship", "tax", "corn", "sail", "gold", "wheat"]
     rows = [
         {"text": " ".join(words[(i * 7 + j * j) % 9] for j in range(length)), "label": "ab"[i % 2]}
         for i in range(32)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedloom.client.memory import BARE, Memory, allowed, out_of_memory, spare
+from fedloom.client.memory import BARE, Memory, allowed, spare
 from fedloom.client.settings import ClientSettings
 from fedloom.core.errors import ModelError
 from fedloom.tuning.ways import Way
@@ -79,13 +79,6 @@ def test_other_errors_are_passed_on() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         Machine(0).memory().run(WAYS, WAYS[0], broken)
-
-
-def test_what_says_that_memory_is_out() -> None:
-    assert out_of_memory(MemoryError())
-    assert out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert out_of_memory(RuntimeError("std::bad_alloc"))
-    assert not out_of_memory(RuntimeError("expected scalar type Float"))
 
 
 def test_what_the_owner_says() -> None:

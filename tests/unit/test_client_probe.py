@@ -9,11 +9,12 @@ from fedloom.core.machine import free_memory
 
 
 def test_what_the_server_is_told() -> None:
-    found = device(ClientSettings(threads=3, memory="2GB"))
+    found = device(ClientSettings(threads=3, memory="2GB"), "phone")
     assert (found.cores, found.memory) == (3, 2 * 10**9 - BARE)
     assert found.machine
     assert found.system
-    assert device(ClientSettings()).memory > 0
+    assert found.tier == "phone"
+    assert device(ClientSettings(), "").memory > 0
 
 
 def test_free_memory(tmp_path: Path) -> None:
