@@ -18,6 +18,8 @@ bytes, what is sent and its bytes."""
 SLACK = 56 * 10**6
 """Bytes that steps take whatever their size: code that libraries make for each shape (oneDNN's
 cache, see `keep_few_shapes`), their own memory, a thread's buffers. Measured."""
+_DIRECTION = 16
+"""Bytes of a row for each number that trains: a direction as it is drawn, used, and added."""
 SCATTERED = 1.25
 """Memory of activations over their bytes: freed blocks in between that nothing fits into. At most
 1.2 was measured, for MiniLM in batches of 1 to 16 texts."""
@@ -40,6 +42,8 @@ def ways_of(
     batch = max(len(rows) for rows in plan)
     rows = _rows(learner, max(session.tokens(rows) for rows in plan))
     fixed = work.state_bytes(trained) + 4 * COPIES * size + SLACK + getattr(learner, "loads", 0)
+    if rows > 1:
+        fixed += _DIRECTION * rows * trained
     weights = session.memory(0, backward=backward)  # they are held already
     found = []
     for inner, recompute in _kinds(session, backward=backward):

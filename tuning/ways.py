@@ -11,7 +11,7 @@ __all__ = ["Way", "best", "least", "said", "smaller"]
 _AGAIN = 1.5
 """Time of a step whose blocks run again on the way back, over one whose do not: with a frozen
 backbone a step is one forward pass and one of the same products backwards."""
-_CALL = 24.0
+_CALL = 40.0
 """Tokens whose products take as long as what a pass costs whatever its size: calls, weights that
 are read or unpacked once. Of it depends only whether many small parts or running blocks again is
 thought to be quicker."""

@@ -34,7 +34,7 @@ def test_the_quickest_that_fits(room: int, examples: int, recompute: bool) -> No
 
 
 def test_blocks_run_again_where_parts_would_be_tiny() -> None:
-    """Parts of 4 tokens take 1 + 24/4 = 7 a token; the whole of 32 run again (1 + 24/32) 1.5."""
+    """Parts of 4 tokens take 1 + 40/4 = 11 a token; the whole of 32 run again (1 + 40/32) 1.5."""
     tiny = [Way(1, 8, False, 4, 50), Way(8, 1, True, 32, 50), Way(8, 1, False, 32, 99)]
     assert best(tiny, 60) == tiny[1]
 

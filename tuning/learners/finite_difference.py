@@ -76,6 +76,9 @@ class FiniteDifference:
     copies = 2
     """Rows of a client at once: its own, and a direction's."""
 
+    loads = 16 * 10**6
+    """What drawing directions takes; measured."""
+
     def __post_init__(self) -> None:
         require(1 <= self.at_once <= MOST, "at_once", self.at_once, f"1 to {MOST}")
         known = ("one-sided", "central")
