@@ -60,8 +60,8 @@ class Checkpoint:
 
     def _packed(self, name: str) -> Packed:
         stored = self.stored[name]
-        codes, scale = (self._read(each) for each in stored.tensors(name))
-        return checked(name, stored, codes, scale, self.folder)
+        tensors = [self._read(each) for each in stored.tensors(name)]
+        return checked(name, stored, tensors, self.folder)
 
     def _read(self, name: str) -> Tensor:
         with safe_open(self.files[name], "pt") as file:

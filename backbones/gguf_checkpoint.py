@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedloom.core.errors import ModelError
 
-__all__ = ["convert"]
+__all__ = ["convert", "facts_of", "heads_of", "name_of", "turned", "write_beside"]
 
 CONTROL = 3  # type of a special token in GGUF's table
 
@@ -50,13 +50,30 @@ def convert(source: Path, into: Path) -> None:
     from gguf import GGUFReader  # only where the extra is installed
 
     reader = GGUFReader(source)
+    facts = facts_of(reader, source)
+    tensors = dict(_tensors(reader, facts))
+    save_file(tensors, into / "model.safetensors", metadata={"format": "pt"})
+    write_beside(facts, into, tied="lm_head.weight" not in tensors)
+
+
+def facts_of(reader: Any, source: Path) -> dict[str, Any]:
+    """What a GGUF file says of the model.
+
+    Raises:
+        ModelError: the file is of a kind that is not read here.
+    """
     facts = {name: field.contents() for name, field in reader.fields.items()}
     kind = tuple(facts.get(key) for key in _KIND)
     if kind != tuple(_KIND.values()):
         raise ModelError(f"{source}: a GGUF file of kind {kind}, expected {tuple(_KIND.values())}")
-    tensors = dict(_tensors(reader, facts))
-    save_file(tensors, into / "model.safetensors", metadata={"format": "pt"})
-    config = _config(facts, tied="lm_head.weight" not in tensors)
+    return facts
+
+
+def write_beside(
+    facts: Mapping[str, Any], into: Path, *, tied: bool, more: Mapping[str, object] | None = None
+) -> None:
+    """Write the configuration, with some keys more, and the tokenizer."""
+    config = _config(facts, tied=tied) | dict(more or {})
     (into / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _tokenizer(facts).save(str(into / "tokenizer.json"))
     settings = _tokenizer_settings(facts)
@@ -73,28 +90,38 @@ _KIND = {
 def _tensors(reader: Any, facts: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     from gguf.quants import dequantize
 
-    heads = {
+    for entry in reader.tensors:
+        weight = torch.from_numpy(np.array(dequantize(entry.data, entry.tensor_type)))
+        weight = turned(weight, heads_of(entry.name, facts))
+        yield name_of(entry.name), weight.to(torch.bfloat16).contiguous()
+
+
+def name_of(entry: str) -> str:
+    """A tensor's name in transformers' naming, by GGUF's."""
+    *block, part, _ = entry.split(".")
+    return f"model.layers.{block[1]}.{NAMES[part]}.weight" if block else f"{NAMES[part]}.weight"
+
+
+def heads_of(entry: str, facts: Mapping[str, Any]) -> int:
+    """Attention heads of a query or key matrix, by GGUF's name of a tensor; 0 for any other."""
+    counts = {
         "attn_q": facts["llama.attention.head_count"],
         "attn_k": facts["llama.attention.head_count_kv"],
     }
-    for entry in reader.tensors:
-        *block, part, _ = entry.name.split(".")
-        name = f"model.layers.{block[1]}.{NAMES[part]}" if block else NAMES[part]
-        weight = torch.from_numpy(np.array(dequantize(entry.data, entry.tensor_type)))
-        if part in heads:
-            weight = _unpermute(weight, heads[part])
-        yield f"{name}.weight", weight.to(torch.bfloat16).contiguous()
+    return int(counts.get(entry.split(".")[-2], 0))
 
 
-def _unpermute(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a query or key matrix ``[heads * d, width]`` in rotary halves again.
+def turned(rows: Tensor, heads: int) -> Tensor:
+    """Rows ``[heads * d, ...]`` of a query or key matrix in rotary halves again.
 
     GGUF keeps the two coordinates that a rotation mixes next to each other; transformers keeps
-    them d/2 apart.
+    them d/2 apart. With no heads rows are as they were.
     """
-    rows, width = weight.shape
-    pairs = weight.reshape(heads, rows // heads // 2, 2, width)
-    return pairs.transpose(1, 2).reshape(rows, width)
+    if not heads:
+        return rows
+    count, *rest = rows.shape
+    pairs = rows.reshape(heads, count // heads // 2, 2, *rest)
+    return pairs.transpose(1, 2).reshape(count, *rest)
 
 
 def _config(facts: Mapping[str, Any], *, tied: bool) -> dict[str, object]:

@@ -16,6 +16,7 @@ from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_confi
 from fedloom.backbones.files import is_wanted
 from fedloom.backbones.fused import assembled
 from fedloom.backbones.head import SAVED_HEADS
+from fedloom.backbones.loftq import STARTS
 from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.shape import Shape, read_shape
 from fedloom.backbones.stored import notes_of
@@ -49,6 +50,8 @@ def write_portion(folder: Path, out: Path, held: Collection[str]) -> Path:
 
     def fill(into: Path) -> None:
         copy_beside(folder, into)
+        if source.stored and (folder / STARTS).is_file():  # of all blocks: an adapter has them all
+            shutil.copyfile(folder / STARTS, into / STARTS)
         stored = {name: how for name, how in source.stored.items() if how.tensors(name)[0] in names}
         notes = notes_of(stored)
         write_pieces(pieces_of(source, names), into / "model.safetensors", notes)

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from fedloom.backbones.base import AddToInput, Saved, Site, Sites
+from fedloom.backbones.schemes import Packed
 
 __all__ = [
     "Member",
@@ -39,6 +40,11 @@ class Quantized(Protocol):
     @property
     def nbytes(self) -> int:
         """Memory that is kept."""
+        ...
+
+    @property
+    def packed(self) -> Packed:
+        """The matrix as it is stored."""
         ...
 
     def __getitem__(self, rows: slice) -> "Quantized":

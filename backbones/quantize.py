@@ -12,21 +12,28 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fedloom.backbones.blocks import block_names
+from fedloom.backbones.block_files import write_blocks
 from fedloom.backbones.cache import cache_root, install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
-from fedloom.backbones.pieces import pieces_of, write_pieces
+from fedloom.backbones.loftq import LoftQ, Pair, alternate, write_starts
 from fedloom.backbones.portion import copy_beside
 from fedloom.backbones.schemes import Packed, Scheme, joined, pack
 from fedloom.backbones.shape import Shape, read_shape
-from fedloom.backbones.stored import METHOD, Stored, digest_of, notes_of
+from fedloom.backbones.stored import METHOD
 from fedloom.core.errors import ModelError
 
-__all__ = ["Matrix", "Progress", "Rounded", "matrices", "quantize", "quantized_of"]
+__all__ = [
+    "Matrix",
+    "Progress",
+    "Rounded",
+    "matrices",
+    "quantize",
+    "quantized_of",
+    "rounded_of",
+]
 
 _ROWS = 16 << 20
 """Bytes of float32 rows that are packed at a time."""
@@ -56,7 +63,8 @@ class Rounded:
         block: of the model.
         scheme: its format.
         shape: ``(d_out, d_in)``.
-        error: relative, ``|W~ - W| / |W|`` by Frobenius norms; 0 for a matrix of zeros.
+        error: relative, ``|W~ - W| / |W|`` by Frobenius norms; 0 for a matrix of zeros. With a
+            start of LoRA it is that of ``W~ + B A``.
         nbytes: of codes and scales.
     """
 
@@ -78,6 +86,7 @@ def quantize(
     scheme: Scheme,
     *,
     outer: Scheme | None = None,
+    loftq: LoftQ | None = None,
     progress: Progress = lambda rounded, done, total: None,
 ) -> Path:
     """Write a model in fewer bits. Memory: one block in its new format, and some rows of a matrix.
@@ -87,6 +96,8 @@ def quantize(
         out: the folder to make; left as it is where it is there.
         scheme: the format of the matrices of the layers.
         outer: that of token embeddings, the pooler and a language-model head; None for the same.
+        loftq: each matrix of a layer is stored together with a low-rank start of LoRA, which the
+            folder then has; None for no such start.
         progress: told of each matrix.
 
     Returns:
@@ -113,7 +124,10 @@ def quantize(
         told = {"quant_method": METHOD, "format": scheme.name, "outer": (outer or scheme).name}
         table = {**config, "quantization_config": told}
         (into / "config.json").write_text(json.dumps(table, indent=2))
-        _write(source, chosen, into, progress)
+        starts = _write(source, chosen, into, loftq, progress)
+        if loftq is not None:
+            turned = FAMILIES[shape.family].transposed
+            write_starts(into, starts, loftq, transposed=turned)
 
     return install(out, fill)
 
@@ -177,56 +191,39 @@ def _size(source: Checkpoint, matrix: Matrix) -> tuple[int, int]:
 
 
 def _write(
-    source: Checkpoint, chosen: Mapping[Matrix, Scheme], into: Path, progress: Progress
-) -> None:
-    """A file for each block, and the index of all."""
-    blocks = block_names(tuple(source.files))
-    by_block: dict[str, list[str]] = {}
-    for name, block in blocks.items():
-        by_block.setdefault(block, []).append(name)
+    source: Checkpoint,
+    chosen: Mapping[Matrix, Scheme],
+    into: Path,
+    loftq: LoftQ | None,
+    progress: Progress,
+) -> dict[str, Pair]:
+    """Write the weights; return what LoRA starts from, by module."""
+    starts: dict[str, Pair] = {}
     of = {matrix.name: (matrix, scheme) for matrix, scheme in chosen.items()}
-    index: dict[str, str] = {}
     done = 0
-    for number, (block, names) in enumerate(sorted(by_block.items(), key=_depth), 1):
-        tensors: dict[str, Tensor] = {}
-        stored: dict[str, Stored] = {}
-        for name in names:
-            if name not in of:
-                tensors[name] = source.get((name,)).contiguous()
-                continue
-            packed, error = _packed(source, *of[name])
-            codes, scale = Stored.tensors(name)
-            tensors |= {codes: packed.codes, scale: packed.scale}
-            stored[name] = Stored(
-                packed.scheme.name, digest_of(packed.codes), digest_of(packed.scale)
-            )
-            done += 1
-            rows, columns = packed.shape
-            report = Rounded(name, block, packed.scheme.name, (rows, columns), error, packed.nbytes)
-            progress(report, done, len(of))
-        file = f"model-{number:05d}-of-{len(by_block):05d}.safetensors"
-        _save(tensors, stored, into / file)
-        index |= dict.fromkeys(tensors, file)
-    table = {"metadata": {}, "weight_map": dict(sorted(index.items()))}
-    (into / "model.safetensors.index.json").write_text(json.dumps(table, indent=1))
+
+    def read(name: str, block: str) -> Tensor | Packed:
+        nonlocal done
+        if name not in of:
+            return source.get((name,)).contiguous()
+        matrix, scheme = of[name]
+        if loftq is None or matrix.looked_up:
+            packed, error = _packed(source, matrix, scheme)
+        else:
+            module = name.removesuffix(".weight")
+            packed, starts[module], error = _with_start(source, matrix, scheme, loftq)
+        done += 1
+        progress(rounded_of(name, block, packed, error), done, len(of))
+        return packed
+
+    write_blocks(tuple(source.files), read, into)
+    return starts
 
 
-def _depth(entry: tuple[str, list[str]]) -> tuple[int, int, str]:
-    """Where a block stands: embeddings, layers by their numbers, what comes after."""
-    block = entry[0]
-    stack, _, number = block.rpartition(".")
-    if number.isdecimal():
-        return 1, int(number), stack
-    return (0 if block == "embeddings" else 2), 0, block
-
-
-def _save(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored], path: Path) -> None:
-    """Write a file that has the same bytes whenever it is written."""
-    draft = path.with_suffix(".draft")  # safetensors orders what a header notes as it likes
-    save_file(dict(tensors), draft)
-    place = Checkpoint(path.parent, dict.fromkeys(tensors, draft), torch.device("cpu"))
-    write_pieces(pieces_of(place, tuple(tensors)), path, notes_of(stored))
-    draft.unlink()
+def rounded_of(name: str, block: str, packed: Packed, error: float) -> Rounded:
+    """What is told of a matrix."""
+    rows, columns = packed.shape
+    return Rounded(name, block, packed.scheme.name, (rows, columns), error, packed.nbytes)
 
 
 def _packed(source: Checkpoint, matrix: Matrix, scheme: Scheme) -> tuple[Packed, float]:
@@ -242,6 +239,20 @@ def _packed(source: Checkpoint, matrix: Matrix, scheme: Scheme) -> tuple[Packed,
         size += float(rows.square().sum(dtype=torch.float64))
         parts.append(part)
     return joined(parts), (moved / size) ** 0.5 if size else 0.0
+
+
+def _with_start(
+    source: Checkpoint, matrix: Matrix, scheme: Scheme, loftq: LoftQ
+) -> tuple[Packed, Pair, float]:
+    """A matrix in its format, the start beside it, and the relative error of both together."""
+    whole = torch.cat(list(_rows(source, matrix)))
+    try:
+        packed, (a, b) = alternate(whole, scheme, loftq)
+    except ModelError as error:
+        raise ModelError(f"{source.folder}: tensor {matrix.name!r}: {error}") from None
+    size = float(whole.norm())
+    moved = float((packed.whole() + b @ a - whole).norm())
+    return packed, (a, b), moved / size if size else 0.0
 
 
 def _rows(source: Checkpoint, matrix: Matrix) -> Iterator[Tensor]:

@@ -28,24 +28,34 @@ class Scheme:
     """A format of stored numbers.
 
     Attributes:
-        kind: ``int8``: integers of -127 to 127, a float32 scale for each row; ``int4``: integers
-            of -8 to 7, a bfloat16 scale for each group; ``nf4``: indices of `NF4`, scales as for
-            int4.
+        kind: ``int8``: integers of -128 to 127; ``int4``: integers of -8 to 7; ``uint4``: integers
+            of 0 to 15, and a least value that is added; ``nf4``: indices of `NF4`. Each times a
+            scale.
         group: numbers of a row that share a scale; 0 for all of them.
+        gguf: scales and least values are float16, as GGUF's blocks have them. Else scales of groups
+            are bfloat16, those of rows and least values float32.
     """
 
     kind: str
     group: int = 0
+    gguf: bool = False
 
     @property
     def name(self) -> str:
-        """As a configuration and a file call it."""
+        """As a configuration and a file call it; llama.cpp's name for what are its blocks."""
+        if self.gguf:
+            return {"int8": "q8_0", "int4": "q4_0", "uint4": "q4_1"}[self.kind]
         return f"{self.kind}-{self.group}" if self.group else self.kind
 
     @property
     def bits(self) -> int:
         """Of a code."""
         return 8 if self.kind == "int8" else 4
+
+    @property
+    def raised(self) -> bool:
+        """Whether groups have a least value."""
+        return self.kind == "uint4"
 
     def codes(self, rows: int, columns: int) -> tuple[int, int]:
         """Shape of the codes of a matrix: one or two numbers in a byte."""
@@ -58,7 +68,14 @@ class Scheme:
     @property
     def scale_dtype(self) -> torch.dtype:
         """Of scales, as stored."""
+        if self.gguf:
+            return torch.float16
         return torch.bfloat16 if self.group else torch.float32
+
+    @property
+    def least_dtype(self) -> torch.dtype:
+        """Of least values, as stored."""
+        return torch.float16 if self.gguf else torch.float32
 
     def check(self, name: str, columns: int) -> None:
         """Check that rows of so many numbers can be stored so.
@@ -77,6 +94,8 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme("int8"),
         *(Scheme("int4", group) for group in (32, 64, 128)),
         Scheme("nf4", 64),
+        *(Scheme("uint4", group) for group in (32, 64, 128)),
+        *(Scheme(kind, 32, gguf=True) for kind in ("int8", "int4", "uint4")),
     )
 }
 """All formats by name."""
@@ -102,12 +121,14 @@ class Packed:
         scheme: its format.
         codes: int8 ``[d_out, d_in]``, or uint8 ``[d_out, d_in / 2]``: of two neighbours in a row
             the first in the low four bits (int4: value + 8; nf4: index).
-        scale: float32 ``[d_out]``, or bfloat16 ``[d_out, d_in / group]``.
+        scale: ``[d_out]``, or ``[d_out, d_in / group]``.
+        least: what is added to the numbers of a group, ``[d_out, d_in / group]``; None for nothing.
     """
 
     scheme: Scheme
     codes: Tensor
     scale: Tensor
+    least: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -118,11 +139,16 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Memory that is kept."""
-        return self.codes.nbytes + self.scale.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Codes, scales and, where there are, least values."""
+        return tuple(t for t in (self.codes, self.scale, self.least) if t is not None)
 
     def __getitem__(self, rows: slice | Tensor) -> "Packed":
         """Some rows: a slice of them shares the numbers."""
-        return Packed(self.scheme, self.codes[rows], self.scale[rows])
+        return Packed(self.scheme, *(tensor[rows] for tensor in self.tensors))
 
     def whole(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """``W~``, computed in float32 at least and rounded to `dtype`: every engine's reference."""
@@ -130,29 +156,37 @@ class Packed:
         scale = self.scale.to(wide)
         if not self.scheme.group:
             return (self.codes.to(wide) * scale[:, None]).to(dtype)
+        values = self._values(wide)
+        groups = values.view(len(values), -1, self.scheme.group) * scale[..., None]
+        if self.least is not None:
+            groups += self.least.to(wide)[..., None]
+        return groups.flatten(1).to(dtype)
+
+    def _values(self, dtype: torch.dtype) -> Tensor:
+        """What scales multiply."""
+        if self.scheme.bits == 8:
+            return self.codes.to(dtype)
         pairs = torch.stack((self.codes & 15, self.codes >> 4), -1).flatten(1)
         if self.scheme.kind == "nf4":
-            values = _levels(pairs.device).to(wide)[pairs.long()]
-        else:
-            values = pairs.to(wide) - 8
-        groups = values.view(len(values), -1, self.scheme.group) * scale[..., None]
-        return groups.flatten(1).to(dtype)
+            return _levels(pairs.device).to(dtype)[pairs.long()]
+        return pairs.to(dtype) - (8 if self.scheme.kind == "int4" else 0)
 
 
 def joined(parts: Sequence[Packed]) -> Packed:
     """Rows of several matrices of one format in one matrix."""
     if len(parts) == 1:
         return parts[0]
-    codes, scale = (torch.cat([getattr(p, name) for p in parts]) for name in ("codes", "scale"))
-    return Packed(parts[0].scheme, codes, scale)
+    together = zip(*(part.tensors for part in parts), strict=True)
+    return Packed(parts[0].scheme, *(torch.cat(tensors) for tensors in together))
 
 
 def pack(weight: Tensor, scheme: Scheme) -> Packed:
     """Store a matrix in fewer bits.
 
-    int8: a row's scale is its largest magnitude / 127. int4: a group's scale is its number of
-    largest magnitude / -8, which is then stored exactly but for the rounding of the scale; that is
-    a smaller error than a symmetric range's. nf4: a group's scale is its largest magnitude.
+    int8: a scale is the largest magnitude of its row or group / 127. int4: a group's scale is its
+    number of largest magnitude / -8, which is then stored exactly but for the rounding of the
+    scale; that is a smaller error than a symmetric range's. uint4: from a group's least number in
+    15 steps to its largest. nf4: a group's scale is its largest magnitude.
 
     Args:
         weight: ``[d_out, d_in]``, finite.
@@ -160,35 +194,46 @@ def pack(weight: Tensor, scheme: Scheme) -> Packed:
 
     Raises:
         ConfigError: groups do not divide the rows.
-        ModelError: a number is not finite.
+        ModelError: a number is not finite, or too large for the format's scales.
     """
     scheme.check("weight", weight.shape[1])
     wide = weight.float()
     if not bool(torch.isfinite(wide).all()):
         raise ModelError("a weight is not finite")
-    if scheme.kind == "int8":
-        return _int8(wide, scheme)
-    grouped = wide.view(len(wide), -1, scheme.group)
+    grouped = wide.view(len(wide), -1, scheme.group or wide.shape[1])
+    least = grouped.amin(-1, keepdim=True).to(scheme.least_dtype) if scheme.raised else None
+    scale = _scales(grouped, scheme).to(scheme.scale_dtype)
+    if not bool(torch.isfinite(scale).all()):
+        raise ModelError(f"a weight is too large for {scheme.name}")
+    steps = torch.where(scale == 0, 1.0, scale.float())
+    codes = _codes((grouped if least is None else grouped - least.float()) / steps, scheme)
+    shape = scheme.scales(*wide.shape)
+    kept = () if least is None else (least.view(shape),)
+    return Packed(scheme, codes, scale.view(shape), *kept)
+
+
+def _scales(grouped: Tensor, scheme: Scheme) -> Tensor:
+    """Of numbers ``[d_out, groups, group]``, float32 ``[d_out, groups, 1]``."""
     if scheme.kind == "int4":
-        largest = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))
-        scale = (largest / -8).to(torch.bfloat16)
-        steps = torch.where(scale == 0, 1.0, scale.float())
-        values = (torch.round(grouped / steps).clamp_(-8, 7) + 8).to(torch.uint8)
+        return grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True)) / -8
+    if scheme.kind == "uint4":
+        return (grouped.amax(-1, keepdim=True) - grouped.amin(-1, keepdim=True)) / 15
+    largest = grouped.abs().amax(-1, keepdim=True)
+    return largest / 127 if scheme.kind == "int8" else largest
+
+
+def _codes(scaled: Tensor, scheme: Scheme) -> Tensor:
+    """The nearest codes of ``[d_out, groups, group]``, as `Packed` has them."""
+    if scheme.kind == "int8":
+        return torch.round(scaled).clamp_(-127, 127).to(torch.int8).flatten(1)
+    if scheme.kind == "nf4":
+        levels = _levels(scaled.device)
+        values = torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2)
     else:
-        scale = grouped.abs().amax(-1, keepdim=True).to(torch.bfloat16)
-        steps = torch.where(scale == 0, 1.0, scale.float())
-        levels = _levels(wide.device)
-        between = (levels[1:] + levels[:-1]) / 2
-        values = torch.bucketize(grouped / steps, between).to(torch.uint8)
-    flat = values.flatten(1)
-    codes = flat[:, 0::2] | (flat[:, 1::2] << 4)
-    return Packed(scheme, codes.contiguous(), scale.squeeze(-1))
-
-
-def _int8(wide: Tensor, scheme: Scheme) -> Packed:
-    scale = wide.abs().amax(1) / 127
-    steps = torch.where(scale > 0, scale, 1.0)[:, None]
-    return Packed(scheme, torch.round(wide / steps).clamp_(-127, 127).to(torch.int8), scale)
+        values = torch.round(scaled) + (8 if scheme.kind == "int4" else 0)
+        values = values.clamp_(0, 15)
+    flat = values.to(torch.uint8).flatten(1)
+    return flat[:, 0::2] | (flat[:, 1::2] << 4)
 
 
 def _levels(device: torch.device) -> Tensor:

@@ -1,13 +1,13 @@
 """What a safetensors file says of the matrices that it holds in fewer bits.
 
-A matrix ``N`` lies there as two tensors, ``N.q`` (codes) and ``N.s`` (scales), ``[d_out, ...]``
-whatever the layout of the checkpoint it was made from; the header notes its format and the SHA-256
-of both, so that a damaged file names the tensor.
+A matrix ``N`` lies there as ``N.q`` (codes), ``N.s`` (scales) and, in some formats, ``N.m`` (least
+values), ``[d_out, ...]`` whatever the layout of the checkpoint it was made from; the header notes
+its format and the SHA-256 of each, so that a damaged file names the tensor.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,16 +33,22 @@ class Stored:
         scheme: name of its format.
         codes: SHA-256 of the bytes of its codes, hex.
         scale: of the bytes of its scales.
+        least: of those of its least values; empty where the format has none.
     """
 
     scheme: str
     codes: str
     scale: str
+    least: str = ""
 
-    @staticmethod
-    def tensors(name: str) -> tuple[str, str]:
-        """What the codes and the scales of a matrix are called."""
-        return f"{name}.q", f"{name}.s"
+    @classmethod
+    def of(cls, packed: Packed) -> "Stored":
+        """How a matrix is stored."""
+        return cls(packed.scheme.name, *(digest_of(tensor) for tensor in packed.tensors))
+
+    def tensors(self, name: str) -> tuple[str, ...]:
+        """What codes, scales and least values of a matrix of that name are called."""
+        return tuple(f"{name}.{letter}" for letter in ("qsm" if self.least else "qs"))
 
 
 def scheme_in(folder: Path) -> Scheme | None:
@@ -58,7 +64,10 @@ def notes_of(stored: Mapping[str, Stored]) -> dict[str, str]:
     """What the header of a file says of matrices in it; nothing where there are none."""
     if not stored:
         return {}
-    tensors = {name: asdict(how) for name, how in sorted(stored.items())}
+    tensors = {
+        name: {key: text for key, text in asdict(how).items() if text}
+        for name, how in sorted(stored.items())
+    }
     text = json.dumps({"format": _FORMAT, "tensors": tensors}, separators=(",", ":"))
     return {_NOTE: text}
 
@@ -83,24 +92,30 @@ def stored_in(notes: Mapping[str, str], path: Path) -> dict[str, Stored]:
         if how.scheme not in SCHEMES:
             text = f"tensor {name!r} in format {how.scheme!r}"
             raise ModelError(f"{path}: {text}; expected one of {', '.join(SCHEMES)}")
+        if bool(how.least) != SCHEMES[how.scheme].raised:
+            raise ModelError(f"{path}: tensor {name!r}: the note of its tensors is damaged")
     return found
 
 
-def checked(name: str, stored: Stored, codes: Tensor, scale: Tensor, folder: Path) -> Packed:
-    """The matrix, if codes and scales are those that were written.
+def checked(name: str, stored: Stored, tensors: Sequence[Tensor], folder: Path) -> Packed:
+    """The matrix, if its tensors, as `Stored.tensors` orders them, are those that were written.
 
     Raises:
         ModelError: they are others, or do not fit each other.
     """
     scheme = SCHEMES[stored.scheme]
-    kinds = torch.uint8 if scheme.group else torch.int8, scheme.scale_dtype
-    whole = Packed(scheme, codes, scale)
-    fits = codes.ndim == 2 and (codes.dtype, scale.dtype) == kinds
-    if not fits or tuple(scale.shape) != scheme.scales(*whole.shape):
-        raise ModelError(f"{folder}: tensor {name!r}: not {scheme.name}: {tuple(codes.shape)}")
-    if codes.is_meta:
+    whole = Packed(scheme, *tensors)
+    kinds = torch.uint8 if scheme.bits == 4 else torch.int8, scheme.scale_dtype, scheme.least_dtype
+    fits = whole.codes.ndim == 2 and all(
+        tensor.dtype == kind for tensor, kind in zip(tensors, kinds, strict=False)
+    )
+    if not fits or any(tuple(t.shape) != scheme.scales(*whole.shape) for t in tensors[1:]):
+        raise ModelError(
+            f"{folder}: tensor {name!r}: not {scheme.name}: {tuple(whole.codes.shape)}"
+        )
+    if whole.codes.is_meta:
         return whole
-    if (digest_of(codes), digest_of(scale)) != (stored.codes, stored.scale):
+    if Stored.of(whole) != stored:
         raise ModelError(f"{folder}: tensor {name!r} is damaged: fetch or quantize it again")
     return whole
 

@@ -41,7 +41,7 @@ from fedloom.tuning.capacity import choose_device
 from fedloom.tuning.data import Corpus
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.learning import Assignment, Learner, LocalResult
+from fedloom.tuning.learning import IDLE, Assignment, Learner, LocalResult
 from fedloom.tuning.prepare import dtype_of
 from fedloom.tuning.split_training import SplitTraining
 from fedloom.tuning.stage_session import StageSession
@@ -136,6 +136,8 @@ class Worker:
         params, briefing = self._received(order, frame, coming)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
         result = self._trained(order, learner, params, briefing)
+        if not result.num_examples:
+            raise DataError(IDLE)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
         update = client_update(
             task,
@@ -210,7 +212,9 @@ class Worker:
         params, _ = self._received(order, frame, coming)
         corpus = self.corpus
         held = corpus.test if len(corpus.test) else corpus.valid
-        examples: Examples = held if len(held) else corpus.train
+        examples: Examples = held if len(held) else _labelled(corpus.train)
+        if not len(examples):
+            raise DataError("this device has no labelled examples to evaluate on")
         session = self._model.session(params, order.task.selectors.train, examples)
         tokens = self._ration.evaluated_at_once(session)
         metrics = dict(evaluate(session, params, examples, batch_tokens=tokens).metrics)
@@ -276,3 +280,8 @@ class Worker:
         keep = stage.rounds * passes > 1
         session = self._ration.activations.session
         return StageSession(lambda params, train: session(params, train, examples, keep=keep))
+
+
+def _labelled(examples: Examples) -> Examples:
+    labels = examples.labels
+    return examples if labels is None else examples.take(np.flatnonzero(labels >= 0))

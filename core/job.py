@@ -34,7 +34,10 @@ def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
     require(value in known, field, value, f"one of {', '.join(known)}")
 
 
-FORMATS = ("", "int8", "int4", "int4-64", "int4-128", "nf4")
+FORMATS = (
+    *("", "int8", "int4", "int4-64", "int4-128", "nf4"),
+    *("uint4-32", "uint4-64", "uint4-128", "q8_0", "q4_0", "q4_1"),
+)
 """Names of `BackboneConfig.quantization`."""
 
 
@@ -61,8 +64,8 @@ class BackboneConfig:
             faster, by a short measurement).
         engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
         quantization: format that frozen matrices are stored in, sent in and multiplied from: empty
-            (as the folder has them), ``int8`` (a scale for each row), ``int4``, ``int4-64``,
-            ``int4-128`` (for each group of 32, 64, 128) or ``nf4`` (groups of 64).
+            (as the folder has them) or one of `FORMATS`: ``int8`` (a scale for each row), ``int4``
+            and ``nf4`` (for each group), ``uint4`` (and a least value), or GGUF's blocks.
         kernel: what multiplies with weights in fewer bits: ``auto`` (the fastest here that the
             learners can use), ``dequantize`` or ``dynamic-int8``.
         emulator: what devices get in its place (offsite tuning).
@@ -112,6 +115,13 @@ class DataConfig:
         client: column that says whose example it is; empty where a partition makes the clients.
         split: column with ``train``/``valid``/``test``; empty to hold out every tenth example.
         classes: names of the classes in order; empty for those found in the file.
+        unlabelled: keep training examples without a label (null or empty), for a learner that has
+            a use for them.
+        labels: of the training examples of a simulation, so many keep their label, chosen by the
+            seed; those that lose it are kept where `unlabelled` says so (0: all keep theirs).
+        label_clients: they lie on so many clients (0: on any).
+        label_gamma: their numbers on those clients are shares of a symmetric Dirichlet
+            distribution of this concentration; small: most of them on a few (0: alike).
         max_clients: keep the clients with most training examples only (0: all).
         max_examples: at most so many training examples of a client (0: all).
         max_test: at most so many examples of each evaluation split (0: all).
@@ -124,12 +134,17 @@ class DataConfig:
     client: str = ""
     split: str = ""
     classes: tuple[str, ...] = ()
+    unlabelled: bool = False
+    labels: int = 0
+    label_clients: int = 0
+    label_gamma: float = 0.0
     max_clients: int = 0
     max_examples: int = 0
     max_test: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_clients", "max_examples", "max_test"):
+        numbers = ("labels", "label_clients", "label_gamma", "max_clients", "max_examples")
+        for name in (*numbers, "max_test"):
             require(
                 getattr(self, name) >= 0,
                 f"data.{name}",

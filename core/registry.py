@@ -50,16 +50,18 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "scalars": "fedloom.codecs.scalars:Scalars",
     },
     "adapters": {
-        "lora": "fedloom.tuning.adapters:Lora",
+        "lora": "fedloom.tuning.lora:Lora",
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",
         "full": "fedloom.tuning.full:Full",
         "kv-parallel": "fedloom.tuning.kv_parallel:KvParallel",
         "fedperfix": "fedloom.tuning.perfix:Perfix",
+        "peqa": "fedloom.tuning.peqa:Peqa",
         "prefix": "fedloom.tuning.deep_prompts:Prefix",
         "head": "fedloom.tuning.adapters:HeadOnly",
         "peft": "fedloom.tuning.peft_bridge:AnyPeft",
+        "qa-lora": "fedloom.tuning.qa_lora:QaLora",
     },
     "learners": {
         "backprop": "fedloom.tuning.learners.backprop:Backprop",
@@ -67,6 +69,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "black-box": "fedloom.tuning.learners.black_box:BlackBox",
         "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
         "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
+        "pseudo-labels": "fedloom.tuning.learners.pseudo_labels:PseudoLabels",
     },
     "devices": {
         "none": "fedloom.core.devices:none",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from fedloom.core.interrupt import Interrupt
 from fedloom.core.job import Job
 from fedloom.core.job_devices import outgrown
 from fedloom.core.types import Params
@@ -94,9 +95,11 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     interrupted = False
     try:
         kept, run = kept_tensors(job, start.layout), facts_of(job, start.layout)
-        with kept_by_clients(directory, kept, run, done=course.done) as personal:
-            stages = Stages(prepared, personal)
+        keeping = kept_by_clients(directory, kept, run, done=course.done)
+        with Interrupt() as interrupt, keeping as personal:
+            stages = Stages(prepared, personal, interrupt)
             follow(job, course, stages, directory, observer)
+            interrupt.check()
             if text := outgrown(job, course.cost.peak_memory):
                 observer.note(text)
             models = Models(start, course.state.params, personal)

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from fedloom.codecs.base import Codec
 from fedloom.codecs.downlink import Downlink, follows
 from fedloom.codecs.exchange import changed, received, sent_by
 from fedloom.core.client_vectors import ClientVectors
+from fedloom.core.interrupt import Interrupt
 from fedloom.core.job import Stage
 from fedloom.core.layout import ALL, NONE, Selector
 from fedloom.core.registry import create
@@ -68,10 +69,12 @@ class Stages:
     Attributes:
         prepared: the job.
         personal: what clients keep for themselves; None where they keep nothing.
+        interrupt: Ctrl-C, which may come in a round and be lost.
     """
 
     prepared: Prepared
     personal: ClientVectors | None = None
+    interrupt: Interrupt = field(default_factory=Interrupt)
 
     def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the examples that the curve is drawn from."""
@@ -128,6 +131,7 @@ class Stages:
                     run_round(strategy, state, cohort, dispatch, decode=up.decode, memory=memory)
                 )
                 state, report = judged(strategy, state, report, self._candidate)
+                self.interrupt.check()
                 state = held.put_into(state)
                 if self.personal is not None:
                     self.personal.commit(number)

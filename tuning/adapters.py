@@ -4,24 +4,16 @@ Any other method of the `peft` library runs through `fedloom.tuning.peft_bridge`
 a time.
 """
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fedloom.backbones.base import Linear
-from fedloom.core.errors import ConfigError, nearest, require
+from fedloom.core.errors import ConfigError, require
 from fedloom.tuning.base import Catalog, Part
-from fedloom.tuning.parts import BiasPart, BottleneckPart, Ia3Part, LoraPart
+from fedloom.tuning.parts import BiasPart, BottleneckPart, Ia3Part
+from fedloom.tuning.placing import chosen, targets_for
 
-__all__ = ["BitFit", "Bottleneck", "HeadOnly", "Ia3", "Lora", "chosen"]
+__all__ = ["BitFit", "Bottleneck", "HeadOnly", "Ia3"]
 
-LORA_TARGETS = {
-    "bert": ("query", "value"),
-    "gpt2": ("c_attn",),
-    "llama": ("q_proj", "v_proj"),
-    "qwen2": ("q_proj", "v_proj"),
-    "vit": ("q_proj", "v_proj"),
-}
 IA3_TARGETS = {
     "bert": (("key", "value"), ("output.dense",)),
     "gpt2": (("c_attn",), ("mlp.c_proj",)),
@@ -38,127 +30,8 @@ FEED_FORWARD = {
 }
 
 
-def _targets(
-    catalog: Catalog, given: tuple[str, ...], table: Mapping[str, tuple[str, ...]]
-) -> tuple[str, ...]:
-    if given:
-        return given
-    if catalog.family not in table:
-        known = sorted({linear.name.rpartition(".")[2] for linear in catalog.linears})
-        text = f"no default for {catalog.family!r} models; name modules such as {', '.join(known)}"
-        raise ConfigError(f"adapter.targets: {text}")
-    return table[catalog.family]
-
-
-def chosen(catalog: Catalog, targets: tuple[str, ...], layers: tuple[int, ...]) -> list[Linear]:
-    """Linear maps whose name ends in a target, in the chosen layers (negative: from the top).
-
-    Where there is an encoder and a decoder, layers are counted in each.
-    """
-    blocks = {block for n in layers for block in _blocks(catalog, n, "adapter.layers")}
-    # A pooler or a head is no place for an adapter: it is frozen, or trained in full.
-    layered = [x for x in catalog.linears if "layer." in x.block]
-    inside = [x for x in layered if not blocks or x.block in blocks]
-    if targets == ("all-linear",):
-        return inside
-    for target in targets:
-        if not any(_ends_in(linear.name, target) for linear in inside):
-            known = {linear.name.rpartition(".")[2] for linear in inside}
-            raise ConfigError(f"adapter.targets: no module {target!r}; {nearest(target, known)}")
-    return [x for x in inside if any(_ends_in(x.name, target) for target in targets)]
-
-
-def _blocks(catalog: Catalog, layer: int, field: str) -> list[str]:
-    """The block of a layer's index, which is negative from the top; one in each stack."""
-    stacks = Counter(b.rpartition("layer.")[0] for b in catalog.blocks if "layer." in b)
-    depth = min(stacks.values(), default=0)
-    if not -depth <= layer < depth:
-        raise ConfigError(f"{field} = {layer}: the backbone has layers 0 to {depth - 1}")
-    return [f"{stack}layer.{layer % count}" for stack, count in stacks.items()]
-
-
-def _ends_in(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
 def _require_layers(rank_name: str, rank: int) -> None:
     require(rank >= 1, f"adapter.{rank_name}", rank, "1 or more")
-
-
-class Lora:
-    """Low-rank updates of linear maps (LoRA, Hu et al., ICLR 2022).
-
-    Args:
-        rank: r.
-        alpha: numerator of the scaling (0: twice the rank, a layer's own one too).
-        targets: module names, as PEFT's ``target_modules``; ``all-linear`` for every one.
-        layers: indices of transformer layers, negative from the top; empty for all.
-        rslora: scale by alpha / sqrt(r) (Kalajdzievski, 2023) instead of alpha / r.
-        ranks: pairs of a layer's index and the lower rank that it has, such as the layers beside
-            the cut of a split model (the idea of SplitFT, Shan et al., arXiv 2604.26388); what
-            they are scaled by is of that rank.
-    """
-
-    affine = False
-
-    def __init__(
-        self,
-        rank: int = 8,
-        alpha: float = 0.0,
-        targets: tuple[str, ...] = (),
-        layers: tuple[int, ...] = (),
-        rslora: bool = False,
-        ranks: tuple[tuple[int, int], ...] = (),
-    ) -> None:
-        _require_layers("rank", rank)
-        require(alpha >= 0, "adapter.alpha", alpha, "0 (twice the rank) or more")
-        for layer, own in ranks:
-            text = f"1 to adapter.rank = {rank}"
-            require(1 <= own <= rank, f"adapter.ranks of layer {layer}", own, text)
-        self._rank, self._alpha, self._ranks = rank, alpha, ranks
-        self._targets, self._layers, self._rslora = targets, layers, rslora
-
-    def parts(self, catalog: Catalog) -> Sequence[Part]:
-        """A and B for every target."""
-        return [LoraPart(x, rank, self._scaling(rank)) for x, rank in self._chosen(catalog)]
-
-    def _alpha_of(self, rank: int) -> float:
-        return self._alpha or 2.0 * rank
-
-    def _scaling(self, rank: int) -> float:
-        return self._alpha_of(rank) / (math.sqrt(rank) if self._rslora else rank)
-
-    def _chosen(self, catalog: Catalog) -> list[tuple[Linear, int]]:
-        """Every target with its rank."""
-        found = chosen(catalog, _targets(catalog, self._targets, LORA_TARGETS), self._layers)
-        own: dict[str, int] = {}
-        for layer, rank in self._ranks:
-            blocks = _blocks(catalog, layer, "adapter.ranks: layer")
-            here = {linear.block for linear in found}.intersection(blocks)
-            if not here or here.intersection(own):
-                text = "each layer once, of those with an adapter"
-                raise ConfigError(f"adapter.ranks: layer = {layer}: {text}")
-            own |= dict.fromkeys(here, rank)
-        return [(linear, own.get(linear.block, self._rank)) for linear in found]
-
-    def peft_config(self, catalog: Catalog) -> Mapping[str, object]:
-        """``LoraConfig``; the modules are named in full, so that layers need no pattern."""
-        found = self._chosen(catalog)
-        lower = {linear.name: rank for linear, rank in found if rank != self._rank}
-        config: dict[str, object] = {
-            "peft_type": "LORA",
-            "r": self._rank,
-            "lora_alpha": self._alpha_of(self._rank),
-            "lora_dropout": 0.0,
-            "use_rslora": self._rslora,
-            "bias": "none",
-            "fan_in_fan_out": catalog.family == "gpt2",
-            "target_modules": [linear.name for linear, _ in found],
-        }
-        if lower:
-            alphas = {name: self._alpha_of(rank) for name, rank in lower.items()}
-            config |= {"rank_pattern": lower, "alpha_pattern": alphas}
-        return config
 
 
 class Ia3:
@@ -183,8 +56,8 @@ class Ia3:
     def _choose(self, catalog: Catalog) -> tuple[list[Linear], list[Linear]]:
         defaults = {family: pair[0] for family, pair in IA3_TARGETS.items()}
         inputs = {family: pair[1] for family, pair in IA3_TARGETS.items()}
-        outer = chosen(catalog, _targets(catalog, self._targets, defaults), self._layers)
-        inner = chosen(catalog, _targets(catalog, self._feedforward, inputs), self._layers)
+        outer = chosen(catalog, targets_for(catalog, self._targets, defaults), self._layers)
+        inner = chosen(catalog, targets_for(catalog, self._feedforward, inputs), self._layers)
         return [linear for linear in outer if linear not in inner], inner
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
@@ -263,7 +136,7 @@ class Bottleneck:
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
         """A branch per target; an attention output is not taken for a feed-forward one."""
-        targets = _targets(catalog, self._targets, FEED_FORWARD)
+        targets = targets_for(catalog, self._targets, FEED_FORWARD)
         found = chosen(catalog, targets, self._layers)
         if not self._targets:
             found = [linear for linear in found if ".attention." not in linear.name]

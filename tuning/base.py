@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
+from fedloom.backbones.loftq import Pair
+from fedloom.backbones.schemes import Packed
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.types import Params
 from fedloom.tuning.examples import Examples
@@ -23,6 +25,7 @@ __all__ = [
     "Losses",
     "Part",
     "Rows",
+    "Scoring",
     "Session",
     "Task",
 ]
@@ -40,7 +43,7 @@ class Frozen:
         bias: ``[d_out]``, or None.
         transposed: the weight is ``[d_in, d_out]``, as in GPT-2's checkpoints.
         eps: what a layer norm or RMS norm adds to the variance; None for anything else.
-        centred: the normalisation subtracts the mean (layer norm); else it does not (RMS norm).
+        centred: the normalisation subtracts the mean: it is a layer norm.
     """
 
     weight: Tensor
@@ -60,6 +63,8 @@ class Catalog:
         norms: normalisations, likewise.
         blocks: names of all blocks from input to output, ``head`` last.
         frozen: the tensors of one of these modules.
+        stored: the matrix of a linear map in fewer bits (``meta`` where it is not held), or None.
+        start: A and B that LoRA starts from at a linear map, or None.
     """
 
     family: str
@@ -67,6 +72,8 @@ class Catalog:
     norms: tuple[Linear, ...]
     blocks: tuple[str, ...]
     frozen: Callable[[str], Frozen]
+    stored: Callable[[str], Packed | None] = lambda name: None
+    start: Callable[[str], Pair | None] = lambda name: None
 
 
 class Part(Protocol):
@@ -203,6 +210,28 @@ class Session(Protocol):
         ...
 
 
+class Scoring(Session, Protocol):
+    """The session of a classifier all of which is here: it can be asked what it would say."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the class of each example; -1 where it has no label."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, C."""
+        ...
+
+    def logits(self, store: Store, rows: Rows) -> Tensor:
+        """What the active clients' models say of a batch, ``[n, C]``, client by client."""
+        ...
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
+        ...
+
+
 @dataclass(frozen=True)
 class Exported:
     """How a model's tensors are written for PEFT.
@@ -212,8 +241,7 @@ class Exported:
         auto: the transformers class that the base model is loaded with.
         arguments: further arguments of its ``from_pretrained``, as source text.
         left_out: tensors that PEFT's format has no place for.
-        convert: makes the contents of PEFT's file of all tensors by name, where they are not
-            simply the tensors under PEFT's names.
+        convert: makes what PEFT's file has of all tensors by name, where that is not just these.
         plain: all tensors but a head of ours are those of transformers' own state dict.
     """
 
@@ -262,8 +290,7 @@ class CohortModel(Protocol):
     def session(self, params: Params, train: Selector, examples: Examples) -> Session:
         """Set the model up to train some tensors (or none, to evaluate) on some examples.
 
-        The tensors that do not train keep the values in `params` for as long as the session is
-        used.
+        Tensors that do not train keep the values in `params` while the session is used.
         """
         ...
 

@@ -10,9 +10,9 @@ from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import TensorSpec, Vector
 from fedloom.core.seeds import stream
-from fedloom.tuning.adapters import chosen
 from fedloom.tuning.attachments import Prefix as PrefixAttachment
 from fedloom.tuning.base import Catalog, Part
+from fedloom.tuning.placing import chosen
 from fedloom.tuning.store import Store
 
 __all__ = ["Prefix", "PrefixPart"]

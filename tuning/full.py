@@ -10,9 +10,9 @@ from torch import Tensor
 from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import TensorSpec, Vector
-from fedloom.tuning.adapters import chosen
 from fedloom.tuning.base import Catalog, Frozen, Part
 from fedloom.tuning.dense_change import DenseChange, NormChange
+from fedloom.tuning.placing import chosen
 from fedloom.tuning.store import Store
 
 __all__ = ["Full", "FullPart"]

@@ -98,6 +98,8 @@ class FusedModel:
             tuple(named(norm) for norm in backbone.norms),
             (*backbone.blocks, HEAD),
             lambda name: tensors.of(name.removeprefix(base)),
+            lambda name: tensors.stored(name.removeprefix(base)),
+            lambda name: tensors.start(name.removeprefix(base)),
         )
 
     def _head(self, given: Start | None) -> HeadPart:

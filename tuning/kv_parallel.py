@@ -19,8 +19,8 @@ from fedloom.backbones.base import AddToInput, Attachment, Linear, Saved
 from fedloom.core.errors import ConfigError, require
 from fedloom.core.layout import TensorSpec, Vector
 from fedloom.core.seeds import stream
-from fedloom.tuning.adapters import chosen
 from fedloom.tuning.base import Catalog, Part
+from fedloom.tuning.placing import chosen
 from fedloom.tuning.store import Store
 
 __all__ = ["KvBranch", "KvParallel", "KvPart"]

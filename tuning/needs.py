@@ -12,11 +12,21 @@ from fedloom.backbones.weights import weight_bytes
 from fedloom.core.work import LocalWork
 from fedloom.tuning.base import Part, Rows, Session
 from fedloom.tuning.sparing import Sparing
+from fedloom.tuning.word_losses import CHUNK
 
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
 
-__all__ = ["SHAPES", "WORKING", "attached_inputs", "memory_of", "passes", "per_token", "weights_at"]
+__all__ = [
+    "SHAPES",
+    "WORKING",
+    "attached_inputs",
+    "logit_bytes",
+    "memory_of",
+    "passes",
+    "per_token",
+    "weights_at",
+]
 
 WORKING = 2
 """Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
@@ -83,6 +93,12 @@ def per_token(model: "FusedModel", length: int, blocks: int, *, head: bool) -> i
         head: whether the logits of a language model are made too.
     """
     taken = model.backbone.saved_bytes_per_token(length) * blocks
-    if head and model.backbone.head is not None and model.task.kind == "causal-lm":
-        taken += LOGIT * model.backbone.head.weight.shape[0]
-    return taken
+    return taken + logit_bytes(model, 1, chunks=False) if head else taken
+
+
+def logit_bytes(model: "FusedModel", tokens: int, *, chunks: bool) -> int:
+    """Bytes of the logits of a language model; with `chunks`, of so many as there are at a time."""
+    if model.backbone.head is None or model.task.kind != "causal-lm":
+        return 0
+    whole = LOGIT * model.backbone.head.weight.shape[0] * tokens
+    return min(whole, CHUNK * LOGIT // 4) if chunks else whole

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
+from fedloom.backbones.loftq import Pair
 from fedloom.core.layout import TensorSpec, Vector
 from fedloom.core.seeds import stream
 from fedloom.tuning.attachments import (
@@ -43,11 +44,13 @@ class LoraPart:
         linear: the frozen map.
         rank: r.
         scaling: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
+        start: A and B whose product is what the map begins with (LoftQ); None for a new LoRA.
     """
 
     linear: Linear
     rank: int
     scaling: float
+    start: Pair | None = None
     before: bool = False
 
     @property
@@ -68,8 +71,14 @@ class LoraPart:
         return (a, b)
 
     def initial(self, seed: int) -> Arrays:
-        """A uniform in +-1/sqrt(d_in) (PEFT's Kaiming start with a = sqrt 5), B zero."""
+        """A uniform in +-1/sqrt(d_in) (PEFT's Kaiming start with a = sqrt 5), B zero.
+
+        Where there is a `start`, it is that.
+        """
         a, b = self.specs
+        if self.start is not None:
+            first, second = (tensor.numpy() for tensor in self.start)
+            return {a.name: first, b.name: second / np.float32(self.scaling)}
         bound = 1 / math.sqrt(self.linear.d_in)
         return {a.name: _uniform(seed, a.name, a.shape, bound), b.name: _zeros(b)}
 

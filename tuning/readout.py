@@ -12,9 +12,10 @@ from fedloom.backbones.base import Packing
 from fedloom.tuning.attach import attach
 from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.examples import Examples, TextExamples
-from fedloom.tuning.losses import client_losses, owners, valid_slots
+from fedloom.tuning.losses import client_losses, owners, summed, valid_slots
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import Places, next_tokens, packed_starts
+from fedloom.tuning.word_losses import word_losses
 
 if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
@@ -72,9 +73,9 @@ def losses_at(
         torch.from_numpy(a).to(device) for a in (places.index, places.target, places.owner)
     )
     if model.task.kind == "causal-lm":
-        logits = model.backbone.token_logits(hidden.flatten(0, 1)[index])
-    else:
-        logits = class_logits(model, store, pooled(model, hidden, packing))[index]
+        each, predicted = word_losses(model.backbone, hidden.flatten(0, 1)[index], target)
+        return summed(each, predicted, target, owner, clients or packing.clients)
+    logits = class_logits(model, store, pooled(model, hidden, packing))[index]
     return client_losses(logits, target, owner, clients or packing.clients)
 
 

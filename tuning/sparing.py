@@ -17,57 +17,57 @@ __all__ = ["Sparing", "descend", "portions"]
 class Sparing:
     """A session of whose batches only so many examples of each client are run at a time.
 
-    Args:
-        session: the model.
+    Attributes:
+        inner: the model.
         examples: of each client in one pass at most.
     """
 
     def __init__(self, session: Session, examples: int) -> None:
-        self._session, self._examples = session, examples
+        self.inner, self.examples = session, examples
         self.alone = bool(getattr(session, "alone", False))
         self.one_row = bool(getattr(session, "one_row", False))
 
     def store(self, params: Params, clients: int) -> Store:
         """Rows for k clients."""
-        return self._session.store(params, clients)
+        return self.inner.store(params, clients)
 
     def tokens(self, rows: NDArray[np.int64]) -> int:
         """Tokens in the examples `rows`."""
-        return self._session.tokens(rows)
+        return self.inner.tokens(rows)
 
     def over(self, rows: NDArray[np.int64]) -> "Sparing":
         """The same for a few examples; what is computed once is computed of all of them at once."""
-        near = self._session.over(rows)
-        return self if near is self._session else Sparing(near, self._examples)
+        near = self.inner.over(rows)
+        return self if near is self.inner else Sparing(near, self.examples)
 
     def flops(self, tokens: int) -> float:
         """Those of the batch: parts add nothing."""
-        return self._session.flops(tokens)
+        return self.inner.flops(tokens)
 
     def memory(self, tokens: int, *, backward: bool) -> int:
         """Of a pass over so many tokens; see `Session.memory`."""
-        return self._session.memory(tokens, backward=backward)
+        return self.inner.memory(tokens, backward=backward)
 
     def pieces(self, rows: Rows) -> list[tuple[Rows, NDArray[np.bool_]]]:
         """The parts of a batch: see `portions`."""
-        return list(portions(rows, self._examples))
+        return list(portions(rows, self.examples))
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch, in parts where nothing is kept for a backward pass; see `descend`."""
         pieces = self.pieces(rows)
         if len(pieces) == 1 or torch.is_grad_enabled():
-            return self._session.losses(store, rows)
-        found = [(self._session.losses(store, part), real) for part, real in pieces]
+            return self.inner.losses(store, rows)
+        found = [(self.inner.losses(store, part), real) for part, real in pieces]
         return _joined(found)
 
     def descend(self, store: Store, rows: Rows) -> Losses:
         """See `descend`."""
         pieces = self.pieces(rows)
         if len(pieces) == 1:
-            return descend(self._session, store, rows)
+            return descend(self.inner, store, rows)
         found: list[tuple[Losses, NDArray[np.bool_]]] = []
         for part, real in pieces:
-            losses = self._session.losses(store, part)
+            losses = self.inner.losses(store, part)
             weights = losses.count * torch.from_numpy(real).to(losses.count)
             (losses.loss * weights).sum().backward()
             found.append((_detached(losses), real))

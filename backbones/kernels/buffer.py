@@ -24,6 +24,7 @@ class Buffer:
         for n in shape:
             count *= n
         flat: Tensor | None = getattr(self._own, "flat", None)
-        if flat is None or flat.numel() < count or (flat.dtype, flat.device) != (dtype, device):
-            flat = self._own.flat = torch.empty(count, dtype=dtype, device=device)
-        return flat[:count].view(*shape)
+        size = count * dtype.itemsize
+        if flat is None or len(flat) < size or flat.device != device:
+            flat = self._own.flat = torch.empty(size, dtype=torch.uint8, device=device)
+        return flat[:size].view(dtype).view(*shape)

@@ -109,7 +109,7 @@ class Dequantized:
         if not packed.scheme.group:
             out = self.buffer.of(packed.shape, self.dtype, device)
             return out.copy_(packed.codes), packed.scale.to(self.dtype)
-        if not unpacks(device, self.dtype):
+        if not unpacks(packed.scheme, device, self.dtype):
             return packed.whole(self.dtype), None
         out = self.buffer.of(packed.shape, self.dtype, device)
         unpack(packed, out)

@@ -1,8 +1,9 @@
-"""Products of 8-bit weights with inputs that are rounded to 8 bits on the way, row by row.
+"""Products of integers: inputs are rounded to 8 bits on the way, row by row.
 
 ``y = diag(t) (X Q^T) diag(s)`` with ``x ~ diag(t) X``: integer products are exact, and each row of
-x has a scale of its own, so that no example's numbers depend on what else is in the batch. The
-gradient is ``dy W~``, of what is stored (`fedloom.backbones.kernels.dequantize`).
+x has a scale of its own, so that no example's numbers depend on what else is in the batch. Q is
+what is stored in 8 bits; of 4-bit codes it is made on the way, with one step for each row of the
+weight. The gradient is ``dy W~``, of what is stored (`fedloom.backbones.kernels.dequantize`).
 """
 
 from dataclasses import dataclass
@@ -14,18 +15,21 @@ from torch.autograd import forward_ad
 from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import Dequantized
+from fedloom.backbones.kernels.native import unpack_rows, unpacks
 from fedloom.backbones.schemes import Packed, Scheme
 
 __all__ = ["DynamicInt8", "DynamicInt8Weight"]
 
 _ROWS = 256
 """Rows of inputs at a time: what is made of them stays in a cache."""
+_CHUNK = 2 << 20
+"""Numbers of the weight at a time: so are outputs, and what 4-bit codes are unpacked to."""
 _TYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class DynamicInt8Weight:
-    """A frozen ``[d_out, d_in]`` matrix in 8 bits (`fedloom.backbones.product.Quantized`).
+    """A frozen ``[d_out, d_in]`` matrix (`fedloom.backbones.product.Quantized`).
 
     Attributes:
         plain: the matrix, as the reference multiplies with it.
@@ -42,6 +46,11 @@ class DynamicInt8Weight:
     def nbytes(self) -> int:
         """Memory that is kept."""
         return self.plain.nbytes
+
+    @property
+    def packed(self) -> Packed:
+        """The matrix as it is stored."""
+        return self.plain.packed
 
     def __getitem__(self, rows: slice) -> "DynamicInt8Weight":
         """Some rows, sharing the numbers."""
@@ -61,14 +70,30 @@ class DynamicInt8Weight:
         return dual
 
     def _forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        packed = self.plain.packed
-        turned = packed.codes.t()
         y = x.new_empty(len(x), self.shape[0])
-        for start in range(0, len(x), _ROWS):
-            codes, steps = _rounded(x[start : start + _ROWS].float())
-            own = torch._int_mm(codes, turned).to(torch.float32).mul_(steps).mul_(packed.scale)
-            y[start : start + _ROWS] = own if bias is None else own.add_(bias)
+        starts = range(0, len(x), _ROWS)
+        inputs = [_rounded(x[start : start + _ROWS].float()) for start in starts]
+        for rows in self._chunks():
+            weight, scale = self._codes(rows)
+            for start, (codes, steps) in zip(starts, inputs, strict=True):
+                own = torch._int_mm(codes, weight.t()).to(torch.float32).mul_(steps).mul_(scale)
+                y[start : start + _ROWS, rows] = own if bias is None else own.add_(bias[rows])
         return y
+
+    def _chunks(self) -> list[slice]:
+        rows, columns = self.shape
+        step = max(_CHUNK // columns, 1)
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def _codes(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Some rows in 8 bits, and the step of each, ``[n]``."""
+        packed = self.plain.packed[rows]
+        if not packed.scheme.group:
+            return packed.codes, packed.scale
+        codes = self.plain.buffer.of(packed.shape, torch.int8, packed.codes.device)
+        steps = torch.empty(packed.shape[0])
+        unpack_rows(packed, codes, steps)
+        return codes, steps
 
     def dx(self, dy: Tensor) -> Tensor:
         """``dy W~``; see `Quantized.dx`."""
@@ -82,14 +107,18 @@ def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DynamicInt8:
-    """Integer products: weights in 8 bits on CPUs."""
+    """Integer products: weights in 8 or 4 bits on CPUs."""
 
     name = "dynamic-int8"
     capabilities = Capabilities(fd_safe=False, dynamic_activations=True)
 
     def takes(self, scheme: Scheme, dtype: torch.dtype, device: torch.device) -> bool:
-        """Weights in 8 bits, on a CPU."""
-        return scheme.kind == "int8" and dtype in _TYPES and device.type == "cpu"
+        """int8, and int4 where the compiled code is there; on a CPU."""
+        if dtype not in _TYPES or device.type != "cpu":
+            return False
+        if scheme.gguf or scheme.kind not in ("int8", "int4"):
+            return False
+        return scheme.kind == "int8" or unpacks(scheme, device, dtype)
 
     def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicInt8Weight:
         """The matrix; what is stored is used as it is."""

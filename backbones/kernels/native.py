@@ -1,4 +1,4 @@
-"""The few lines of C that unpack 4-bit codes, where the installation could compile them."""
+"""The few lines of C that unpack codes, where the installation could compile them."""
 
 import ctypes
 import functools
@@ -7,13 +7,14 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import NF4, Packed
+from fedloom.backbones.schemes import NF4, Packed, Scheme
 
-__all__ = ["unpack", "unpacks"]
+__all__ = ["unpack", "unpack_rows", "unpacks"]
 
 _MODULE = "fedloom.backbones.kernels._native"
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _DTYPES = (torch.float32, torch.bfloat16)
+_INT4 = ("int4-32", "int4-64", "int4-128")
 _LEVELS = (ctypes.c_float * 16)(*NF4)
 
 
@@ -25,23 +26,32 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         found = ctypes.CDLL(spec.origin)
-    except OSError:
-        return None
-    for kind in ("int4", "nf4"):
+        three, counts = (_POINTER,) * 3, (_COUNT, _COUNT)
         for dtype in ("float32", "bfloat16"):
-            function = getattr(found, f"fedloom_{kind}_{dtype}")
-            function.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _POINTER)
-            function.restype = None
+            for kind in ("int4", "nf4"):
+                _declare(found, f"fedloom_{kind}_{dtype}", *three, *counts, _POINTER)
+            for kind in ("wide4", "wide8"):
+                wide = *three, _POINTER, *counts, ctypes.c_int32
+                _declare(found, f"fedloom_{kind}_{dtype}", *wide)
+        _declare(found, "fedloom_int4_int8", *(_POINTER,) * 4, *(_COUNT,) * 3)
+    except (OSError, AttributeError):  # the latter: of other sources than these
+        return None
     return found
 
 
-def unpacks(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `unpack` works for tensors of that device, to numbers of that type."""
-    return device.type == "cpu" and dtype in _DTYPES and _library() is not None
+def _declare(library: ctypes.CDLL, name: str, *arguments: type) -> None:
+    function = getattr(library, name)
+    function.argtypes, function.restype = arguments, None
+
+
+def unpacks(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `unpack` works for that format, on that device, to numbers of that type."""
+    there = device.type == "cpu" and dtype in _DTYPES and _library() is not None
+    return there and bool(scheme.group)
 
 
 def unpack(packed: Packed, out: Tensor) -> None:
-    """Write ``W~`` of a 4-bit format to `out`: the very bits of `Packed.whole`.
+    """Write ``W~`` of a format with groups to `out`: the very bits of `Packed.whole`.
 
     Args:
         packed: on the CPU, its tensors contiguous.
@@ -51,10 +61,44 @@ def unpack(packed: Packed, out: Tensor) -> None:
         TypeError: a tensor is not contiguous, or `out` is of another type or shape.
     """
     scheme, library = packed.scheme, _library()
-    tensors = packed.codes, packed.scale, out
-    fits = out.shape == packed.shape and out.dtype in _DTYPES
-    if library is None or not fits or not all(tensor.is_contiguous() for tensor in tensors):
+    fits = bool(scheme.group) and out.shape == packed.shape and out.dtype in _DTYPES
+    whole = all(tensor.is_contiguous() for tensor in (*packed.tensors, out))
+    if library is None or not fits or not whole:
         raise TypeError("unpack: contiguous tensors on the CPU that fit each other are needed")
-    name = f"fedloom_{scheme.kind}_{str(out.dtype).removeprefix('torch.')}"
+    dtype = str(out.dtype).removeprefix("torch.")
+    counts = packed.scale.numel(), scheme.group
+    if packed.scale.dtype == torch.bfloat16 and not scheme.raised:
+        pointers = (tensor.data_ptr() for tensor in (packed.codes, packed.scale, out))
+        getattr(library, f"fedloom_{scheme.kind}_{dtype}")(*pointers, *counts, _LEVELS)
+        return
+    scale, least = packed.scale.float(), None if packed.least is None else packed.least.float()
+    lows = None if least is None else least.data_ptr()
+    zero = 8 if scheme.kind == "int4" else 0
+    function = getattr(library, f"fedloom_wide{scheme.bits}_{dtype}")
+    function(packed.codes.data_ptr(), scale.data_ptr(), lows, out.data_ptr(), *counts, zero)
+
+
+def unpack_rows(packed: Packed, codes: Tensor, steps: Tensor) -> None:
+    """Write a matrix in int4 as one in int8, with one step a row.
+
+    A row's step is 8 times its largest scale, / 127; numbers are rounded to the nearest step, but
+    for 1/64 of one.
+
+    Args:
+        packed: int4, on the CPU, its tensors contiguous.
+        codes: int8 ``[d_out, d_in]``, contiguous.
+        steps: float32 ``[d_out]``.
+
+    Raises:
+        TypeError: a tensor is not contiguous, or of another type or shape.
+    """
+    library, rows = _library(), packed.shape[0]
+    tensors = packed.codes, packed.scale, codes, steps
+    fits = (codes.shape, codes.dtype) == (packed.shape, torch.int8) and (
+        (steps.shape, steps.dtype) == ((rows,), torch.float32)
+    )
+    whole = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
+    if library is None or packed.scheme.name not in _INT4 or not fits or not whole:
+        raise TypeError("unpack_rows: int4 on the CPU and contiguous tensors that fit are needed")
     pointers = (tensor.data_ptr() for tensor in tensors)
-    getattr(library, name)(*pointers, packed.scale.numel(), scheme.group, _LEVELS)
+    library.fedloom_int4_int8(*pointers, rows, packed.scale.shape[1], packed.scheme.group)

@@ -1,7 +1,6 @@
 """A run that is killed, or interrupted from the keyboard, goes on as if nothing had happened."""
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -85,12 +84,9 @@ def test_a_run_killed_twice_ends_in_the_same_bits(job: Path, whole: Path) -> Non
 
 def test_control_c_exits_with_130_and_the_run_goes_on(job: Path, whole: Path) -> None:
     code, said = stop_in_round(4, job, signal.SIGINT)
-    if "Exception ignored" in said:  # Python loses an interrupt that comes within a destructor
-        shutil.rmtree(job / "torn")
-        (job / "went-on").unlink()
-        code, said = stop_in_round(4, job, signal.SIGINT)
-
-    assert (code, said) == (130, "")
+    # Python says it of an interrupt that comes within a destructor, which is raised again later.
+    assert not said or "Exception ignored" in said
+    assert code == 130
     assert json.loads((job / "torn" / "summary.json").read_text())["interrupted"]
     assert numbers_of(job / "torn")[-1]["round"] == 3
 

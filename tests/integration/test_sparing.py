@@ -126,12 +126,14 @@ def test_blocks_that_run_again_give_the_same_bits(
     session = model.session(start(model), ("*",), case.examples(ragged))
     assert isinstance(session, FusedSession)
     grads = []
-    for own in (session.frugal(recompute=False), session.frugal(recompute=True)):
+    for own in (session.frugal(recompute=False), session.frugal(recompute=True), session):
         store = own.store(start(model), 2)
         descend(own, store, [np.arange(4), np.arange(4, 7)])
         grads.append(store.grad.clone())
     assert float(grads[0].abs().max()) > 0
-    assert torch.equal(*grads)
+    assert torch.equal(grads[0], grads[1])
+    # Padding changes how additions associate, and nothing else.
+    assert float((grads[0] - grads[2]).norm()) < 1e-5 * float(grads[2].norm())
 
 
 def prepared(

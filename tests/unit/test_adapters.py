@@ -7,8 +7,9 @@ from fedloom.backbones.base import Linear
 from fedloom.core.component import Option
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component, create
-from fedloom.tuning.adapters import BitFit, Bottleneck, HeadOnly, Ia3, Lora
+from fedloom.tuning.adapters import BitFit, Bottleneck, HeadOnly, Ia3
 from fedloom.tuning.base import Catalog, Frozen
+from fedloom.tuning.lora import Lora
 from fedloom.tuning.parts import LoraPart
 
 WIDTHS = {
