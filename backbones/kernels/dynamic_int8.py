@@ -6,6 +6,7 @@ what is stored in 8 bits; of 4-bit codes it is made on the way, with one step fo
 weight. The gradient is ``dy W~``, of what is stored (`fedloom.backbones.kernels.dequantize`).
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +107,16 @@ def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / steps).round_().to(torch.int8), steps
 
 
+@functools.cache
+def _exact() -> bool:
+    """Whether torch's integer products are: without VNNI, those of oneDNN stop at 16 bits."""
+    largest = torch.full((32, 64), 127, dtype=torch.int8)
+    try:
+        return bool((torch._int_mm(largest, largest.t()) == 64 * 127 * 127).all())
+    except (AttributeError, RuntimeError):
+        return False
+
+
 class DynamicInt8:
     """Integer products: weights in 8 or 4 bits on CPUs."""
 
@@ -113,8 +124,8 @@ class DynamicInt8:
     capabilities = Capabilities(fd_safe=False, dynamic_activations=True)
 
     def takes(self, scheme: Scheme, dtype: torch.dtype, device: torch.device) -> bool:
-        """int8, and int4 where the compiled code is there; on a CPU."""
-        if dtype not in _TYPES or device.type != "cpu":
+        """int8, and int4 where the compiled code is there; on a CPU whose products are exact."""
+        if dtype not in _TYPES or device.type != "cpu" or not _exact():
             return False
         if scheme.gguf or scheme.kind not in ("int8", "int4"):
             return False

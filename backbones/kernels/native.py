@@ -98,7 +98,8 @@ def unpack_rows(packed: Packed, codes: Tensor, steps: Tensor) -> None:
         (steps.shape, steps.dtype) == ((rows,), torch.float32)
     )
     whole = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
-    if library is None or packed.scheme.name not in _INT4 or not fits or not whole:
+    plain = packed.scheme.name in _INT4 and packed.scale.dtype == torch.bfloat16
+    if library is None or not plain or not fits or not whole:
         raise TypeError("unpack_rows: int4 on the CPU and contiguous tensors that fit are needed")
     pointers = (tensor.data_ptr() for tensor in tensors)
     library.fedloom_int4_int8(*pointers, rows, packed.scale.shape[1], packed.scheme.group)

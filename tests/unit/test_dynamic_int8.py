@@ -11,6 +11,9 @@ from fedloom.backbones.kernels.dynamic_int8 import DynamicInt8
 from fedloom.backbones.schemes import SCHEMES, Packed, pack
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    not dynamic_int8._exact(), reason="integer products are not exact on this processor"
+)
 compiled = pytest.mark.skipif(
     not native.unpacks(SCHEMES["int4-32"], CPU, torch.float32),
     reason="installed without a C compiler",
@@ -108,3 +111,15 @@ def test_what_it_does_not_take() -> None:
     four = pack(torch.randn(4, 64), SCHEMES["int4-32"])
     with pytest.raises(TypeError, match="unpack_rows"):
         native.unpack_rows(four, torch.empty(64, 4, dtype=torch.int8).t(), torch.empty(4))
+
+
+def test_products_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturated(a: Tensor, b: Tensor) -> Tensor:
+        return (a.int() @ b.int()).clamp(max=2**15 - 1)
+
+    monkeypatch.setattr(torch, "_int_mm", saturated)
+    dynamic_int8._exact.cache_clear()
+    assert not DynamicInt8().takes(SCHEMES["int8"], torch.float32, CPU)
+    monkeypatch.undo()
+    dynamic_int8._exact.cache_clear()
+    assert DynamicInt8().takes(SCHEMES["int8"], torch.float32, CPU)
