@@ -5,11 +5,12 @@ import os
 import platform
 import sys
 
-__all__ = ["give_back", "keep_few_shapes", "keep_large_blocks"]
+__all__ = ["give_back", "keep_few_shapes", "keep_large_blocks", "return_large_blocks"]
 
 # mallopt's parameter numbers, glibc malloc.h.
 _TRIM_THRESHOLD = -1
 _TOP_PAD = -2
+_MMAP_THRESHOLD = -3
 _MMAP_MAX = -4
 
 
@@ -23,11 +24,26 @@ def keep_large_blocks() -> bool:
     Returns:
         Whether the thresholds were set; False where the C library is not glibc.
     """
+    return _set((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
+
+
+def return_large_blocks() -> bool:
+    """Tell glibc to map blocks of 4 MiB or more alone, and to unmap them when they are freed.
+
+    Where memory is short: a heap that is never given back grows with every part of a batch, as
+    large blocks leave holes that the next ones do not fit into.
+
+    Returns:
+        Whether the thresholds were set; False where the C library is not glibc.
+    """
+    return _set((_MMAP_MAX, 1 << 16), (_MMAP_THRESHOLD, 4 << 20), (_TOP_PAD, 1 << 20))
+
+
+def _set(*settings: tuple[int, int]) -> bool:
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
     return all([mallopt(which, value) == 1 for which, value in settings])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fedloom.backbones.allocator import give_back
+from fedloom.backbones.allocator import give_back, keep_large_blocks, return_large_blocks
 from fedloom.client.memory import Memory
 from fedloom.client.settings import ClientSettings
 from fedloom.core.errors import ModelError
@@ -116,6 +116,7 @@ class Ration:
         session = picked(session_of(), task.blocks)
 
         def trained(way: Way) -> LocalResult:
+            (return_large_blocks if way.frugal else keep_large_blocks)()
             over = run_by(session, way)
             return learner.train(over, params, task.work, [assignment], briefing)[0]
 

@@ -57,7 +57,7 @@ def ways_of(
 
 def run_by(session: Session, way: Way) -> Session:
     """The session that runs batches in a way."""
-    if isinstance(session, FusedSession) and (way.recompute or way.parts > 1):
+    if isinstance(session, FusedSession) and way.frugal:
         session = session.frugal(recompute=way.recompute, examples=way.examples)
     return Sparing(session, way.examples) if way.parts > 1 else session
 

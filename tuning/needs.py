@@ -32,8 +32,9 @@ WORKING = 2
 """Blocks' worth of memory that a block works in, forwards and backwards; measured, not derived."""
 SHAPES = 16
 """Tokens of which a pass holds a multiple, padding included, where memory is short."""
-LOGIT = 12
-"""Bytes for each word of a vocabulary: its logit, log-probability and gradient, in float32."""
+LOGIT = 16
+"""Bytes for each word of a vocabulary: its logit, log-probability and gradient in float32, and one
+more that loss and gradient are made in; measured."""
 
 
 def memory_of(

@@ -36,6 +36,11 @@ class Way:
     bytes: int
 
     @property
+    def frugal(self) -> bool:
+        """Whether it is another way than the plain one."""
+        return self.recompute or self.parts > 1
+
+    @property
     def slowness(self) -> float:
         """Time for a token, from the shapes, over that in one large pass that keeps everything."""
         return (1 + _CALL / max(self.tokens, 1)) * (_AGAIN if self.recompute else 1.0)

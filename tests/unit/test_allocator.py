@@ -4,7 +4,12 @@ import os
 
 import pytest
 
-from fedloom.backbones.allocator import give_back, keep_few_shapes, keep_large_blocks
+from fedloom.backbones.allocator import (
+    give_back,
+    keep_few_shapes,
+    keep_large_blocks,
+    return_large_blocks,
+)
 
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
@@ -22,3 +27,4 @@ def test_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     assert not give_back()
     assert not keep_large_blocks()
+    assert not return_large_blocks()
