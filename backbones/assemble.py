@@ -156,8 +156,8 @@ class Source:
         return self._stored(names, expected) or self._read(names, expected).to(self.dtype)
 
     def linear(self, weight: Tensor | Packed) -> Tensor | Quantized:
-        """A matrix as it is multiplied with."""
-        return self._multiplied([weight])
+        """A matrix as it is multiplied with; a tensor that is used elsewhere is not copied."""
+        return weight.to(self.dtype) if isinstance(weight, Tensor) else self._multiplied([weight])
 
     def _read(
         self, names: Sequence[str], expected: tuple[int, ...], *, transposed: bool = False
