@@ -35,6 +35,7 @@ class Memory:
 
     Attributes:
         base: bytes that the process takes while no task runs.
+        refused: whether the system has refused memory.
 
     Args:
         most: bytes that the process may take.
@@ -43,7 +44,7 @@ class Memory:
     """
 
     def __init__(self, most: int, base: int, *, give_back: Callable[[], object]) -> None:
-        self.base = base
+        self.base, self.refused = base, False
         self._most, self._give_back = most, give_back
         self._learned = most  # less, once a way took more than there was
         self._told = ""
@@ -87,6 +88,7 @@ class Memory:
                     raise
                 reason = str(error).partition("\n")[0][:200] or type(error).__name__
             # Out of the handler: the traceback held what the task had in memory.
+            self.refused = True
             self._give_back()
             found = smaller(ways, way)
             if found is None:

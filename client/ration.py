@@ -116,7 +116,9 @@ class Ration:
         session = picked(session_of(), task.blocks)
 
         def trained(way: Way) -> LocalResult:
-            (return_large_blocks if way.frugal else keep_large_blocks)()
+            # Where the system refuses, what counts is addresses: those that the heap has are ours.
+            mapped = way.frugal and not self.memory.refused
+            (return_large_blocks if mapped else keep_large_blocks)()
             over = run_by(session, way)
             return learner.train(over, params, task.work, [assignment], briefing)[0]
 

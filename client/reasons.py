@@ -6,7 +6,10 @@ _LONGEST = 500
 """Characters of a reason that the server is told."""
 
 
-_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc")
+_NO_MEMORY = (
+    *("out of memory", "allocate memory", "not enough memory", "bad_alloc"),
+    "could not create a primitive",  # oneDNN, which gets no memory for its code
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,4 +17,5 @@ def test_what_says_that_memory_is_out() -> None:
     assert out_of_memory(MemoryError())
     assert out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert out_of_memory(RuntimeError("std::bad_alloc"))
+    assert out_of_memory(RuntimeError("could not create a primitive"))
     assert not out_of_memory(RuntimeError("expected scalar type Float"))
