@@ -141,38 +141,64 @@ def _add_stream(dx: Tensor, d_stream: Tensor, frame: Frame) -> Tensor:
     return dx.index_add_(0, frame.read, d_stream)
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A block, what it runs on beside hidden states, and whether it runs again on the way back."""
+
+    block: Block
+    frame: Frame
+    sites: Sites
+    recompute: bool
+
+
 class _Run(torch.autograd.Function):
     """A block between hidden states; the anchor makes autograd call `backward` in any case."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, anchor: Tensor, block: Block, frame: Frame, sites: Sites
-    ) -> Tensor:
-        out, tape = block.forward(hidden.flatten(0, 1), frame, sites)
-        ctx.shape, ctx.rest = hidden.shape, (block, tape, frame, sites)
-        return out.view(frame.clients, -1, hidden.shape[-1])
+    def forward(ctx: Any, hidden: Tensor, anchor: Tensor, way: _Way) -> Tensor:
+        flat = hidden.flatten(0, 1)
+        kept: Tensor | _Tape = flat
+        if way.recompute:
+            out = way.block.infer(flat, way.frame, way.sites)
+        else:
+            out, kept = way.block.forward(flat, way.frame, way.sites)
+        ctx.shape, ctx.rest = hidden.shape, (way, kept)
+        return out.view(way.frame.clients, -1, hidden.shape[-1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None]:
         if ctx.rest is None:
             raise ModelError("fused block: second backward pass; the first freed the activations")
-        block, tape, frame, sites = ctx.rest
+        way, kept = ctx.rest
         ctx.rest = None  # frees the activations now, not when the graph goes
-        flat = dy.contiguous().flatten(0, 1)
-        dx = block.backward(tape, flat, frame, sites, need_dx=ctx.needs_input_grad[0])
-        return (None if dx is None else dx.view(ctx.shape)), None, None, None, None
+        tape = way.block.forward(kept, way.frame, way.sites)[1] if way.recompute else kept
+        flat, need_dx = dy.contiguous().flatten(0, 1), ctx.needs_input_grad[0]
+        dx = way.block.backward(tape, flat, way.frame, way.sites, need_dx=need_dx)
+        return (None if dx is None else dx.view(ctx.shape)), None, None
 
 
-def run_block(block: Block, hidden: Tensor, frame: Frame, sites: Sites) -> Tensor:
+def run_block(
+    block: Block, hidden: Tensor, frame: Frame, sites: Sites, *, recompute: bool = False
+) -> Tensor:
     """Run one block on ``[k, L, d]``.
 
     Nothing is kept for a backward pass where gradients are off, or where neither the hidden states
     need one nor anything is attached.
+
+    Args:
+        block: the block.
+        hidden: ``[k, L, d]``; not written to.
+        frame: where tokens lie.
+        sites: what is attached, and does not change before the backward pass.
+        recompute: keep `hidden` alone and run the block again in the backward pass (Chen et al.,
+            "Training Deep Nets with Sublinear Memory Cost", 2016, section 4): the same bits, for
+            the time of one more forward pass.
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or block.attached(sites)):
         anchor = torch.empty((), device=hidden.device, requires_grad=True)
-        out: Tensor = _Run.apply(hidden, anchor, block, frame, sites)  # type: ignore[no-untyped-call]
+        way = _Way(block, frame, sites, recompute)
+        out: Tensor = _Run.apply(hidden, anchor, way)  # type: ignore[no-untyped-call]
         return out
     with torch.no_grad():
         flat = block.infer(hidden.flatten(0, 1), frame, sites)

@@ -125,6 +125,7 @@ class FusedBackbone:
         order: Sequence[int] | None = None,
         sites: Sites | None = None,
         trim: bool = False,
+        recompute: bool = False,
     ) -> Tensor:
         """Run the blocks from `first` up to `last`, or those of an order of one's own.
 
@@ -137,6 +138,7 @@ class FusedBackbone:
             sites: what is attached, by module name; names of other blocks are passed over.
             trim: compute the last of these blocks only for the tokens in ``packing.read``. Exact
                 where nothing else is read, which holds for the very last block.
+            recompute: blocks keep their inputs alone, and run again in the backward pass.
 
         Returns:
             ``[k, L, d]``, or ``[k, b, d]`` where trimmed. Blocks that need no gradient keep
@@ -155,7 +157,7 @@ class FusedBackbone:
         for i, block in enumerate(blocks):
             if trim and i == len(blocks) - 1:
                 whole = frame(packing, self.shape, self.dtype, trim=True)
-            hidden = run_block(block, hidden, whole, sites)
+            hidden = run_block(block, hidden, whole, sites, recompute=recompute)
         return hidden
 
     def finish(

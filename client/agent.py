@@ -128,7 +128,7 @@ class Agent:
             version=__version__,
             num_examples=self._workshop.num_examples,
             wait_seconds=self._settings.wait if known else 0.0,
-            device=device(self._settings),
+            device=device(self._settings, self._workshop.tier),
             failed=failed,
             failure=failure,
             holds=self._workshop.holds,

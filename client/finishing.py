@@ -1,13 +1,12 @@
 """An update of a worker as it is handed in."""
 
 import hashlib
-import resource
-import sys
 
 from fedloom.client.outbox import Finished
+from fedloom.core.machine import peak_memory
 from fedloom.core.types import ClientUpdate
 
-__all__ = ["finished_of", "peak_memory"]
+__all__ = ["finished_of"]
 
 
 def finished_of(ticket: str, update: ClientUpdate, codec: str) -> tuple[Finished, bytes]:
@@ -27,9 +26,3 @@ def finished_of(ticket: str, update: ClientUpdate, codec: str) -> tuple[Finished
         round=update.round,
     )
     return finished, frame
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

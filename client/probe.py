@@ -10,8 +10,11 @@ from pathlib import Path
 
 from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
+from fedloom.client.memory import BARE, allowed, spare
 from fedloom.client.settings import ClientSettings, is_callable
+from fedloom.core.job import Job
 from fedloom.core.machine import cores, free_memory
+from fedloom.core.sizes import megabytes
 from fedloom.protos.federation_pb2 import Device
 
 __all__ = ["check", "device", "probe", "table"]
@@ -20,14 +23,14 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "f16c", "asimd", "asimdd
 _WIDTH, _ROWS, _BUDGET = 512, 512, 0.2
 
 
-def device(settings: ClientSettings) -> Device:
-    """What the server is told of this device."""
+def device(settings: ClientSettings, tier: str) -> Device:
+    """What the server is told of this device, which is of a tier of the job (or of none)."""
     return Device(
         machine=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         cores=settings.threads or cores(),
-        memory=int(settings.memory_gb * 2**30) or free_memory() // 2,
-        tier=settings.tier,
+        memory=spare(settings),
+        tier=tier,
     )
 
 
@@ -65,9 +68,18 @@ def probe(settings: ClientSettings, folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def check(settings: ClientSettings) -> int:
-    """Print what this device can do; the exit status: 0, or 2 where its data cannot be read."""
+def check(settings: ClientSettings, job: Job | None = None) -> int:
+    """Print what this device can do; the exit status: 0, or 2 where its data cannot be read.
+
+    Args:
+        settings: the owner's.
+        job: how it would train for it is looked at, too.
+    """
     rows = probe(settings, Path(settings.directory or default_root()).expanduser())
+    if job is not None:
+        from fedloom.client.prospect import prospect
+
+        rows = [*rows, *prospect(settings, job)]
     print(table(rows))
     return 2 if "cannot be read" in dict(rows)["data"] else 0
 
@@ -79,8 +91,8 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _memory(settings: ClientSettings) -> str:
-    free, may = free_memory(), settings.memory_gb * 2**30 or free_memory() // 2
-    return f"{free / 2**30:.1f} GiB free; training may take {may / 2**30:.1f}"
+    free, may = megabytes(free_memory()), megabytes(allowed(settings))
+    return f"{free} free; {may} may be taken, of which {megabytes(BARE)} go to torch"
 
 
 def _words(value: bool | None, yes: str, no: str) -> str:

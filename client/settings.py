@@ -8,11 +8,15 @@ from typing import Any
 
 from fedloom.core.config import build, read_toml
 from fedloom.core.errors import ConfigError, require
+from fedloom.core.sizes import bytes_of
 
-__all__ = ["PREFIX", "ClientSettings", "is_callable", "settings_from"]
+__all__ = ["AUTO", "PREFIX", "ClientSettings", "is_callable", "settings_from"]
 
 PREFIX = "FEDLOOM_"
 """Of the environment's names: ``FEDLOOM_DATA`` is `ClientSettings.data`."""
+
+AUTO = "auto"
+"""Of `ClientSettings.tier`: the first tier of the job that the device's memory holds."""
 
 _HOURS = re.compile(r"([01]?\d|2[0-4])-([01]?\d|2[0-4])")
 
@@ -29,10 +33,12 @@ class ClientSettings:
         insecure: ``HOST:PORT`` of a server without TLS, instead of joining.
         server: host of a server that has moved since the device joined, or ``HOST:PORT``.
         name: proposed when it joins; empty for the token's name, or else the host's.
-        tier: what kind of device it is, one of the job's ``[[tiers]]``; empty for none.
+        tier: what kind of device it is, one of the job's ``[[tiers]]``; ``auto`` for the first of
+            them that its memory holds; empty for none.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: of training (0: one per core); with one, the bits are those of a simulation.
-        memory_gb: memory that training may take (0: half of what is free).
+        memory: that this process may take in all, such as ``900MB``, ``1.5GB`` or bytes; empty for
+            half of what is free.
         cache_gb: memory for frozen activations (0: none).
         disk_gb: disk for contents that are no longer needed, kept in case they are again.
         only_on_power: work only while plugged in.
@@ -52,7 +58,7 @@ class ClientSettings:
     tier: str = ""
     device: str = "auto"
     threads: int = 0
-    memory_gb: float = 0.0
+    memory: str = ""
     cache_gb: float = 1.0
     disk_gb: float = 0.25
     only_on_power: bool = False
@@ -64,8 +70,9 @@ class ClientSettings:
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
         require(len(self.tier) <= 100, "tier", self.tier, "at most 100 characters")
-        for name in ("threads", "memory_gb", "cache_gb", "disk_gb"):
+        for name in ("threads", "cache_gb", "disk_gb"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        bytes_of("memory", self.memory)
         require(0 < self.wait <= 60, "wait", self.wait, "above 0, at most 60 seconds")
         text = "two hours of the day, such as 22-6, or empty for always"
         require(not self.hours or bool(_HOURS.fullmatch(self.hours)), "hours", self.hours, text)
@@ -94,6 +101,8 @@ def settings_from(
         ConfigError: a key is unknown or a value is not allowed; the message says where it stands.
     """
     table = read_toml(path) if path else {}
+    if type(table.get("memory")) is int:  # bytes
+        table["memory"] = str(table["memory"])
     try:
         settings = build(ClientSettings, table)
     except ConfigError as error:

@@ -7,37 +7,38 @@ from typing import cast
 import numpy as np
 import torch
 
-from fedloom.backbones.allocator import keep_large_blocks
-from fedloom.client.finishing import finished_of, peak_memory
+from fedloom.backbones.allocator import keep_few_shapes, keep_large_blocks
+from fedloom.client.finishing import finished_of
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
+from fedloom.client.memory import allowed
 from fedloom.client.outbox import Finished
 from fedloom.client.personal import OwnTensors
+from fedloom.client.ration import Budget, Ration, at_rest
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
+from fedloom.client.tiers import Fit, fits
 from fedloom.codecs.base import Codec
 from fedloom.codecs.branches import branch_received
 from fedloom.codecs.downlink import follow
 from fedloom.codecs.exchange import changed, client_update
-from fedloom.core.errors import ConfigError, DataError, LayoutError, ModelError, TransferError
+from fedloom.core.errors import ConfigError, DataError, LayoutError, TransferError
 from fedloom.core.layout import Layout
+from fedloom.core.machine import peak_memory
 from fedloom.core.registry import create
 from fedloom.core.step_ledger import digest_of
 from fedloom.core.types import (
     Briefing,
     ClientTask,
     Cost,
-    LocalWork,
     Params,
     Payload,
 )
-from fedloom.tuning.activations import Activations
 from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.build import model_of
-from fedloom.tuning.capacity import choose_device, free_memory
+from fedloom.tuning.capacity import choose_device
 from fedloom.tuning.data import Corpus
-from fedloom.tuning.depth import picked
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import IDLE, Assignment, Learner, LocalResult
@@ -76,16 +77,24 @@ class Worker:
     def __post_init__(self) -> None:
         job = self.manifest.job
         keep_large_blocks()
+        keep_few_shapes()
         torch.set_num_threads(self.settings.threads or torch.get_num_threads())
         self._device = choose_device(self.settings.device)
+        budget = Budget(allowed(self.settings), at_rest())
         self._model = self._built()
+        self._ration = Ration(
+            self._model,
+            self.corpus.train,
+            self.settings,
+            device=self._device,
+            budget=budget,
+            scratch=self.scratch,
+        )
         self._training: SplitTraining | None = None
         if self.split is not None:
             self._training = self.split.over(self._model, self.corpus.train)
             log.info("%s", self.split.said(self._training))
         self._start = self._model.initial(job.seed)
-        memory = int(self.settings.cache_gb * 2**30)
-        self._activations = Activations(self._model, memory, 0, self.scratch)
         self._down = cast(Codec, create("codecs", job.codec_down))
 
     def _built(self) -> CohortModel:
@@ -118,7 +127,7 @@ class Worker:
             CodecError: the frame is not of this model.
             TransferError: what comes of the frame is not the server's model (``resync``).
             DataError: the device has no examples to train on.
-            ModelError: one batch does not fit in the memory that training may take.
+            ModelError: it does not fit in the memory that this process may take, in whatever way.
             ConfigError, LayoutError: the order names what the model does not have.
         """
         task = order.task
@@ -148,6 +157,10 @@ class Worker:
         )
         return finished_of(ticket, update, codec.name)
 
+    def fits(self) -> list[Fit]:
+        """How each kind of device would train here."""
+        return fits(self.manifest.job, self._ration, self._start, len(self.corpus.train))
+
     def _trained(
         self, order: Order, learner: Learner, params: Params, briefing: Briefing
     ) -> LocalResult:
@@ -157,14 +170,13 @@ class Worker:
             if task.blocks:
                 raise ConfigError("blocks: a device of a split model runs all of its own")
             side = split.side(training)
-            self._check_memory(side, float(side.token_counts(examples).mean()), task.work)
+            self._ration.check(side, float(side.token_counts(examples).mean()), task.work)
             return split.train(learner, training, params, task, briefing)
         rows = np.arange(len(examples))
-        session = picked(self._session(order, params), task.blocks)
-        self._check_memory(self._model, session.tokens(rows) / len(rows), task.work)
         own = self._own(task, params, before=task.round)
         assignment = Assignment(task.client, rows, task.round, task.seed, task.batches, own)
-        (result,) = learner.train(session, params, task.work, [assignment], briefing)
+        doing = task, params, learner, assignment, briefing
+        result = self._ration.train(*doing, lambda: self._session(order, params))
         if result.kept is not None and result.whole:
             self._kept(result.kept.layout).keep(task.round, result.kept)
         return result
@@ -204,9 +216,11 @@ class Worker:
         if not len(examples):
             raise DataError("this device has no labelled examples to evaluate on")
         session = self._model.session(params, order.task.selectors.train, examples)
-        metrics = dict(evaluate(session, params, examples).metrics)
+        tokens = self._ration.evaluated_at_once(session)
+        metrics = dict(evaluate(session, params, examples, batch_tokens=tokens).metrics)
         if own := self._own(order.task, params, before=order.task.round + 1):
-            told = evaluate(session, params.having(own), examples).metrics
+            mine = params.having(own)
+            told = evaluate(session, mine, examples, batch_tokens=tokens).metrics
             metrics |= {f"personal_{name}": value for name, value in told.items()}
         return Finished(
             ticket,
@@ -264,28 +278,8 @@ class Worker:
         stage, examples = self.manifest.job.stages[index], self.corpus.train
         passes = 1 if stage.local.steps else stage.local.epochs
         keep = stage.rounds * passes > 1
-        session = self._activations.session
+        session = self._ration.activations.session
         return StageSession(lambda params, train: session(params, train, examples, keep=keep))
-
-    def _check_memory(self, model: CohortModel, tokens: float, work: LocalWork) -> None:
-        """Better to say so than to be killed by the system in the middle.
-
-        Args:
-            model: what is here of it.
-            tokens: of an average example.
-            work: the numbers of local training.
-
-        Raises:
-            ModelError: a batch of average examples takes more than training may.
-        """
-        count = len(self.corpus.train)
-        batch = min(work.batch_size, work.max_examples or count, count)
-        need = int(batch * tokens * model.bytes_per_token)
-        need += 5 * 4 * model.layout.size  # values, gradient, two moments, delta
-        may = int(self.settings.memory_gb * 2**30) or free_memory(self._device)
-        if need > may:
-            text = f"a batch of {batch} needs about {need / 2**20:,.0f} MiB"
-            raise ModelError(f"{text}; training may take {may / 2**20:,.0f} MiB here")
 
 
 def _labelled(examples: Examples) -> Examples:

@@ -18,7 +18,7 @@ from fedloom.client.manifest import Manifest, check_inside, read_manifest, read_
 from fedloom.client.outbox import Finished
 from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
-from fedloom.client.settings import ClientSettings
+from fedloom.client.settings import AUTO, ClientSettings
 from fedloom.client.stopping import Stop, Stopped
 from fedloom.core.errors import DataError, FedloomError, TransferError
 from fedloom.protos.federation_pb2 import Blob, Holding, Task
@@ -51,6 +51,7 @@ class Workshop:
     Attributes:
         failure: a ticket that is given up (or empty) and why, for the next check-in.
         num_examples: training examples; 0 while the job is not known or the data do not fit it.
+        tier: what kind of device this is; where memory decides, once the job is ready.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Workshop:
         self._held: HeldModel | None = None
         self._gone = ""  # ticket of a task whose model was not offered any more
         self.failure = ("", "")
+        self.tier = "" if settings.tier == AUTO else settings.tier
 
     @property
     def num_examples(self) -> int:
@@ -115,6 +117,7 @@ class Workshop:
             began = time.monotonic()
             with self._stop.interruptible():
                 self._corpus = read_holdings(self._settings.data, self._manifest, self._backbone)
+                self._choose_tier(self._manifest, self._corpus)
         except TransferError as error:
             if error.code != "wrong-federation":
                 raise
@@ -241,6 +244,22 @@ class Workshop:
 
         own = self._backbone, self._far(manifest), self._folder
         return SplitWork(manifest.job, self._job, *own, bottom)
+
+    def _choose_tier(self, manifest: Manifest, corpus: Corpus) -> None:
+        """Let memory say what kind of device this is, where its owner leaves it to that.
+
+        Raises:
+            ModelError: it holds none of them.
+        """
+        job = manifest.job
+        if self._settings.tier != AUTO or not job.tiers or job.split.mode != "none":
+            return
+        from fedloom.client.tiers import chosen
+
+        found = self._at_work(manifest, corpus, None).fits()
+        self.tier = chosen(found)
+        how = next(str(fit) for fit in found if fit.tier == self.tier)
+        log.info("of the job's tiers this device is %r: %s", self.tier, how)
 
     def _unfit(self, error: FedloomError) -> None:
         log.error("this device cannot take part in the job: %s", error)

@@ -42,8 +42,8 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.description = "Train on this device's own data until the federation is finished."
     parser.epilog = (
-        "Every option may stand in the TOML file (memory_gb = 2.0) or in the environment "
-        "(FEDLOOM_MEMORY_GB=2), and there also disk_gb, wait and allow; flags win."
+        'Every option may stand in the TOML file (memory = "2GB") or in the environment '
+        "(FEDLOOM_MEMORY=2GB), and there also disk_gb, wait and allow; flags win."
     )
     add("--join", metavar="TOKEN", help="join a federation; needed once, harmless afterwards")
     add(
@@ -52,10 +52,10 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="TOML", help="the device's settings")
     add("--directory", metavar="DIR", help="key, downloads, results (~/.fedloom/FEDERATION)")
     add("--name", help="proposed to the server (the host's name)")
-    add("--tier", metavar="NAME", help="what kind of device it is, where the job has several")
+    add("--tier", metavar="NAME", help="what kind of device it is, or auto: by its memory")
     add("--threads", type=int, metavar="N", help="threads of training (0: one per core)")
-    text = "memory that training may take (0: half of what is free)"
-    add("--memory-gb", type=float, metavar="GB", help=text)
+    text = "that the process may take in all, such as 900MB (half of what is free)"
+    add("--memory", metavar="SIZE", help=text)
     add("--cache-gb", type=float, metavar="GB", help="memory for frozen activations (0: none)")
     add("--device", metavar="NAME", help="cpu, cuda or auto")
     add("--only-on-power", action="store_true", default=None, help="rest on battery")
@@ -65,11 +65,12 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     add("--insecure", metavar="HOST:PORT", help="a server without TLS, instead of joining")
     add("--json-log", action="store_true", help="log for programs: one JSON object a line")
     add("--check", action="store_true", help="say what this device can run, and end")
+    add("--job", metavar="JOB", help="with --check: a job's file or recipe, and how it would train")
     hint = "the same command goes on"
     parser.set_defaults(command=_client, resume_hint=hint)
 
 
-_NO_SETTING = ("command", "resume_hint", "config", "json_log", "check")
+_NO_SETTING = ("command", "resume_hint", "config", "json_log", "check", "job")
 
 
 def _client(options: argparse.Namespace) -> int:
@@ -83,11 +84,10 @@ def _client(options: argparse.Namespace) -> int:
     flags = {k: v for k, v in vars(options).items() if k not in _NO_SETTING and v is not None}
     settings = settings_from(Path(options.config) if options.config else None, os.environ, flags)
     if options.check:
-        from fedloom.client.enrol import default_root
-        from fedloom.client.probe import probe, table
+        from fedloom.api import job_of
+        from fedloom.client.probe import check
 
-        print(table(probe(settings, Path(settings.directory or default_root()))))
-        return 0
+        return check(settings, job_of(options.job) if options.job else None)
     write_logs(log, as_json=options.json_log)
     from fedloom.client.start import take_part
 

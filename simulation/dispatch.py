@@ -36,6 +36,7 @@ from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.depth import picked
 from fedloom.tuning.learning import IDLE, NOTHING, Assignment, Learner, LocalResult
+from fedloom.tuning.sparing import Sparing
 from fedloom.tuning.split_training import SplitTraining
 
 __all__ = ["Federation", "dispatcher"]
@@ -204,9 +205,22 @@ def _train(
         split, work = federation.split.at(tasks[0].bottom), tasks[0].work
         results = split.train(learner, params, train, work, cohort, briefing)
     else:
-        session = federation.session_for(tasks[0], params)
+        session = _fitting(federation, federation.session_for(tasks[0], params), tasks[0], cohort)
         results = learner.train(session, params, tasks[0].work, cohort, briefing)
     return list(zip(tasks, results, strict=True))
+
+
+def _fitting(
+    federation: Federation, session: Session, task: ClientTask, cohort: list[Assignment]
+) -> Session:
+    """The session, in parts where memory does not hold the batch of a client that is alone."""
+    rows, most = cohort[0].rows, federation.capacity.most
+    tokens = size_of(len(rows), session.tokens(rows), task.work).tokens
+    tokens *= getattr(federation.learner_of(task), "copies", 1)
+    if len(cohort) > 1 or not most or tokens <= most:
+        return session
+    batch = min(task.work.batch_size, task.work.max_examples or len(rows), len(rows))
+    return Sparing(session, max(batch * most // tokens, 1))
 
 
 def _assignment(federation: Federation, params: Params, task: ClientTask) -> Assignment:

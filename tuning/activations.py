@@ -65,8 +65,15 @@ class Activations:
             )
         return model.session(params, train, examples, self._caches[key])
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that its caches may come to hold."""
+        return sum(cache.nbytes for cache in self._kept if not cache.on_disk)
+
+    @property
+    def _kept(self) -> list[PrefixCache]:
+        return [cache for cache in self._caches.values() if cache is not None]
+
     def _left(self) -> CacheLimits:
-        kept = [cache for cache in self._caches.values() if cache is not None]
-        memory = sum(cache.nbytes for cache in kept if not cache.on_disk)
-        disk = sum(cache.nbytes for cache in kept if cache.on_disk)
-        return CacheLimits(max(self.memory - memory, 0), max(self.disk - disk, 0), self.folder)
+        disk = sum(cache.nbytes for cache in self._kept if cache.on_disk)
+        return CacheLimits(max(self.memory - self.held, 0), max(self.disk - disk, 0), self.folder)

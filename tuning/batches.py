@@ -28,10 +28,11 @@ class Batches:
     Args:
         model: the model.
         examples: the data.
+        multiple: of which tokens of a text batch are, with padding; see `pack`.
     """
 
-    def __init__(self, model: "FusedModel", examples: Examples) -> None:
-        self._model, self._examples = model, examples
+    def __init__(self, model: "FusedModel", examples: Examples, *, multiple: int = 1) -> None:
+        self._model, self._examples, self._multiple = model, examples, multiple
         self.lengths = model.token_counts(examples)
         self._grids: dict[tuple[int, int, int], Packing] = {}
 
@@ -39,7 +40,7 @@ class Batches:
         """Where the tokens of a batch lie."""
         model, examples = self._model, self._examples
         lengths = self.lengths[filled(rows)]
-        same = bool((lengths == lengths[0]).all())
+        same = bool((lengths == lengths[0]).all()) and lengths[0] % self._multiple == 0
         read = model.read
         if isinstance(examples, ImageExamples):
             assert not isinstance(read, int)
@@ -53,7 +54,7 @@ class Batches:
             own = torch.from_numpy(ids).view(packing.positions.shape)
             return replace(packing, ids=own.to(model.backbone.device))
         pieces = [[examples.ids(int(i)) for i in own] for own in rows]
-        return pack(pieces, read=read).to(model.backbone.device)
+        return pack(pieces, read=read, multiple=self._multiple).to(model.backbone.device)
 
     def _regular(self, rows: Rows, tokens: int, read: Read) -> Packing:
         """Clients with equally many examples of one length, without ids; made once per shape."""

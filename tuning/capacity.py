@@ -31,12 +31,15 @@ class Capacity:
         clients: clients in a chunk at most.
         tokens: tokens in a chunk's step at most.
         chunks: chunks that a cohort is split into at least, where it can be.
+        most: tokens that memory holds, whether or not so many at once are of use (0: any); a client
+            whose batch has more runs it in parts.
     """
 
     workers: int
     clients: int
     tokens: int
     chunks: int = CPU_CHUNKS
+    most: int = 0
 
 
 def choose_device(name: str) -> torch.device:
@@ -83,8 +86,9 @@ def measure_capacity(
         text = f"one client's smallest batch needs {need:.1f} MiB"
         allowed = f"{budget / 2**20:.1f} MiB may be used; raise run.memory_gb or lower run.workers"
         raise ModelError(f"the model does not fit in memory: {text}, {allowed}")
-    clients = max(per_worker // 4 // max(row, 1), 1)
+    clients, most = max(per_worker // 4 // max(row, 1), 1), tokens
     if cpu:
         busy = CPU_ACTIVATIONS // max(model.bytes_per_token, 1)
         clients, tokens = min(clients, CPU_CLIENTS), min(tokens, CPU_TOKENS, max(busy, 64))
-    return Capacity(side, clients if model.batched else 1, tokens, CPU_CHUNKS if cpu else 1)
+    chunks = CPU_CHUNKS if cpu else 1
+    return Capacity(side, clients if model.batched else 1, tokens, chunks, most)

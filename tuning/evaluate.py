@@ -12,7 +12,10 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.examples import Examples, TextExamples
 
-__all__ = ["Evaluation", "Evaluator", "evaluate", "macro_f1"]
+__all__ = ["BATCH_TOKENS", "Evaluation", "Evaluator", "evaluate", "macro_f1"]
+
+BATCH_TOKENS = 4096
+"""Tokens of a batch that is evaluated, where memory allows them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def evaluate(
     examples: Examples,
     *,
     pool: Executor | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
     rows: NDArray[np.int64] | None = None,
 ) -> Evaluation:
     """Run a model over examples, similar lengths together.

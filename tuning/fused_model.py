@@ -166,7 +166,11 @@ class FusedModel:
 
     def relative(self, sites: Sites) -> Sites:
         """Sites by module names as the backbone has them."""
-        return {name.removeprefix(self.base): site for name, site in sites.items()}
+        return {self.within(name): site for name, site in sites.items()}
+
+    def within(self, module: str) -> str:
+        """A module's name as the backbone has it."""
+        return module.removeprefix(self.base)
 
     def session(
         self, params: Params, train: Selector, examples: Examples, cache: Recall | None = None

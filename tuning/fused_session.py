@@ -20,7 +20,14 @@ from fedloom.tuning.batches import Batches, filled, real_tokens
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples
 from fedloom.tuning.losses import class_losses, filled_slots
-from fedloom.tuning.needs import WORKING, per_token, weights_at
+from fedloom.tuning.needs import (
+    SHAPES,
+    WORKING,
+    attached_inputs,
+    logit_bytes,
+    per_token,
+    weights_at,
+)
 from fedloom.tuning.readout import class_logits, losses_at, places_of, pooled
 from fedloom.tuning.recall import FewActivations, Recall
 from fedloom.tuning.store import Store
@@ -56,6 +63,7 @@ class FusedSession:
         self._cut = model.cut(self._parts)
         self._trained = params.layout.select(train)
         self._order: tuple[int, ...] = tuple(range(model.depth))
+        self._recompute, self._most = False, 0
         self._batches = Batches(model, examples)
         self._lengths = self._batches.lengths
 
@@ -80,9 +88,22 @@ class FusedSession:
         """
         if self._cache is not None or not self._cut:
             return self
-        once = FewActivations(rows, self.frozen_activations, self._kept_lengths)
-        model, params = self._model, self._params
-        return FusedSession(model, params, self._train, self._examples, once)
+        compute, lengths = self.frozen_activations, self._kept_lengths
+        one = copy(self)
+        one._cache = FewActivations(rows, compute, lengths, most=self._most)
+        return one
+
+    def frugal(self, *, recompute: bool, examples: int = 0) -> "FusedSession":
+        """The same in less memory; texts are padded, so that few shapes are multiplied.
+
+        Args:
+            recompute: keep only the inputs of blocks for a backward pass (gradient checkpointing).
+            examples: that `over` computes at once (0: all).
+        """
+        one = copy(self)
+        one._recompute, one._most = recompute, examples
+        one._batches = Batches(self._model, self._examples, multiple=SHAPES)
+        return one
 
     def picked(self, blocks: Sequence[int]) -> "FusedSession":
         """The same, through some blocks of the backbone only, in an order of their own.
@@ -125,9 +146,18 @@ class FusedSession:
         return next(places, len(self._order))
 
     def memory(self, tokens: int, *, backward: bool) -> int:
-        """All weights, and activations of the blocks from the lowest that trains."""
-        kept = WORKING + (len(self._order) - self._floor if backward else 0)
-        return self._weights + tokens * per_token(self._model, self._longest, kept, head=True)
+        """All weights, and activations of the blocks from the lowest that trains.
+
+        Of blocks that run again on the way back, inputs, and the activations of one.
+        """
+        model, blocks = self._model, len(self._order) - self._floor if backward else 0
+        kept = min(blocks, 1) if self._recompute else blocks
+        taken = per_token(model, self._longest, WORKING + kept, head=False)
+        taken += attached_inputs(model, self._parts) * kept
+        if self._recompute:
+            taken += blocks * model.backbone.shape.width * model.backbone.dtype.itemsize
+        words = logit_bytes(model, tokens, chunks=backward)
+        return self._weights + tokens * taken + words
 
     @cached_property
     def _weights(self) -> int:
@@ -200,7 +230,9 @@ class FusedSession:
         if below:
             with torch.no_grad():
                 hidden = run(hidden, packing, order=below, sites=sites, trim=trim and not above)
-        return run(hidden, packing, order=above, sites=sites, trim=trim) if above else hidden
+        if not above:
+            return hidden
+        return run(hidden, packing, order=above, sites=sites, trim=trim, recompute=self._recompute)
 
     def _pooled(self, store: Store, rows: Rows) -> Tensor:
         """What the head reads, float32 ``[k, b, d]``; empty slots hold anything."""

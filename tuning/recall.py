@@ -23,19 +23,27 @@ class Recall(Protocol):
 
 
 class FewActivations:
-    """The activations of a few examples, computed at once and kept in memory.
+    """The activations of a few examples, computed now and kept in memory.
 
     Args:
         rows: the examples; a row may stand in it twice.
         compute: gives the activations of examples, ``[lines, d]``.
         lengths: how many lines each example has.
+        most: examples that are computed at once (0: all).
     """
 
     def __init__(
-        self, rows: Rows, compute: Callable[[Rows], Tensor], lengths: Callable[[Rows], Rows]
+        self,
+        rows: Rows,
+        compute: Callable[[Rows], Tensor],
+        lengths: Callable[[Rows], Rows],
+        *,
+        most: int = 0,
     ) -> None:
         self._rows = np.unique(rows)
-        self._kept = compute(self._rows)
+        step = most or len(self._rows)
+        starts = range(0, len(self._rows), step)
+        self._kept = torch.cat([compute(self._rows[i : i + step]) for i in starts])
         self._lengths = lengths(self._rows)
         self._starts = np.cumsum(self._lengths) - self._lengths
 

@@ -13,9 +13,9 @@ from fedloom.backbones.norm import frozen_norm
 from fedloom.backbones.product import multiply, multiply_back
 from fedloom.backbones.tangents import dual
 
-__all__ = ["word_losses"]
+__all__ = ["CHUNK", "word_losses"]
 
-_CHUNK = 64 << 20
+CHUNK = 64 << 20
 """Bytes of float32 logits at a time."""
 
 
@@ -37,7 +37,7 @@ def word_losses(backbone: FusedBackbone, rows: Tensor, target: Tensor) -> tuple[
         ModelError: the family or the checkpoint has no language-model head.
     """
     head = backbone.head
-    if head is None or dual(rows) or 4 * len(rows) * head.weight.shape[0] <= _CHUNK:
+    if head is None or dual(rows) or 4 * len(rows) * head.weight.shape[0] <= CHUNK:
         logits = backbone.token_logits(rows)
         each = functional.cross_entropy(logits.float(), target, reduction="none")
         return each, logits.detach().argmax(dim=-1)
@@ -51,7 +51,7 @@ class _Words(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: FrozenLinear, target: Tensor) -> tuple[Tensor, Tensor]:
-        step = max(_CHUNK // (4 * head.weight.shape[0]), 1)
+        step = max(CHUNK // (4 * head.weight.shape[0]), 1)
         each, predicted = x.new_empty(len(x), dtype=torch.float32), torch.empty_like(target)
         ctx.slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         for start in range(0, len(x), step):

@@ -132,8 +132,8 @@ def test_part_of_a_model_cannot_be_evaluated(one: One) -> None:
 def test_memory_is_that_of_the_blocks_at_home(one: One) -> None:
     model = one.whole
     assert model.holding({"layer.0", "layer.2"}).bytes_per_token * 3 == 2 * model.bytes_per_token
-    worker = one.worker(replace(SETTINGS, memory_gb=1e-6))
-    with pytest.raises(ModelError, match=r"a batch of 4 needs about .* MiB; training may take"):
+    worker = one.worker(replace(SETTINGS, memory="1kB"))
+    with pytest.raises(ModelError, match=r"a batch of 4 needs about .* MB; training may take"):
         worker.train(Order(task(), 0), "t", one.frame())
     assert one.nears == []
 

@@ -67,7 +67,7 @@ def test_a_language_models_logits_count_where_its_head_is(model_folder: Folders)
     model = fused(CASES["gpt2-lm"], model_folder, torch.float32)
     job = Job(backbone=BackboneConfig(task="causal-lm", max_tokens=8), split=SplitConfig(bottom=0))
     (home,) = cut_table(job, model, Cut(0, 2)).needs
-    assert home.per_token == 12 * 120
+    assert home.per_token == 16 * 120
     (far,) = cut_table(job, model, Cut(0, 2, "far")).needs
     assert far.per_token == 0
 

@@ -25,6 +25,7 @@ from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.learners.pseudo_labels import PseudoLabels
 from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.reading import reading_of
+from fedloom.tuning.sparing import Sparing
 
 ROWS = labelled_rows(96, clients=4)
 WORK = LocalWork(lr=0.1, batch_size=4)
@@ -269,3 +270,18 @@ def test_rows_of_a_file_may_lack_a_label(text_model: dict[str, Path], tmp_path: 
     test = run.prepared.corpus.test.labels
     assert test is not None
     assert (test >= 0).all()
+
+
+def test_batches_in_parts_are_the_whole(text_model: dict[str, Path]) -> None:
+    small = Small(text_model["classify"])
+    labels = hidden(small.labels)
+    session = small.model.session(small.params, ("*",), small.corpus.train.labelled(labels))
+    rows = np.array_split(np.arange(len(labels)), 2)
+    cohort = [Assignment(f"c{i}", own, 3, 0) for i, own in enumerate(rows)]
+    found = [
+        PseudoLabels(**EVERYONE).train(own, small.params, WORK, cohort)
+        for own in (session, Sparing(session, 1))
+    ]
+    for whole, parts in zip(*found, strict=True):
+        assert np.abs(whole.delta).max() > 0
+        np.testing.assert_allclose(parts.delta, whole.delta, rtol=1e-4, atol=1e-6)

@@ -39,7 +39,9 @@ def capacity(model: Sized, *, workers: int = 1, memory_gb: float = 1.0) -> Capac
 
 
 def test_a_processor_is_full_with_a_few_clients() -> None:
-    assert capacity(Sized()) == Capacity(1, CPU_CLIENTS, CPU_TOKENS, CPU_CHUNKS)
+    # A GiB less the row of one client, 20 bytes a number, holds so many tokens of 1000 bytes.
+    most = (2**30 - 20 * Sized().size) // 1000
+    assert capacity(Sized()) == Capacity(1, CPU_CLIENTS, CPU_TOKENS, CPU_CHUNKS, most)
 
 
 def test_memory_is_shared_by_the_workers() -> None:

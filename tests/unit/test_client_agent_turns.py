@@ -55,7 +55,7 @@ class Shop:
 
     def __init__(self, fails: int = 0) -> None:
         self.num_examples, self.failure, self.fails, self.done_count = 9, ("", ""), fails, 0
-        self.holds, self.resync = None, False
+        self.holds, self.resync, self.tier = None, False, ""
 
     def refresh(self) -> None: ...
 

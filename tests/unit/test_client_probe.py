@@ -2,17 +2,19 @@ from pathlib import Path
 
 import pytest
 
+from fedloom.client.memory import BARE
 from fedloom.client.probe import check, device, instruction_sets, probe, table
 from fedloom.client.settings import ClientSettings
 from fedloom.core.machine import free_memory
 
 
 def test_what_the_server_is_told() -> None:
-    found = device(ClientSettings(threads=3, memory_gb=2.0))
-    assert (found.cores, found.memory) == (3, 2 * 2**30)
+    found = device(ClientSettings(threads=3, memory="2GB"), "phone")
+    assert (found.cores, found.memory) == (3, 2 * 10**9 - BARE)
     assert found.machine
     assert found.system
-    assert device(ClientSettings()).memory > 0
+    assert found.tier == "phone"
+    assert device(ClientSettings(), "").memory > 0
 
 
 def test_free_memory(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from fedloom.core.errors import ConfigError
 
 def test_flags_win_over_the_environment_and_it_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "client.toml"
-    path.write_text('name = "file"\nthreads = 1\nmemory_gb = 2\nonly_on_power = true\n')
+    path.write_text('name = "file"\nthreads = 1\nmemory = 2000000000\nonly_on_power = true\n')
     environment = {"FEDLOOM_NAME": "environment", "FEDLOOM_THREADS": "2", "FEDLOOM_CACHE": "/x"}
     environment["FEDLOOM_TIER"] = "phone"
     found = settings_from(path, environment, {"name": "flag", "threads": None})
-    assert (found.name, found.threads, found.memory_gb) == ("flag", 2, 2.0)
+    assert (found.name, found.threads, found.memory) == ("flag", 2, "2000000000")
     assert found.tier == "phone"
     assert found.only_on_power
 
@@ -36,7 +36,7 @@ def test_paths_of_a_file_are_relative_to_it(tmp_path: Path) -> None:
     [
         ("FEDLOOM_ONLY_ON_POWER", "1", "only_on_power", True),
         ("FEDLOOM_ONLY_ON_POWER", "no", "only_on_power", False),
-        ("FEDLOOM_MEMORY_GB", "1.5", "memory_gb", 1.5),
+        ("FEDLOOM_MEMORY", "1.5GB", "memory", "1.5GB"),
         ("FEDLOOM_THREADS", "3", "threads", 3),
         ("FEDLOOM_ALLOW", "a:B, c:D", "allow", ("a:B", "c:D")),
         ("FEDLOOM_JOIN", "flt1.x", "join", "flt1.x"),
@@ -50,7 +50,7 @@ def test_the_environment_is_typed(variable: str, text: str, name: str, value: ob
     ("variable", "text", "expected"),
     [
         ("FEDLOOM_THREADS", "two", "a whole number"),
-        ("FEDLOOM_MEMORY_GB", "much", "a number"),
+        ("FEDLOOM_CACHE_GB", "much", "a number"),
         ("FEDLOOM_ONLY_UNMETERED", "perhaps", "1 or 0"),
     ],
 )

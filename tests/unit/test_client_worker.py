@@ -143,7 +143,13 @@ def test_another_model_than_the_server_s(folder: Path, corpus: Corpus, tmp_path:
         Worker(manifest, folder, corpus, SETTINGS, tmp_path)
 
 
-def test_a_batch_that_takes_more_than_it_may(worker: Worker) -> None:
-    worker.settings = replace(SETTINGS, memory_gb=1e-5)
-    with pytest.raises(ModelError, match=r"a batch of 8 needs about .* MiB; training may take"):
+def test_a_model_that_takes_more_than_it_may(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
+    small = replace(SETTINGS, memory="50MB")
+    worker = Worker(
+        Manifest("f", JOB, CLASSES, digest_of(folder), ()), folder, corpus, small, tmp_path
+    )
+    text = (
+        r"50 MB may be taken here; the smallest that would do is \d+ MB \(batches in 8 parts of 1 "
+    )
+    with pytest.raises(ModelError, match=text):
         worker.train(order(1), "t", frame(worker, 1))

@@ -14,10 +14,11 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
 from fedloom.simulation.branches import Branch
-from fedloom.simulation.dispatch import AHEAD, Federation, dispatcher
+from fedloom.simulation.dispatch import AHEAD, Federation, _fitting, dispatcher
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
+from fedloom.tuning.sparing import Sparing
 
 LAYOUT = Layout((TensorSpec("a", (2,)), TensorSpec("b", (3,), tags=frozenset({"head"}))))
 PARAMS = Params(LAYOUT, np.zeros(5, np.float32))
@@ -64,6 +65,7 @@ class FakeLearner:
         return results
 
 
+TASK = ClientTask("a", 1, 0)
 SIZES = {str(i): 20 for i in range(100)}
 """Bytes that each client was sent."""
 
@@ -117,6 +119,20 @@ def test_no_more_chunks_train_at_once_than_there_is_room_for() -> None:
     learner = FakeLearner()
     asyncio.run(collect(learner, tasks(60)))
     assert (learner.begun, learner.most <= 2) == (30, True)
+
+
+def test_a_batch_that_memory_does_not_hold_runs_in_parts() -> None:
+    """Clients of one, two and three examples of a token each, where memory holds two tokens."""
+    given = [np.arange(n) for n in (1, 2, 3)]
+    parts = []
+    with ThreadPoolExecutor(1) as pool:
+        own = federation(FakeLearner(), pool, 1)
+        own = replace(own, capacity=replace(own.capacity, most=2))
+        for rows in given:
+            cohort = [Assignment("a", rows, 1, 0)]
+            found = _fitting(own, own.session_for(TASK, PARAMS), TASK, cohort)
+            parts.append(len(found.pieces([rows])) if isinstance(found, Sparing) else 1)
+    assert parts == [1, 1, 2]
 
 
 def test_few_chunks_run_ahead_of_what_is_read() -> None:

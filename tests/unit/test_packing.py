@@ -125,3 +125,24 @@ def test_an_example_without_the_token_once_is_refused(examples: list[list[int]])
     arrays = [np.array(one, np.int32) for one in examples]
     with pytest.raises(DataError, match="an example does not hold token 9 once"):
         pack([arrays], read=9)
+
+
+def test_padded_to_a_multiple() -> None:
+    """Clients of 5 + 6 and 3 tokens: L is 16, and grids of 3, and of 5 and 6, are 16 slots long."""
+    examples = numbered([[5, 6], [3]])
+    packing, plain = pack(examples, read="last", multiple=16), pack(examples, read="last")
+    assert (packing.length, plain.length) == (16, 11)
+    assert all(grid.index.shape[1] == 16 for grid in packing.grids)
+    assert packing.ids is not None
+    assert plain.ids is not None
+    assert torch.equal(packing.ids[:, :11], plain.ids)
+    assert not packing.ids[:, 11:].any()
+    assert packing.read is not None
+    assert plain.read is not None
+    assert torch.equal(packing.ids.flatten()[packing.read], plain.ids.flatten()[plain.read])
+    for grid in packing.grids:
+        assert grid.mask is not None
+        told = packing.ids.flatten()[grid.index][grid.mask]
+        assert (told > 0).all()
+    assert not pack(numbered([[8], [8]]), read=None, multiple=16).regular
+    assert pack(numbered([[8], [8]]), read=None, multiple=8).regular

@@ -35,7 +35,7 @@ def test_some_rows_at_a_time_give_the_same(
     torch.manual_seed(0)
     rows, target = torch.randn(11, 32, dtype=torch.float64), torch.randint(0, 50, (11,))
     each, predicted, slope = found(model, rows, target)
-    monkeypatch.setattr(module, "_CHUNK", 4 * 4 * 50)  # four rows of 50 words: 4 + 4 + 3
+    monkeypatch.setattr(module, "CHUNK", 4 * 4 * 50)  # four rows of 50 words: 4 + 4 + 3
     ours = found(model, rows, target)
     # Logits are float32 before the softmax in both.
     torch.testing.assert_close(ours[0], each, rtol=1e-6, atol=1e-6)
@@ -51,7 +51,7 @@ def test_bfloat16_is_as_close_as_it_can_be(tmp_path: Path, monkeypatch: pytest.M
     torch.manual_seed(0)
     rows, target = torch.randn(11, 32).bfloat16(), torch.randint(0, 50, (11,))
     each, _, slope = found(model, rows, target)
-    monkeypatch.setattr(module, "_CHUNK", 1)  # a row at a time, however small
+    monkeypatch.setattr(module, "CHUNK", 1)  # a row at a time, however small
     ours = found(model, rows, target)
     torch.testing.assert_close(ours[0], each, rtol=1e-2, atol=1e-2)
     assert float((ours[2] - slope).float().norm() / slope.float().norm()) < 1e-2

@@ -19,6 +19,7 @@ from fedloom.tuning.base import Session
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.needs import memory_of
 from fedloom.tuning.optimizers import optimizer_for
+from fedloom.tuning.sparing import descend
 from fedloom.tuning.store import Store
 
 __all__ = ["Backprop", "local_batches"]
@@ -54,11 +55,10 @@ class Backprop:
         for step in range(len(plans[order[0]])):
             active = [i for i in order if len(plans[i]) > step]
             store.activate(len(active))
-            losses = session.losses(store, [plans[i][step] for i in active])
-            losses.loss.sum().backward()
+            losses = descend(session, store, [plans[i][step] for i in active])
             optimizer.step()
             sums[:, : len(active)] += torch.stack(
-                (losses.loss.detach() * losses.count, losses.correct, losses.count)
+                (losses.loss * losses.count, losses.correct, losses.count)
             )
         deltas, kept = _on_host(store.deltas()), _kept(own, store)
         loss, correct, count = sums.cpu().numpy()

@@ -13,6 +13,8 @@ as small batches leave room for.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from fedloom.core.errors import require
 from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
@@ -74,12 +76,19 @@ class FiniteDifference:
     copies = 2
     """Rows of a client at once: its own, and a direction's."""
 
+    loads = 16 * 10**6
+    """What drawing directions takes; measured."""
+
     def __post_init__(self) -> None:
         require(1 <= self.at_once <= MOST, "at_once", self.at_once, f"1 to {MOST}")
         known = ("one-sided", "central")
         require(self.difference in known, "difference", self.difference, f"one of {known}")
         require(0 <= self.h < float("inf"), "h", self.h, "0 (chosen by the dimension) or more")
         _ = self.search
+
+    def rows_at_once(self, tokens: int) -> int:
+        """Rows of a client in a pass, for batches of so many tokens, and what is kept of them."""
+        return 1 + Differences(False, self.h, self.at_once).at_once(tokens, torch.device("cpu"))
 
     @property
     def search(self) -> Search:

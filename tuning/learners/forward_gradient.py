@@ -71,6 +71,9 @@ class ForwardGradient:
     copies = 2
     """What a client takes at once: numbers and derivatives."""
 
+    loads = 90 * 10**6
+    """Torch keeps its rules of forward mode in Python, which it loads at the first derivative."""
+
     def __post_init__(self) -> None:
         _ = self.search
 

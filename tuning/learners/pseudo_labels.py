@@ -25,6 +25,7 @@ from fedloom.tuning.learners.pacing import Pacing, round_up, sampled, surest
 from fedloom.tuning.learners.taught import AT_ONCE, Lesson, Taught, said
 from fedloom.tuning.learners.vote_k import vote_k
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
+from fedloom.tuning.sparing import Sparing
 
 __all__ = ["PseudoLabels"]
 
@@ -98,32 +99,37 @@ class PseudoLabels:
         Raises:
             ConfigError: the model is no classifier, or not all of it is here.
         """
-        if not hasattr(session, "logits"):
+        inner, at_once = session, AT_ONCE
+        if isinstance(session, Sparing):
+            inner, at_once = session.inner, min(session.examples, AT_ONCE)
+        if not hasattr(inner, "logits"):
             text = "needs a classifier that is whole on the device, of the adapters with parts"
             raise ConfigError(f"learner 'pseudo-labels': {text}")
-        began, scoring = time.perf_counter(), cast(Scoring, session)
-        lessons = [self._lesson(scoring, params, own) for own in cohort]
+        began, scoring = time.perf_counter(), cast(Scoring, inner)
+        lessons = [self._lesson(scoring, params, own, at_once) for own in cohort]
         active = [i for i, lesson in enumerate(lessons) if len(lesson.rows)]
         results = {i: _idle(scoring, params, cohort[i]) for i in range(len(cohort))}
         if active:
-            taught = Taught(scoring, [lessons[i] for i in active])
+            taught: Session = Taught(scoring, [lessons[i] for i in active])
+            if isinstance(session, Sparing):
+                taught = Sparing(taught, session.examples)
             own = [replace(cohort[i], rows=lessons[i].rows) for i in active]
             trained = Backprop().train(taught, params, work, own, briefing)
             results |= dict(zip(active, trained, strict=True))
         seconds = (time.perf_counter() - began) / len(cohort)
         return [_told(results[i], lesson, seconds) for i, lesson in enumerate(lessons)]
 
-    def _lesson(self, session: Scoring, params: Params, own: Assignment) -> Lesson:
+    def _lesson(self, session: Scoring, params: Params, own: Assignment, at_once: int) -> Lesson:
         """A client's labelled examples, and those that the model `params` labels for it."""
         labels = session.labels[own.rows]
         known, free = own.rows[labels >= 0], own.rows[labels < 0]
         count = self.pacing.of(own.round, len(free))
-        asked = self._candidates(session, own.client, free) if count else free[:0]
+        asked = self._candidates(session, own.client, free, at_once) if count else free[:0]
         one_hot = np.eye(session.classes, dtype=np.float32)
         given = one_hot[labels[labels >= 0]]
         if not len(asked):
             return Lesson(known, given)
-        sure = said(session, params, asked, temperature=self._temperature)
+        sure = said(session, params, asked, temperature=self._temperature, at_once=at_once)
         picked = self._picked(sure, count, own)
         pseudo = sure[picked] if self.soft else one_hot[sure[picked].argmax(axis=1)]
         rows, taught = np.concatenate((known, asked[picked])), np.concatenate((given, pseudo))
@@ -140,7 +146,9 @@ class PseudoLabels:
         kept: Numbers = picked[confidence[picked] >= self._least]
         return kept
 
-    def _candidates(self, session: Scoring, client: ClientId, free: Numbers) -> Numbers:
+    def _candidates(
+        self, session: Scoring, client: ClientId, free: Numbers, at_once: int
+    ) -> Numbers:
         """The unlabelled examples that the teacher is asked about.
 
         Frozen features are the same in every round, and so is the choice: it is made once.
@@ -149,14 +157,14 @@ class PseudoLabels:
             return free
         before, chosen = self._known.get(client, (free[:0], free[:0]))
         if not np.array_equal(before, free):
-            chosen = self._representative(session, free)
+            chosen = self._representative(session, free, at_once)
             self._known[client] = free, chosen
         return chosen
 
-    def _representative(self, session: Scoring, free: Numbers) -> Numbers:
+    def _representative(self, session: Scoring, free: Numbers, at_once: int) -> Numbers:
         parts = [
-            session.features(free[start : start + AT_ONCE]).cpu()
-            for start in range(0, len(free), AT_ONCE)
+            session.features(free[start : start + at_once]).cpu()
+            for start in range(0, len(free), at_once)
         ]
         features = torch.cat(parts).numpy()
         return free[vote_k(features, round_up(self._keep * len(free)), self._neighbours)]

@@ -74,13 +74,20 @@ class Taught:
         return self._session.memory(tokens, backward=backward)
 
 
-def said(session: Scoring, params: Params, rows: Numbers, *, temperature: float = 1.0) -> Table:
+def said(
+    session: Scoring,
+    params: Params,
+    rows: Numbers,
+    *,
+    temperature: float = 1.0,
+    at_once: int = AT_ONCE,
+) -> Table:
     """What the model `params` says of examples: softmax(z / temperature), float32 ``[n, C]``."""
     with torch.no_grad():
         store = session.store(params, 1)
         parts = [
-            session.logits(store, [rows[start : start + AT_ONCE]]).float()
-            for start in range(0, len(rows), AT_ONCE)
+            session.logits(store, [rows[start : start + at_once]]).float()
+            for start in range(0, len(rows), at_once)
         ]
         found: Table = torch.softmax(torch.cat(parts) / temperature, dim=-1).cpu().numpy()
     return found

@@ -20,6 +20,7 @@ from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Spot, Trials, segments
 from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.needs import memory_of
+from fedloom.tuning.sparing import descend
 
 __all__ = ["Walk", "check_work"]
 
@@ -143,11 +144,12 @@ class Walk:
 
     def _here(self, spot: Spot, rows: Rows) -> Losses:
         """The losses where the clients stand; exact gradients are left in the store."""
-        exact, k = bool(self._exact.specs), len(rows)
-        with torch.set_grad_enabled(exact):
-            found = spot.session.losses(spot.store, rows)
-            if exact:
-                found.loss.sum().backward()
+        k = len(rows)
+        if self._exact.specs:
+            found = descend(spot.session, spot.store, rows)
+        else:
+            with torch.no_grad():
+                found = spot.session.losses(spot.store, rows)
         sums = segments(found.each, found.count).cpu()
         self._sums[:, :k] += torch.stack((sums, found.correct.cpu(), found.count.cpu()))
         return found

@@ -1,0 +1,88 @@
+"""Which of a job's kinds of devices this one can be, by what each takes of memory. Loads torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from fedloom.client.ration import Ration
+from fedloom.core.errors import ModelError
+from fedloom.core.job import Job
+from fedloom.core.registry import create
+from fedloom.core.sizes import megabytes
+from fedloom.core.types import ClientTask, Params, Tier
+from fedloom.tuning.learning import Assignment, Learner
+from fedloom.tuning.ways import Way, best, least, said
+
+__all__ = ["Fit", "chosen", "fits"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a kind of device would train.
+
+    Attributes:
+        tier: its name; empty for the job as it is.
+        way: of the stage that takes most; None where one does not fit.
+        total: bytes that the process takes at most in that way, or in the smallest there is.
+    """
+
+    tier: str
+    way: Way | None
+    total: int
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.way is None:
+            return f"does not fit: {megabytes(self.total)} would be needed"
+        return f"{said(self.way)}: {megabytes(self.total)} at most"
+
+
+def fits(job: Job, ration: Ration, params: Params, examples: int) -> list[Fit]:
+    """What each kind of device takes here, in the job's order.
+
+    Args:
+        job: its tiers, or the job itself where it has none.
+        ration: the model, and the memory for it.
+        params: the model before the first round.
+        examples: training examples of this device.
+    """
+    tiers = job.tiers or (Tier(""),)
+    stages = (list(_stages(job, tier, ration, params, examples)) for tier in tiers)
+    return [_fit(tier.name, ways, ration) for tier, ways in zip(tiers, stages, strict=True)]
+
+
+def chosen(found: Sequence[Fit]) -> str:
+    """The first tier that fits: jobs name the best first.
+
+    Raises:
+        ModelError: none does; the message says what the smallest takes.
+    """
+    for fit in found:
+        if fit.way is not None:
+            return fit.tier
+    smallest = min(found, key=lambda fit: fit.total)
+    text = f"tier {smallest.tier!r} takes least, {megabytes(smallest.total)}"
+    raise ModelError(f"memory: no tier of the job fits in what may be taken here; {text}")
+
+
+def _fit(name: str, stages: Sequence[Sequence[Way]], ration: Ration) -> Fit:
+    room, base = ration.memory.room(), ration.memory.base
+    ways = [best(ways, room) for ways in stages]
+    if None in ways:
+        return Fit(name, None, base + max(least(each).bytes for each in stages))
+    largest = max((way for way in ways if way is not None), key=lambda way: way.bytes)
+    return Fit(name, largest, base + largest.bytes)
+
+
+def _stages(
+    job: Job, tier: Tier, ration: Ration, params: Params, examples: int
+) -> Iterator[list[Way]]:
+    learner = cast(Learner, create("learners", tier.learner or job.learner))
+    for stage in job.stages:
+        selectors = replace(stage.selectors, train=tier.train or stage.train)
+        work = tier.local or stage.local
+        task = ClientTask("", 1, 0, work, selectors, seed=job.seed)
+        own = Assignment("", np.arange(examples), 1, job.seed)
+        yield ration.ways(task, params, learner, own)
