@@ -65,9 +65,9 @@ class _Given:
         """The tensor `name` under every perturbation, float32 ``[P, *shape]``."""
         return self._tensors[name]
 
-    def grad_view(self, name: str) -> None:
-        """No gradient is found."""
-        return None
+    def grad_view(self, name: str) -> Tensor:
+        """Not None: every tensor takes part, whatever its numbers. It is not written to."""
+        return self._tensors[name]
 
 
 class ForwardProgram:
@@ -126,15 +126,24 @@ class ForwardProgram:
         return {"ids": torch.from_numpy(ids), "lengths": torch.from_numpy(lengths)}
 
     def traced(self) -> GraphModule:
-        """The graph; its arguments are the `inputs` in order, its result what `run` returns."""
-        with torch.no_grad():
-            self.run(self.inputs)  # what the first run finds out of this machine is not traced
-            graph = make_fx(self._positional)(*self.inputs.values())
-        return _plain(graph)
+        """The graph; its arguments are the `inputs` in order, its result what `run` returns.
+
+        Raises:
+            ConfigError: what the adapter computes depends on its numbers.
+        """
+        self.run(self.inputs)  # what the first run finds out of this machine is not traced
+        try:
+            return _plain(make_fx(self._positional)(*self.inputs.values()))
+        except RuntimeError as error:
+            if "tracing tensor" not in str(error):
+                raise
+            text = "which operations this adapter needs depends on its numbers; lora has one graph"
+            raise ConfigError(f"a program of the forward pass: {text}") from None
 
     def _positional(self, *tensors: Tensor) -> Tensor:
         return self.run(dict(zip(self.inputs, tensors, strict=True)))
 
+    @torch.no_grad()
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch under every set of tensors.
 
