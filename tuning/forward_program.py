@@ -225,7 +225,8 @@ def _plain(graph: GraphModule) -> GraphModule:
     """The same in operations that every runtime has.
 
     oneDNN's linear layers (`fedloom.backbones.product.affine`) are linear layers; four bits of a
-    byte (`fedloom.backbones.schemes.Packed`) are found by a division in place of a shift.
+    byte (`fedloom.backbones.schemes.Packed`) are found by a division in place of a shift; memory
+    has numbers from the start.
     """
     for node in graph.graph.nodes:
         kind = str(node.target)
@@ -235,6 +236,12 @@ def _plain(graph: GraphModule) -> GraphModule:
             codes, places = node.args
             node.target, node.args = torch.ops.aten.div.Scalar_mode, (codes, 2**places)
             node.kwargs = {"rounding_mode": "floor"}
+        elif kind == "aten.empty_like.default":  # written to before it is read
+            node.target, node.args, node.kwargs = (
+                torch.ops.aten.full_like.default,
+                (node.args[0], 0),
+                {},
+            )
         elif kind == "aten.__and__.Scalar":
             node.target = torch.ops.aten.bitwise_and.Scalar
     graph.recompile()
