@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_forks import command_environment
 from contract_server import Misbehaving, Refused, serving
 from small_federation import Federation
-from small_jobs import command_environment, labelled_rows, write_rows
+from small_jobs import labelled_rows, write_rows
 
 from fedloom.client.settings import ClientSettings
 from fedloom.client.start import take_part
