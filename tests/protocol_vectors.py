@@ -6,15 +6,17 @@ stand as the hex digits of their little-endian bytes, so that nothing is lost in
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 from protocol_messages import message_vectors
+from protocol_refusals import REFUSALS, refusal
 
-from fedloom.client.refusals import failure, is_passing
 from fedloom.codecs.base import Codec
 from fedloom.codecs.branches import branch_down
 from fedloom.codecs.briefing import with_briefing
@@ -22,8 +24,6 @@ from fedloom.codecs.dense import Float32
 from fedloom.codecs.steps_frame import Sent, write_sent
 from fedloom.core.advance import Advance, Contribution, Move
 from fedloom.core.advance_codec import encode_advance
-from fedloom.core.contract import REASON, RETRY_AFTER
-from fedloom.core.errors import TransferError
 from fedloom.core.gaussian import quantiles
 from fedloom.core.layout import Layout, TensorSpec, Vector
 from fedloom.core.perturbation_keys import client_number, key, pool_keys, run_id
@@ -232,7 +232,10 @@ def ledger(out: Vectors) -> None:
 def beside(out: Vectors) -> None:
     params = Params(LAYOUT, values(LAYOUT.size, "model"))
     plain = Float32().encode(Delta(LAYOUT, params.vector)).frame
-    arrays = {"norms": np.array([[1, 2], [3, 4]], dtype=np.float32), "n": np.array(5, np.int64)}
+    arrays: dict[str, NDArray[Any]] = {
+        "norms": np.array([[1, 2], [3, 4]], dtype=np.float32),
+        "n": np.array(5, np.int64),
+    }
     branch = branch_down(params.only(EXACT), State(params, 0), Float32(), EXACT, briefing={})
     table = {
         "tensors": specs(LAYOUT),
@@ -264,11 +267,7 @@ def contents(out: Vectors) -> None:
         "layout": {"tensors": specs(LAYOUT), "digest": LAYOUT.digest},
         "token": {
             "text": str(token),
-            "host": token.host,
-            "port": token.port,
-            "id": token.id,
-            "secret": token.secret,
-            "pin": token.pin,
+            **asdict(token),
             "stored": digest(token.secret),
         },
         "refusals": [refusal(*each) for each in REFUSALS],
@@ -276,44 +275,11 @@ def contents(out: Vectors) -> None:
     out.table("contents.json", table)
 
 
-REFUSALS = (
-    ("RESOURCE_EXHAUSTED", {REASON: "busy", RETRY_AFTER: "2.5"}),
-    ("NOT_FOUND", {REASON: "ticket-unknown"}),
-    ("PERMISSION_DENIED", {REASON: "revoked"}),
-    ("DATA_LOSS", {REASON: "chunk-crc"}),
-    ("FAILED_PRECONDITION", {REASON: "protocol"}),
-    ("UNAVAILABLE", {}),
-)
-
-
-def refusal(status: str, trailers: Mapping[str, str]) -> dict[str, Any]:
-    """How a device takes a status with these trailing metadata."""
-    error = failure("server", status, "details", trailers)
-    transfer = error if isinstance(error, TransferError) else None
-    return {
-        "status": status,
-        "metadata": dict(trailers),
-        "code": error.code,
-        "ends": transfer is None or error.code == "protocol",
-        "passes": transfer is not None and is_passing(transfer),
-        "retry_after": transfer.retry_after if transfer else None,
-    }
-
-
-PARTS: tuple[Callable[[Vectors], None], ...] = (
-    codecs,
-    scalars,
-    perturbations,
-    ledger,
-    beside,
-    contents,
-)
-
-
 def made() -> dict[str, bytes]:
     """Every file of the folder, by name."""
     out = Vectors()
-    for part in PARTS:
+    parts = (codecs, scalars, perturbations, ledger, beside, contents)
+    for part in parts:
         part(out)
     table = [about | {"frame": out.frame(name, data)} for name, about, data in message_vectors()]
     out.table("messages.json", table)

@@ -64,8 +64,9 @@ def direction(family: str, key: int, number: int, size: int) -> Sums:
     if family == "rademacher":
         packed = np.frombuffer(stream(key, size), np.uint8).astype(np.int64)
         return (packed >> number & 1) * 2 - 1
-    table = np.array(normal_table())
-    return table[np.frombuffer(stream(key, 2 * size, number + 1), "<u2")]
+    table: Sums = np.array(normal_table())
+    values: Sums = table[np.frombuffer(stream(key, 2 * size, number + 1), "<u2")]
+    return values
 
 
 def change(scalars: Sums, *, family: str, seed: int, round: int, owner: int, size: int) -> Sums:

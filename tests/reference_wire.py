@@ -39,7 +39,7 @@ class Reader:
     def varint(self) -> int:
         number = shift = 0
         while True:
-            byte = self.unpack("B")
+            (byte,) = self.take(1)
             number |= (byte & 127) << shift
             if byte < 128:
                 return number

@@ -19,7 +19,6 @@ from fedloom.tuning.base import Scoring, Task
 from fedloom.tuning.build import build_model
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
 from fedloom.tuning.forward_program import ForwardProgram, Size
-from fedloom.tuning.fused_model import FusedModel
 
 SIZE = Size(perturbations=3, batch=4, length=9)
 LAST = Case("bert", "AutoModel", Task("classify", 3, "last"))
@@ -46,7 +45,7 @@ def examples_of(program: ForwardProgram, inputs: dict[str, Tensor]) -> Examples:
 
 def by_cohort(program: ForwardProgram, inputs: dict[str, Tensor], examples: Examples) -> Tensor:
     """Logits ``[P, B, C]`` (of a language model the losses of next words) of P clients."""
-    model, p = cast(FusedModel, program.model), program.size.perturbations
+    model, p = program.model, program.size.perturbations
     params = model.initial(0)
     session = cast(Scoring, model.session(params, ("*",), examples))
     store, rows = session.store(params, p), [np.arange(len(examples))] * p
@@ -73,8 +72,9 @@ def check(program: ForwardProgram) -> None:
     inputs = dict(program.inputs)
     if program.images:
         pixels = np.random.default_rng(1).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
-        examples: Examples = ImageExamples(pixels, np.zeros(4, dtype=np.int64))
-        inputs["pixels"] = torch.from_numpy(examples.floats(np.arange(4)))
+        images = ImageExamples(pixels, np.zeros(4, dtype=np.int64))
+        inputs["pixels"] = torch.from_numpy(images.floats(np.arange(4)))
+        examples: Examples = images
     else:  # other lengths than the graph is made with; one is full
         inputs["lengths"] = torch.tensor([9, 2, 5, 3])
         examples = examples_of(program, inputs)

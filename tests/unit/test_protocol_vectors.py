@@ -28,7 +28,7 @@ def same(found: wire.Floats, digits: str) -> bool:
 
 
 def data_of(frame: dict[str, Any]) -> bytes:
-    data = (FOLDER / frame["file"]).read_bytes()
+    data: bytes = (FOLDER / frame["file"]).read_bytes()
     assert (len(data), hashlib.sha256(data).hexdigest()) == (frame["size"], frame["sha256"])
     return data
 
@@ -149,8 +149,8 @@ def test_contents_layouts_and_tokens() -> None:
     told = table["content"]
     data = bytes((31 * i + 7) % 256 for i in range(told["size"]))
     assert hashlib.sha256(data).hexdigest() == told["sha256"]
-    cut = [[at, data[at : at + 262_144]] for at in range(0, len(data), 262_144)]
-    assert [[at, len(part), crc32(part)] for at, part in cut] == told["chunks"]
+    cut = {at: data[at : at + 262_144] for at in range(0, len(data), 262_144)}
+    assert [[at, len(part), crc32(part)] for at, part in cut.items()] == told["chunks"]
     layout, token = table["layout"], table["token"]
     assert wire.layout_digest(layout["tensors"]).hex() == layout["digest"]
     address, *rest = token["text"].removeprefix("flt1.").rsplit(".", 3)
