@@ -1,6 +1,5 @@
 """Slopes from losses alone, and whether they can be found so."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,18 +9,15 @@ from torch import Tensor
 
 from fedloom.core.errors import ConfigError, require
 from fedloom.tuning.base import Losses, Rows
+from fedloom.tuning.learners.reach import MOST, TOKENS, reach
 from fedloom.tuning.learners.spot import Spot, Trials, joined, segments
 from fedloom.tuning.store import Store
 
-__all__ = ["MOST", "Differences"]
+__all__ = ["Differences"]
 
-MOST = 8
-"""Directions of a client in one forward pass at most: those that a group of keys has."""
-TOKENS = 2048
-"""Tokens of a pass that are worth filling up with more directions: above, products are as fast
-alone, and a device that chose this learner for its memory would lose it again."""
 GPU_TOKENS = 1 << 16
-"""The same of a GPU, which is not full with fewer."""
+"""Tokens of a pass that are worth filling up with more directions on a GPU, which is not full
+with fewer."""
 FAR = 100
 """How many times shorter than usual a step must be for the losses to be looked at."""
 CHECKED = 4
@@ -123,10 +119,7 @@ class Differences:
         return joined([found / (reach * whole.clamp(min=1))])
 
     def _reach(self, store: Store, size: int) -> float:
-        """How far to look along a direction of length ``sqrt(size)``: a step of 0.2 in all, or of 5
-        where the products round to bfloat16."""
-        coarse = store.dtype == torch.bfloat16
-        return self.h or (5.0 if coarse else 0.2) / math.sqrt(size)
+        return self.h or reach(size, coarse=store.dtype == torch.bfloat16)
 
 
 def _sums(spot: Spot, trials: Trials, h: float) -> tuple[Tensor, Tensor]:
