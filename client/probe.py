@@ -6,8 +6,10 @@ import shutil
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedloom.client.engines import engine_of
 from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
 from fedloom.client.settings import ClientSettings, is_callable
@@ -42,7 +44,7 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 
 def probe(settings: ClientSettings, folder: Path) -> list[tuple[str, str]]:
-    """Look at the device; what was looked at, and what was found. Loads torch.
+    """Look at the device; what was looked at, and what was found. Loads torch where it is used.
 
     Args:
         settings: the owner's.
@@ -100,8 +102,17 @@ def _data(data: str) -> str:
     return f"{data}: {os.stat(data).st_size / 2**20:.1f} MiB, readable"
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return f"not installed: pip install {package}"
+
+
 def _products(settings: ClientSettings) -> list[tuple[str, str]]:
-    """Speed of a product in each type, by a short measurement."""
+    """What runs the model; the speed of a product in each of torch's types, measured briefly."""
+    if engine_of(settings) == "onnx":
+        return [("onnxruntime", _version("onnxruntime"))]
     import torch
 
     from fedloom.tuning.capacity import choose_device

@@ -1,0 +1,199 @@
+"""Tensors of a model folder as numpy arrays, mapped from their files, read where they are used.
+
+A safetensors file is the length of a JSON header (8 bytes), the header, and the tensors
+(https://github.com/huggingface/safetensors). numpy knows no bfloat16; such numbers are read as the
+upper half of float32.
+"""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.backbones.folder import tensor_files
+from fedloom.backbones.formats import NF4, SCHEMES, Scheme
+from fedloom.backbones.notes import Stored, stored_in
+from fedloom.core.errors import ModelError, nearest
+
+__all__ = ["Codes", "Weights", "open_weights"]
+
+Floats = NDArray[np.float32]
+Raw = NDArray[np.uint8]
+
+_MAX_HEADER = 100 << 20
+_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "I8": "i1", "U8": "u1"}
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A matrix in 8 or 4 bits, as `fedloom.backbones.schemes.Packed` holds it.
+
+    Attributes:
+        scheme: its format.
+        codes: int8 ``[d_out, d_in]``, or uint8 ``[d_out, d_in / 2]``.
+        scale: float32 ``[d_out]`` or ``[d_out, d_in / group]``.
+    """
+
+    scheme: Scheme
+    codes: NDArray[np.int8] | NDArray[np.uint8]
+    scale: Floats
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(d_out, d_in)``."""
+        rows, columns = self.codes.shape
+        return rows, columns * 8 // self.scheme.bits
+
+    def rows(self, chosen: NDArray[np.int64] | slice) -> Floats:
+        """Some rows of the matrix that is meant, ``[n, d_in]``."""
+        codes, scale = self.codes[chosen], self.scale[chosen]
+        if not self.scheme.group:
+            return codes.astype(np.float32) * scale[:, None]
+        pairs = np.stack((codes & 15, codes >> 4), -1).reshape(len(codes), -1)
+        if self.scheme.kind == "nf4":
+            values = np.array(NF4, dtype=np.float32)[pairs]
+        else:
+            values = pairs.astype(np.float32) - np.float32(8)
+        groups = values.reshape(len(codes), -1, self.scheme.group) * scale[..., None]
+        return np.asarray(groups.reshape(len(codes), -1), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in a mapped file."""
+
+    file: Raw
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def array(self) -> NDArray[Any]:
+        return self.file[self.start : self.stop].view(_TYPES[self.kind]).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors on disk.
+
+    Attributes:
+        folder: where they lie.
+        places: of each tensor, by its stored name.
+        stored: the matrices that are stored in fewer bits.
+    """
+
+    folder: Path
+    places: Mapping[str, _Place]
+    stored: Mapping[str, Stored]
+
+    def find(self, names: Iterable[str]) -> Floats | None:
+        """The tensor stored under the first of `names` that there is, in float32."""
+        for name in names:
+            if name in self.places:
+                return _floats(self.places[name])
+            if name in self.stored:
+                return self._codes(name).rows(slice(None))
+        return None
+
+    def get(self, names: Iterable[str], shape: tuple[int, ...]) -> Floats:
+        """The tensor stored under the first of `names` that there is.
+
+        Raises:
+            ModelError: there is none, or it has another shape.
+        """
+        wanted = tuple(names)
+        found = self.find(wanted)
+        if found is None:
+            known = nearest(wanted[0], sorted(self.places)[:8])
+            raise ModelError(f"{self.folder}: no tensor {wanted[0]!r}; {known}")
+        return _of_shape(found, shape, wanted[0])
+
+    def matrix(self, names: Iterable[str], shape: tuple[int, int]) -> Floats | Codes:
+        """A matrix as it is stored: in fewer bits, or in float32.
+
+        Raises:
+            ModelError: there is none, it has another shape, or its bytes are not those that were
+                written.
+        """
+        wanted = tuple(names)
+        packed = next((name for name in wanted if name in self.stored), None)
+        return self.get(wanted, shape) if packed is None else self._of(packed, shape)
+
+    def _of(self, name: str, shape: tuple[int, int]) -> Codes:
+        found = self._codes(name)
+        if found.shape != shape:
+            raise ModelError(f"tensor {name!r}: expected {shape}, got {found.shape}")
+        return found
+
+    def _codes(self, name: str) -> Codes:
+        note = self.stored[name]
+        codes, scale = (self.places.get(each) for each in note.tensors(name))
+        if codes is None or scale is None:
+            raise ModelError(f"{self.folder}: tensor {name!r}: codes or scales are missing")
+        if (_digest(codes), _digest(scale)) != (note.codes, note.scale):
+            text = f"tensor {name!r} is damaged: fetch or quantize it again"
+            raise ModelError(f"{self.folder}: {text}")
+        return Codes(SCHEMES[note.scheme], codes.array(), _floats(scale))
+
+
+def open_weights(folder: Path) -> Weights:
+    """Map the tensors of a folder.
+
+    Raises:
+        ModelError: the folder has no safetensors file, or one that cannot be read.
+    """
+    places: dict[str, _Place] = {}
+    stored: dict[str, Stored] = {}
+    for path in tensor_files(folder):
+        try:
+            header, file = _mapped(path)
+            notes = header.pop("__metadata__", {})
+            places |= {name: _place(file, entry) for name, entry in header.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path}: cannot read: {error}") from error
+        stored |= stored_in(notes, path)
+    return Weights(folder, places, stored)
+
+
+def _mapped(path: Path) -> tuple[dict[str, Any], Raw]:
+    """The header, and the bytes of the tensors."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MAX_HEADER:
+            raise ValueError(f"a header of {size:,} bytes")
+        header = json.loads(file.read(size))
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return header, np.frombuffer(whole, dtype=np.uint8)[8 + size :]
+
+
+def _place(file: Raw, entry: Mapping[str, Any]) -> _Place:
+    shape = tuple(int(size) for size in entry["shape"])
+    start, stop = (int(at) for at in entry["data_offsets"])
+    if not 0 <= start <= stop <= len(file):
+        raise ValueError("the file is shorter than its header says")
+    return _Place(file, str(entry["dtype"]), shape, start, stop)
+
+
+def _floats(place: _Place) -> Floats:
+    if place.kind not in _TYPES:
+        raise ModelError(f"a tensor of type {place.kind}: expected one of {', '.join(_TYPES)}")
+    array = place.array()
+    if place.kind == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)
+
+
+def _digest(place: _Place) -> str:
+    return hashlib.sha256(place.file[place.start : place.stop].data).hexdigest()
+
+
+def _of_shape(found: Floats, shape: tuple[int, ...], name: str) -> Floats:
+    if found.shape != shape:
+        raise ModelError(f"tensor {name!r}: expected {shape} from config.json, got {found.shape}")
+    return found
