@@ -4,7 +4,7 @@ import ctypes
 import platform
 import sys
 
-__all__ = ["keep_large_blocks"]
+__all__ = ["give_back", "keep_large_blocks"]
 
 # mallopt's parameter numbers, glibc malloc.h.
 _TRIM_THRESHOLD = -1
@@ -22,9 +22,19 @@ def keep_large_blocks() -> bool:
     Returns:
         Whether the thresholds were set; False where the C library is not glibc.
     """
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+    if not _is_glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
     return all([mallopt(which, value) == 1 for which, value in settings])
+
+
+def give_back() -> None:
+    """Give the system what is free in glibc's heap; nothing where the C library is another."""
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    return sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fedloom.backbones.families import FAMILIES, Family
-from fedloom.backbones.onnx.graph import Graph
+from fedloom.backbones.onnx.graph import Graph, Written
 from fedloom.backbones.onnx.weights import Floats, Weights
 from fedloom.backbones.shape import Activation, Shape
 from fedloom.core.errors import ModelError
@@ -39,8 +39,10 @@ class Site:
     after: Change | None = None
 
 
-def blocks_graph(shape: Shape, weights: Weights, layers: range, sites: Mapping[str, Site]) -> bytes:
-    """The ONNX model of some blocks of a backbone.
+def blocks_graph(
+    shape: Shape, weights: Weights, layers: range, sites: Mapping[str, Site]
+) -> Written:
+    """Some blocks of a backbone as a graph that can be run.
 
     Args:
         shape: of the backbone.

@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from fedloom.core.octets import varint
 
-__all__ = ["Array", "Attribute", "Dims", "Operator", "model", "node", "tensor", "value"]
+__all__ = ["Array", "Attribute", "Chunks", "Dims", "Operator", "model", "node", "tensor", "value"]
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
+Array: TypeAlias = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8] | NDArray[np.int64]
 Attribute: TypeAlias = int | float | str | Sequence[int]
 Dims: TypeAlias = Sequence[int | str]
+Chunks: TypeAlias = list[bytes | memoryview]
+"""A message in pieces, so that large constants are copied once."""
 Operator: TypeAlias = tuple[str, str]
 """A domain (empty for ONNX's own) and the name of an operator in it."""
 
 _IR = 9  # that of ONNX 1.15: the first with opset 20
 _OPSETS = {"": 20, "com.microsoft": 1}
-_TYPES = {"float32": 1, "uint8": 2, "int64": 7}
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7}
 _VARINT, _FIXED32, _BYTES = 0, 5, 2
 
 
@@ -33,7 +35,7 @@ def model(
     *,
     inputs: Iterable[bytes],
     outputs: Iterable[bytes],
-    constants: Iterable[bytes],
+    constants: Iterable[Chunks],
 ) -> bytes:
     """A ``ModelProto``.
 
@@ -43,17 +45,15 @@ def model(
         outputs: what is asked for, as `value` makes it.
         constants: as `tensor` makes them.
     """
-    graph = b"".join(
-        (
-            *(_field(1, each) for each in nodes),
-            _text(2, "blocks"),
-            *(_field(5, each) for each in constants),
-            *(_field(11, each) for each in inputs),
-            *(_field(12, each) for each in outputs),
-        )
-    )
+    graph: Chunks = [
+        *(_field(1, each) for each in nodes),
+        _text(2, "blocks"),
+        *(chunk for each in constants for chunk in _wrapped(5, each)),
+        *(_field(11, each) for each in inputs),
+        *(_field(12, each) for each in outputs),
+    ]
     opsets = (_text(1, domain) + _number(2, version) for domain, version in _OPSETS.items())
-    return b"".join((_number(1, _IR), _field(7, graph), *(_field(8, each) for each in opsets)))
+    return b"".join((_number(1, _IR), *_wrapped(7, graph), *(_field(8, each) for each in opsets)))
 
 
 def node(
@@ -86,21 +86,19 @@ def _attribute(name: str, value: Attribute) -> bytes:
     return _text(1, name) + b"".join(_number(8, each) for each in value) + _number(20, 7)
 
 
-def tensor(name: str, array: Array) -> bytes:
-    """A ``TensorProto`` of float32, uint8 or int64."""
+def tensor(name: str, array: Array) -> Chunks:
+    """A ``TensorProto``."""
     plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return b"".join(
-        (
-            *(_number(1, size) for size in plain.shape),
-            _number(2, _TYPES[array.dtype.name]),
-            _text(8, name),
-            _field(9, plain.tobytes()),
-        )
-    )
+    return [
+        *(_number(1, size) for size in plain.shape),
+        _number(2, _TYPES[array.dtype.name]),
+        _text(8, name),
+        *_wrapped(9, [plain.reshape(-1).view(np.uint8).data]),
+    ]
 
 
 def value(name: str, dtype: str, shape: Dims) -> bytes:
-    """A ``ValueInfoProto``: float32 or int64 of some sizes; what varies has a name for a size."""
+    """A ``ValueInfoProto``: numbers of some sizes; what varies has a name for a size."""
     sizes = (_number(1, each) if isinstance(each, int) else _text(2, each) for each in shape)
     dims = b"".join(_field(1, each) for each in sizes)
     kind = _number(1, _TYPES[dtype]) + _field(2, dims)
@@ -117,6 +115,10 @@ def _number(number: int, value: int) -> bytes:
 
 def _field(number: int, contents: bytes) -> bytes:
     return _key(number, _BYTES) + varint(len(contents)) + contents
+
+
+def _wrapped(number: int, contents: Chunks) -> Chunks:
+    return [_key(number, _BYTES) + varint(sum(map(len, contents))), *contents]
 
 
 def _text(number: int, text: str) -> bytes:

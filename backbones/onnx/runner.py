@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.backbones.onnx.graph import Written
 from fedloom.backbones.onnx.weights import Floats
 from fedloom.core.errors import ModelError
 
@@ -17,31 +18,32 @@ Feeds = Mapping[str, NDArray[np.float32] | NDArray[np.int64]]
 class Runner:
     """One graph in onnxruntime, on the CPU.
 
-    Memory is given back after each run: a device that runs this has little of it.
+    Its activations stay in an arena of onnxruntime's: MiniLM on 512 tokens took 18 MB there, and
+    60 MB of the C library's heap without.
 
     Args:
-        model: an ONNX model of one output.
+        graph: of one output.
         threads: of its products (0: as many as onnxruntime likes).
 
     Raises:
         ModelError: onnxruntime is not installed, or cannot run the graph.
     """
 
-    def __init__(self, model: bytes, threads: int = 0) -> None:
-        runtime = _runtime()
+    def __init__(self, graph: Written, threads: int = 0) -> None:
+        runtime, self._kept = _runtime(), graph.kept
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False  # shapes differ from batch to batch
         options.log_severity_level = 3  # errors; a device's log is its owner's
         try:
             only = ["CPUExecutionProvider"]
-            self._session: Any = runtime.InferenceSession(model, options, providers=only)
+            self._session: Any = runtime.InferenceSession(graph.model, options, providers=only)
         except Exception as error:  # onnxruntime raises its own errors
             raise ModelError(f"onnxruntime {runtime.__version__}: {error}") from error
 
     def __call__(self, feeds: Feeds) -> Floats:
         """The output, float32."""
-        (found,) = self._session.run(None, dict(feeds))
+        (found,) = self._session.run(None, {**self._kept, **feeds})
         return np.asarray(found, dtype=np.float32)
 
 

@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 Raw = NDArray[np.uint8]
 
 _MAX_HEADER = 100 << 20
+_START = ""
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "I8": "i1", "U8": "u1"}
 
 
@@ -86,11 +87,19 @@ class Weights:
         folder: where they lie.
         places: of each tensor, by its stored name.
         stored: the matrices that are stored in fewer bits.
+        maps: the files.
     """
 
     folder: Path
     places: Mapping[str, _Place]
     stored: Mapping[str, Stored]
+    maps: tuple[mmap.mmap, ...]
+
+    def release(self) -> None:
+        """Let go of what was read of the files; what is asked for again is read again."""
+        for each in self.maps:
+            if hasattr(each, "madvise"):
+                each.madvise(mmap.MADV_DONTNEED)
 
     def find(self, names: Iterable[str]) -> Floats | None:
         """The tensor stored under the first of `names` that there is, in float32."""
@@ -150,26 +159,29 @@ def open_weights(folder: Path) -> Weights:
     """
     places: dict[str, _Place] = {}
     stored: dict[str, Stored] = {}
+    maps: list[mmap.mmap] = []
     for path in tensor_files(folder):
         try:
-            header, file = _mapped(path)
+            header, whole = _mapped(path)
+            maps.append(whole)
+            file = np.frombuffer(whole, dtype=np.uint8)[header.pop(_START) :]
             notes = header.pop("__metadata__", {})
             places |= {name: _place(file, entry) for name, entry in header.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: cannot read: {error}") from error
         stored |= stored_in(notes, path)
-    return Weights(folder, places, stored)
+    return Weights(folder, places, stored, tuple(maps))
 
 
-def _mapped(path: Path) -> tuple[dict[str, Any], Raw]:
-    """The header, and the bytes of the tensors."""
+def _mapped(path: Path) -> tuple[dict[str, Any], mmap.mmap]:
+    """The header, with the place where the tensors begin, and the whole file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > _MAX_HEADER:
             raise ValueError(f"a header of {size:,} bytes")
         header = json.loads(file.read(size))
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return header, np.frombuffer(whole, dtype=np.uint8)[8 + size :]
+    return {**header, _START: 8 + size}, whole
 
 
 def _place(file: Raw, entry: Mapping[str, Any]) -> _Place:

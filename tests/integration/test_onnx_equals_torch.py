@@ -2,7 +2,8 @@
 
 Slopes are differences of losses in float32, about 1e-7 of them, over h: 0.2 / sqrt(d), here 0.005
 to 0.01. That is 2e-5, a hundredth of what a scalar of one stands for (2^-9): a slope is rounded to
-the neighbouring integer now and then, and what follows differs by such a step.
+the neighbouring integer now and then, and what follows differs by such a step: 1e-4 of the head's
+change at most.
 """
 
 from collections.abc import Mapping
@@ -84,10 +85,11 @@ def check(one: LocalResult, other: LocalResult) -> None:
     assert np.abs(one.steps.scalars).max() > 5
     assert np.abs(one.steps.scalars - other.steps.scalars).max() <= 1
     assert one.layout == other.layout
-    assert np.allclose(one.delta, other.delta, atol=1e-5)
+    assert np.allclose(one.delta, other.delta, atol=1e-4)
+    assert one.delta.size == 0 or np.abs(one.delta).max() > 2e-3
     assert one.num_examples == other.num_examples
     assert one.tokens == other.tokens
-    assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
+    assert one.metrics == pytest.approx(other.metrics, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["", "int8", "int4-32"])

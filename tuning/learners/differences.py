@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedloom.core.errors import ConfigError, require
 from fedloom.tuning.base import Losses, Rows
-from fedloom.tuning.learners.reach import MOST, TOKENS, reach
+from fedloom.tuning.learners.reach import FAR, MOST, TOKENS, reach
 from fedloom.tuning.learners.spot import Spot, Trials, joined, segments
 from fedloom.tuning.store import Store
 
@@ -18,8 +18,6 @@ __all__ = ["Differences"]
 GPU_TOKENS = 1 << 16
 """Tokens of a pass that are worth filling up with more directions on a GPU, which is not full
 with fewer."""
-FAR = 100
-"""How many times shorter than usual a step must be for the losses to be looked at."""
 CHECKED = 4
 """Examples that are run twice to see whether losses repeat."""
 

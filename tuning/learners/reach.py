@@ -2,13 +2,16 @@
 
 import math
 
-__all__ = ["MOST", "TOKENS", "reach"]
+__all__ = ["FAR", "MOST", "TOKENS", "reach"]
 
 MOST = 8
 """Directions of a client in one forward pass at most: those that a group of keys has."""
 TOKENS = 2048
 """Tokens of a pass that are worth filling up with more directions: above, products are as fast
 alone, and a device that chose this learner for its memory would lose it again."""
+
+FAR = 100
+"""How many times shorter than usual a step must be for the losses to be looked at."""
 
 
 def reach(size: int, *, coarse: bool = False) -> float:

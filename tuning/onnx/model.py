@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from fedloom.backbones.allocator import give_back
 from fedloom.backbones.base import Linear
 from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.folder import read_config
@@ -98,12 +99,15 @@ class OnnxModel:
             found = (self._runner(span, parts) for span in (range(cut), range(cut, depth)))
             below, above = found
             self._runners[key] = below, above
+            give_back()
         return self._runners[key]
 
     def _runner(self, layers: range, parts: Sequence[Part]) -> Runner | None:
         if not layers:
             return None
         graph = blocks_graph(self.shape, self._weights, layers, sites_of(parts, ""))
+        self._weights.release()
+        give_back()
         return Runner(graph, self._threads)
 
     @cached_property

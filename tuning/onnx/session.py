@@ -19,7 +19,7 @@ from fedloom.tuning.onnx.sites import feeds_of
 
 __all__ = ["PASS", "Near", "OnnxSession"]
 
-PASS = 512
+PASS = 256
 """Tokens that run at once: products are as fast with more, and memory is what is scarce here."""
 
 _HIDES = np.float32(-1e30)

@@ -18,7 +18,7 @@ from fedloom.tuning.learners.choice import Choice, Chosen
 from fedloom.tuning.learners.finite_difference import FiniteDifference
 from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learners.plain import check_work
-from fedloom.tuning.learners.reach import reach
+from fedloom.tuning.learners.reach import FAR, reach
 from fedloom.tuning.learners.tally import Tally
 from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.onnx.head import HeadLosses
@@ -105,11 +105,28 @@ class _Walk:
         text = f"at least {least:g}: a smaller step leaves most weights as they are in float32"
         require(least == self._h, "h", self._h, text)
 
+    def _check_losses(self, near: Near, rows: NDArray[np.int64]) -> None:
+        """A step far below what the dimension says must change the losses by more than noise."""
+        size = self._moved.size
+        usual, least = reach(size), self._h
+        if least * FAR >= usual:
+            return
+        z = 1 - 2 * (np.arange(size) % 3 == 0).astype(np.float32)
+        one = Chosen(np.zeros(1, np.int64), np.zeros(1, np.int64), [rows[:4]], z[None], False)
+        here = self._sums(near, one, 0.0)[0]
+        noise = 16 * np.finfo(np.float32).eps * abs(here)
+        while least < usual and abs(self._sums(near, one, least)[0] - here) <= noise:
+            least *= 4
+        text = f"at least {least:g}: a smaller step is lost in the last bits of the losses"
+        require(least == self._h or least >= usual, "h", self._h, text)
+
     def take(self, step: int, rows: NDArray[np.int64]) -> None:
         """One local step."""
         near = self._session.near(rows)
         here = self._session.losses(near, self._values[None], [rows])
         self._note(here)
+        if step == 0:
+            self._check_losses(near, rows)
         room = max(PASS // max(self._session.tokens(rows), 1), 1)
         for chosen in self._choice.trials(step, [rows], min(room, self._learner.at_once)):
             slopes = self._slopes(near, chosen, here)
