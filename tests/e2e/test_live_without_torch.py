@@ -5,6 +5,7 @@ end what it has imported.
 """
 
 import json
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def imported(folder: Path, name: str) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
+def unnamed(modules: set[str], named: set[str]) -> set[str]:
+    """Modules of installed packages none of which is among those named, but fedloom's."""
+    known = packages_distributions()
+    of = {m: {name.lower().replace("_", "-") for name in known.get(m, ())} for m in modules}
+    hooks = {"fedloom", "_distutils_hack"}  # the latter is loaded wherever setuptools is installed
+    return {m for m, names in of.items() if names and not names & named} - hooks
+
+
+def named_in_the_guide() -> set[str]:
+    """What docs/deploy.md installs where there is no torch."""
+    guide = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (line,) = (line for line in guide.splitlines() if "--no-deps ~/fedloom-" in line)
+    return set(line.partition(".whl ")[2].split())
+
+
 def of_this_job(backbone: Path) -> dict[str, Any]:
     table = table_of(
         backbone,
@@ -103,6 +119,7 @@ def test_light_and_torchless_devices_train_a_quantized_model(
     assert {"torch", "numpy", "grpc", "tokenizers"} <= imported(tmp_path, "light")
     assert imported(tmp_path, "tiny").isdisjoint(("torch", "safetensors.torch", *HEAVY))
     assert {"onnxruntime", "numpy", "grpc", "tokenizers"} <= imported(tmp_path, "tiny")
+    assert not unnamed(imported(tmp_path, "tiny"), named_in_the_guide())
 
     simulate(
         tmp_path / "job.toml", settings={"run.directory": tmp_path / "simulated"}, observer=Quiet()
