@@ -37,7 +37,7 @@ from fedloom.tuning.data import Corpus
 from fedloom.tuning.depth import picked
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.learning import Assignment, Learner, LocalResult
+from fedloom.tuning.learning import IDLE, Assignment, Learner, LocalResult
 from fedloom.tuning.prepare import dtype_of
 from fedloom.tuning.split_training import SplitTraining
 from fedloom.tuning.stage_session import StageSession
@@ -124,6 +124,8 @@ class Worker:
         params, briefing = self._incoming.received(order, frame, coming)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
         result = self._trained(order, learner, params, briefing)
+        if not result.num_examples:
+            raise DataError(IDLE)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
         update = client_update(
             task,
@@ -195,7 +197,9 @@ class Worker:
         params, _ = self._incoming.received(order, frame, coming)
         corpus = self.corpus
         held = corpus.test if len(corpus.test) else corpus.valid
-        examples: Examples = held if len(held) else corpus.train
+        examples: Examples = held if len(held) else _labelled(corpus.train)
+        if not len(examples):
+            raise DataError("this device has no labelled examples to evaluate on")
         session = self._model.session(params, order.task.selectors.train, examples)
         metrics = dict(evaluate(session, params, examples).metrics)
         if own := self._own(order.task, params, before=order.task.round + 1):
@@ -241,3 +245,8 @@ class Worker:
         if need > may:
             text = f"a batch of {batch} needs about {need / 2**20:,.0f} MiB"
             raise ModelError(f"{text}; training may take {may / 2**20:,.0f} MiB here")
+
+
+def _labelled(examples: Examples) -> Examples:
+    labels = examples.labels
+    return examples if labels is None else examples.take(np.flatnonzero(labels >= 0))

@@ -112,6 +112,13 @@ class DataConfig:
         client: column that says whose example it is; empty where a partition makes the clients.
         split: column with ``train``/``valid``/``test``; empty to hold out every tenth example.
         classes: names of the classes in order; empty for those found in the file.
+        unlabelled: keep training examples without a label (null or empty), for a learner that has
+            a use for them.
+        labels: of the training examples of a simulation, so many keep their label, chosen by the
+            seed; those that lose it are kept where `unlabelled` says so (0: all keep theirs).
+        label_clients: they lie on so many clients (0: on any).
+        label_gamma: their numbers on those clients are shares of a symmetric Dirichlet
+            distribution of this concentration; small: most of them on a few (0: alike).
         max_clients: keep the clients with most training examples only (0: all).
         max_examples: at most so many training examples of a client (0: all).
         max_test: at most so many examples of each evaluation split (0: all).
@@ -124,12 +131,17 @@ class DataConfig:
     client: str = ""
     split: str = ""
     classes: tuple[str, ...] = ()
+    unlabelled: bool = False
+    labels: int = 0
+    label_clients: int = 0
+    label_gamma: float = 0.0
     max_clients: int = 0
     max_examples: int = 0
     max_test: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_clients", "max_examples", "max_test"):
+        numbers = ("labels", "label_clients", "label_gamma", "max_clients", "max_examples")
+        for name in (*numbers, "max_test"):
             require(
                 getattr(self, name) >= 0,
                 f"data.{name}",

@@ -67,6 +67,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "black-box": "fedloom.tuning.learners.black_box:BlackBox",
         "subspace-search": "fedloom.tuning.learners.subspace_search:SubspaceSearch",
         "forward-gradient": "fedloom.tuning.learners.forward_gradient:ForwardGradient",
+        "pseudo-labels": "fedloom.tuning.learners.pseudo_labels:PseudoLabels",
     },
     "devices": {
         "none": "fedloom.core.devices:none",

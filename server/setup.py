@@ -57,6 +57,8 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     if job.backbone.task != "causal-lm" and not classes:
         text = "data.classes = []: a server without data.path must be told the classes"
         raise ConfigError(text)
+    if job.data.labels:
+        note("data.labels is of simulations: the rows of devices say which of them have a label")
     dtype = dtype_of(job.backbone, device, note)
     model = model_of(job, folder, classes, dtype=dtype, device=device)
     _check_judged(job, known=corpus is not None)

@@ -107,7 +107,10 @@ def _each_client(
     asked = min(prepared.job.evaluate.clients, len(population))
     chosen = stream(prepared.job.seed, "evaluated").choose(len(population), asked)
     partition = population.partition
+    labels = prepared.corpus.train.labels
     rows = {partition.name_of(int(n)): rows_to_judge(partition, int(n)) for n in chosen}
+    if labels is not None:
+        rows = {name: own[labels[own] >= 0] for name, own in rows.items()}
     rows = {name: own for name, own in rows.items() if len(own)}
     if not rows:
         return {}, {}

@@ -18,7 +18,15 @@ from fedloom.core.devices import Device, depth
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
-from fedloom.core.types import Briefing, ClientId, ClientTask, ClientUpdate, Cost, Params
+from fedloom.core.types import (
+    Briefing,
+    ClientId,
+    ClientTask,
+    ClientUpdate,
+    Cost,
+    Params,
+    Refusal,
+)
 from fedloom.simulation.branches import Branch
 from fedloom.simulation.personal import own_of
 from fedloom.strategies.contract import check_branches
@@ -26,7 +34,7 @@ from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.depth import picked
-from fedloom.tuning.learning import NOTHING, Assignment, Learner, LocalResult
+from fedloom.tuning.learning import IDLE, NOTHING, Assignment, Learner, LocalResult
 from fedloom.tuning.split_training import SplitTraining
 
 __all__ = ["Federation", "dispatcher"]
@@ -86,7 +94,7 @@ def dispatcher(
     briefing: Briefing = NOTHING,
     *,
     branches: Mapping[str, Branch] = NO_BRANCHES,
-) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
+) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate | Refusal]]:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
     `bytes_down` says what each client received for them; those of `branches`, theirs.
@@ -105,17 +113,22 @@ def dispatcher(
     # waiting for a processor's work, and no more chunks than it has room for are on it.
     room = Semaphore(federation.capacity.workers)
 
-    def work(chunk: list[ClientTask]) -> list[ClientUpdate]:
+    def work(chunk: list[ClientTask]) -> list[ClientUpdate | Refusal]:
         start = start_of(chunk[0])
         with room:
             trained = _train(federation, start, briefing, chunk)
         if federation.personal is not None:
             _keep(federation.personal, trained)
         return [
-            _update(federation, start, task, result, size_down(task)) for task, result in trained
+            _update(federation, start, task, result, size_down(task))
+            if result.num_examples
+            else Refusal(task.client, IDLE)
+            for task, result in trained
         ]
 
-    async def dispatch(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
+    async def dispatch(
+        tasks: Mapping[ClientId, ClientTask],
+    ) -> AsyncIterator[ClientUpdate | Refusal]:
         waiting = deque(
             chunk
             for group in _alike(federation, list(tasks.values()), branches)
@@ -123,7 +136,7 @@ def dispatcher(
         )
         # Results are dropped as they are passed on, and few chunks run ahead of them: memory does
         # not grow with the cohort.
-        running: deque[Future[list[ClientUpdate]]] = deque()
+        running: deque[Future[list[ClientUpdate | Refusal]]] = deque()
         try:
             while waiting or running:
                 while waiting and len(running) < AHEAD * federation.capacity.workers:

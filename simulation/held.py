@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.codecs.downlink import Downlink
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, State
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Cohort, Refusal, State
 from fedloom.simulation.population import Population
 
 __all__ = ["SLOT", "Held"]
 
 SLOT = "downlink/held"
-Dispatch: TypeAlias = Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]
+Dispatch: TypeAlias = Callable[
+    [Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate | Refusal]
+]
 
 
 @dataclass(eq=False)
@@ -58,7 +60,7 @@ class Held:
     def noting(self, model: Downlink, dispatch: Dispatch) -> Dispatch:
         """A dispatch after which those that got a task hold what they were sent."""
 
-        def noted(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate]:
+        def noted(tasks: Mapping[ClientId, ClientTask]) -> AsyncIterator[ClientUpdate | Refusal]:
             if model.ledger is not None:
                 if self.versions is None:
                     self.versions = np.zeros(len(self.population), dtype=np.int32)

@@ -204,6 +204,9 @@ def _labels(rows: TrainingRows, name: str) -> Rows:
     if rows.labels is None:
         text = "the examples have no labels: choose natural, iid or quantity"
         raise ConfigError(f"partition = {name!r}: {text}")
+    if (rows.labels < 0).any():
+        text = "some examples have no label: choose natural, iid or quantity"
+        raise ConfigError(f"partition = {name!r}: {text}")
     return rows.labels
 
 

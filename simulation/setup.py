@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from fedloom.backbones.allocator import keep_large_blocks
 from fedloom.core.devices import Device
+from fedloom.core.errors import ConfigError
 from fedloom.core.exposure import exposed
 from fedloom.core.job import Job
 from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
+from fedloom.simulation.few_labels import few_labels
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.simulation.holdout import HeldBack
 from fedloom.simulation.partition import Rule, TrainingRows
@@ -129,7 +131,7 @@ def prepare(
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
-    population = _population(job, corpus, observer)
+    corpus, population = _dealt(job, corpus, observer)
     by_tier = device_by_tier(job)
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
@@ -182,11 +184,16 @@ def _corpus(job: Job, folder: Path, data: object) -> Corpus:
     return corpus
 
 
-def _population(job: Job, corpus: Corpus, observer: Observer) -> Population:
+def _dealt(job: Job, corpus: Corpus, observer: Observer) -> tuple[Corpus, Population]:
+    """The corpus with the labels that it keeps, and the clients."""
     rule = cast(Rule, create("partitions", job.partition))
     partition: Partition = rule(TrainingRows.of(corpus), job.seed)
     if partition.empty:
         observer.note(f"{partition.empty} clients without examples were left out")
+    if job.data.labels and job.evaluate.hold_out:
+        text = "the few labels are all for training: set it to 0"
+        raise ConfigError(f"evaluate.hold_out = {job.evaluate.hold_out}: {text}")
+    corpus, partition = few_labels(corpus, partition, job.data, job.seed)
     if job.evaluate.hold_out:
         partition = HeldBack(partition, job.evaluate.hold_out, job.seed)
-    return Population(partition, job.seed, job.tiers)
+    return corpus, Population(partition, job.seed, job.tiers)

@@ -21,10 +21,14 @@ def write_partition(prepared: Prepared, directory: RunDirectory) -> None:
     labels: dict[str, dict[str, int]] = {}
     if corpus.train.labels is not None:
         for number in largest:
-            counts = np.bincount(corpus.train.labels[partition.rows_of(int(number))])
+            own = corpus.train.labels[partition.rows_of(int(number))]
+            counts = np.bincount(own[own >= 0])
             name = partition.name_of(int(number))
             labels[name] = {corpus.classes[i]: int(counts[i]) for i in np.flatnonzero(counts)}
-    skew = dataclasses.asdict(prepared.population.skew(corpus.train.labels))
+    known = corpus.train.labels
+    if known is not None and (known < 0).any():
+        known = None  # what lies where is not known of most
+    skew = dataclasses.asdict(prepared.population.skew(known))
     directory.write_partition(
         {partition.name_of(i): int(size) for i, size in enumerate(sizes)},
         labels,

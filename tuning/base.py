@@ -28,6 +28,7 @@ __all__ = [
     "Losses",
     "Part",
     "Rows",
+    "Scoring",
     "Session",
     "Task",
 ]
@@ -205,6 +206,28 @@ class Session(Protocol):
             tokens: of one client's batch.
             backward: whether activations are kept for a backward pass.
         """
+        ...
+
+
+class Scoring(Session, Protocol):
+    """The session of a classifier all of which is here: it can be asked what it would say."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the class of each example; -1 where it has no label."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, C."""
+        ...
+
+    def logits(self, store: Store, rows: Rows) -> Tensor:
+        """What the active clients' models say of a batch, ``[n, C]``, client by client."""
+        ...
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
         ...
 
 

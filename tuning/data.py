@@ -52,7 +52,8 @@ class Corpus:
         client_codes: int64 ``[N_train]``, owner of each training example as an index into
             `client_names`; None where the data do not say whose they are.
         client_names: names of the clients, sorted.
-        classes: name of each class; empty for a causal language model.
+        classes: name of each class; empty for a causal language model. The label of a training
+            example may be missing: its class is then -1.
         dropped: rows left out because their label (or text to learn) was missing.
     """
 
@@ -154,7 +155,9 @@ def _columns(config: DataConfig, task: str) -> list[str]:
 
 
 def _needed(config: DataConfig, task: str) -> Collection[str]:
-    return (config.text,) if task == "causal-lm" else (config.label,)
+    if task == "causal-lm":
+        return (config.text,)
+    return () if config.unlabelled else (config.label,)
 
 
 def _named_arrays(config: DataConfig, present: Collection[str]) -> DataConfig:
@@ -181,8 +184,15 @@ def _corpus(
             return _images(table, config.text, rows, labels)
         return _texts(table, config, reading, rows, labels)
 
-    held_out = examples(splits.valid), examples(splits.test)
-    return Corpus(examples(train), *held_out, codes, names, classes, table.dropped)
+    valid, test = (_told(rows, labels) for rows in (splits.valid, splits.test))
+    dropped = len(splits.valid) - len(valid) + len(splits.test) - len(test)
+    held_out = examples(valid), examples(test)
+    return Corpus(examples(train), *held_out, codes, names, classes, table.dropped + dropped)
+
+
+def _told(rows: Rows, labels: Labels | None) -> Rows:
+    """Those of some rows that have a label: others say nothing of a model."""
+    return rows if labels is None else rows[labels[rows] >= 0]
 
 
 def _texts(

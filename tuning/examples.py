@@ -1,6 +1,6 @@
 """Examples in memory: flat arrays, so that a million texts are a handful of objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ class Examples(Protocol):
 
     @property
     def labels(self) -> Labels | None:
-        """int64 ``[N]`` class numbers; None where the text itself is learned."""
+        """int64 ``[N]`` class numbers, -1 for no label; None where the text itself is learned."""
         ...
 
     def lengths(self) -> NDArray[np.int64]:
@@ -29,6 +29,10 @@ class Examples(Protocol):
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """The examples at `rows`, in that order; a row may come twice."""
+        ...
+
+    def labelled(self, labels: Labels) -> Self:
+        """The same examples with other class numbers, int64 ``[N]``; -1 for no label."""
         ...
 
 
@@ -91,6 +95,10 @@ class TextExamples:
             None if self.prompt_lengths is None else self.prompt_lengths[rows],
         )
 
+    def labelled(self, labels: Labels) -> "TextExamples":
+        """The same texts with other class numbers."""
+        return replace(self, labels=labels)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageExamples:
@@ -127,6 +135,10 @@ class ImageExamples:
     def take(self, rows: NDArray[np.int64]) -> "ImageExamples":
         """The images at `rows`, in that order."""
         return ImageExamples(self.pixels[rows], self.labels[rows])
+
+    def labelled(self, labels: Labels) -> "ImageExamples":
+        """The same images with other class numbers."""
+        return replace(self, labels=labels)
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from fedloom.tuning.base import Losses, Rows
 from fedloom.tuning.batches import Batches, filled, real_tokens
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples, ImageExamples
-from fedloom.tuning.losses import class_losses
+from fedloom.tuning.losses import class_losses, filled_slots
 from fedloom.tuning.needs import WORKING, per_token, weights_at
 from fedloom.tuning.readout import class_logits, losses_at, places_of, pooled
 from fedloom.tuning.recall import FewActivations, Recall
@@ -140,12 +141,36 @@ class FusedSession:
         """One batch of the active clients."""
         if self._model.task.kind == "causal-lm":
             return self._language(store, rows)
-        with store.trunk_grad():
-            read = self._pooled(store, rows)
-        logits = class_logits(self._model, store, read)
+        return class_losses(self._logits(store, rows), self.labels, rows)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the class of each example; -1 where it has no label."""
         labels = self._examples.labels
         assert labels is not None
-        return class_losses(logits, labels, rows)
+        return labels
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, C."""
+        return self._model.task.classes
+
+    def logits(self, store: Store, rows: Rows) -> Tensor:
+        """What the active clients' models say of a batch, ``[n, C]``, client by client."""
+        return filled_slots(self._logits(store, rows), rows)
+
+    def _logits(self, store: Store, rows: Rows) -> Tensor:
+        with store.trunk_grad():
+            read = self._pooled(store, rows)
+        return class_logits(self._model, store, read)
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
+        backbone = self._model.backbone
+        with torch.no_grad():
+            packing = replace(self._batches.packing([rows]), read=None)
+            hidden = backbone.run(self._batches.embed([rows], packing), packing)
+            return backbone.finish(hidden, packing, "mean").float()[0]
 
     def _language(self, store: Store, rows: Rows) -> Losses:
         packing = self._batches.packing(rows)

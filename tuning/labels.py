@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.errors import DataError, nearest
-from fedloom.tuning.tables import Table
+from fedloom.tuning.tables import Table, is_null
 
 __all__ = ["class_numbers", "classes_of"]
 
@@ -20,26 +20,32 @@ def classes_of(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_numbers(
-    table: Table, column: str, train: NDArray[np.int64], given: Sequence[str] = ()
+    table: Table,
+    column: str,
+    train: NDArray[np.int64],
+    given: Sequence[str] = (),
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """The class number of every row, and the classes: those given, or those of the training rows.
 
     Args:
         table: the data.
-        column: its label column, without nulls.
+        column: its label column; a null is no label.
         train: int64, the training rows.
         given: names of the classes in order; empty for those found.
 
     Returns:
-        int64 ``[N]`` indices into the classes, and the classes' names.
+        int64 ``[N]`` indices into the classes, -1 where there is no label, and the classes' names.
 
     Raises:
         DataError: a label is neither a name nor a whole number, or one has a value that is not
             among those given, or that no training row has; the message names value and line.
     """
-    names = [_name(value, table, column, row) for row, value in enumerate(table.columns[column])]
-    classes = tuple(given) or classes_of(names[row] for row in train)
-    number = {name: index for index, name in enumerate(classes)}
+    values = enumerate(table.columns[column])
+    names = ["" if is_null(v) else _name(v, table, column, row) for row, v in values]
+    classes = tuple(given) or classes_of(names[row] for row in train if names[row])
+    if not classes:
+        raise DataError(f"{table.source}: {column}: no training example has a label")
+    number = {name: index for index, name in enumerate(classes)} | {"": -1}
     for row, name in enumerate(names):
         if name not in number:
             among = "class of the job" if given else "training example"

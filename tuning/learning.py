@@ -13,10 +13,13 @@ from fedloom.core.steps import Steps
 from fedloom.core.types import Briefing, ClientId, Delta, LocalWork, Params
 from fedloom.tuning.base import Session
 
-__all__ = ["NOTHING", "Assignment", "Learner", "LocalResult"]
+__all__ = ["IDLE", "NOTHING", "Assignment", "Learner", "LocalResult"]
 
 NOTHING: Briefing = MappingProxyType({})
 """Nothing beside the model."""
+
+IDLE = "it has neither labels nor pseudo-labels to learn from in this round"
+"""Why a client whose result is of no examples sits a round out."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class LocalResult:
         layout: the tensors that trained.
         delta: local minus global, float32 ``[P]``; not finite where training diverged. Of tensors
             that the client keeps, minus where it started.
-        num_examples: training examples behind it.
+        num_examples: training examples behind it; 0 where there was nothing to learn from.
         metrics: ``loss`` and ``accuracy`` over all local steps.
         flops: floating-point operations, from the shapes.
         seconds: its share of the chunk's wall time.

@@ -15,7 +15,13 @@ from fedloom.tuning.losses import class_losses, client_losses
 from fedloom.tuning.store import Store
 from fedloom.tuning.targets import next_tokens, padded_starts
 
-__all__ = ["activation_bytes", "module_memory", "padded_inputs", "padded_losses"]
+__all__ = [
+    "activation_bytes",
+    "module_memory",
+    "padded_inputs",
+    "padded_logits",
+    "padded_losses",
+]
 
 
 def padded_inputs(
@@ -79,14 +85,25 @@ def padded_losses(
     """
     if isinstance(examples, TextExamples) and task.kind == "causal-lm":
         return _language(out.logits, examples, rows, inputs["input_ids"].shape[1])
-    logits = (
-        out.logits
-        if not owns_head(task)
-        else own_logits(out.last_hidden_state, inputs, store=store, task=task, mask_head=mask_head)
-    )
     if examples.labels is None:
         raise TypeError(f"task {task.kind!r}: the examples have no labels")
+    logits = padded_logits(out, inputs, store=store, task=task, mask_head=mask_head)
     return class_losses(logits, examples.labels, rows)
+
+
+def padded_logits(
+    out: Any,
+    inputs: dict[str, Tensor],
+    *,
+    store: Store,
+    task: Task,
+    mask_head: MaskHead | None = None,
+) -> Tensor:
+    """What a classifier says, ``[k * b, C]``; the arguments are those of `padded_losses`."""
+    if not owns_head(task):
+        logits: Tensor = out.logits
+        return logits
+    return own_logits(out.last_hidden_state, inputs, store=store, task=task, mask_head=mask_head)
 
 
 def _language(logits: Tensor, examples: TextExamples, rows: Rows, width: int) -> Losses:

@@ -10,6 +10,7 @@ from fedloom.backbones.emulator import emulator_of
 from fedloom.backbones.precision import best_dtype
 from fedloom.backbones.quantize import quantized_of
 from fedloom.backbones.schemes import scheme_of
+from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
@@ -31,12 +32,12 @@ def check_names(job: Job) -> None:
             and strategy do not go together.
     """
     create("adapters", job.adapter)
-    create("learners", job.learner)
+    learners = [create("learners", job.learner)]
     for codec in (job.codec_up, job.codec_down):
         create("codecs", codec)
     for tier in job.tiers:
         if tier.learner is not None:
-            create("learners", tier.learner)
+            learners.append(create("learners", tier.learner))
         if tier.codec is not None:
             create("codecs", tier.codec)
     for stage in job.stages:
@@ -45,6 +46,9 @@ def check_names(job: Job) -> None:
             create("codecs", stage.codec_up)
     check_agreement(job)
     check_emulator(job)
+    if job.data.unlabelled and not all(getattr(one, "unlabelled", False) for one in learners):
+        text = "every learner must have a use for them, as 'pseudo-labels' has"
+        raise ConfigError(f"data.unlabelled = true: {text}")
 
 
 def check_selectors(job: Job, layout: Layout) -> None:

@@ -15,9 +15,16 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.heads import HEAD, OWN, heads_of, owns_head
+from fedloom.tuning.heads import HEAD, OWN, heads_of, mean_of, owns_head
+from fedloom.tuning.losses import filled_slots
 from fedloom.tuning.module_words import mask_head_of, word_start
-from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
+from fedloom.tuning.padded import (
+    activation_bytes,
+    module_memory,
+    padded_inputs,
+    padded_logits,
+    padded_losses,
+)
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.store import Store
 from fedloom.tuning.swap import Slot, swap
@@ -132,23 +139,55 @@ class SwappedSession:
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients."""
+        out, inputs = self._run(store, rows)
+        return padded_losses(
+            out,
+            inputs,
+            store=store,
+            task=self._model.task,
+            examples=self._examples,
+            rows=rows,
+            mask_head=self._model.mask_head,
+        )
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the class of each example; -1 where it has no label."""
+        if self._examples.labels is None:
+            raise TypeError(f"task {self._model.task.kind!r}: the examples have no labels")
+        return self._examples.labels
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, C."""
+        return self._model.task.classes
+
+    def logits(self, store: Store, rows: Rows) -> Tensor:
+        """What the active clients' models say of a batch, ``[n, C]``, client by client."""
+        out, inputs = self._run(store, rows)
+        task, mask_head = self._model.task, self._model.mask_head
+        said = padded_logits(out, inputs, store=store, task=task, mask_head=mask_head)
+        return filled_slots(said, rows)
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
+        model = self._model
+        inputs = padded_inputs(self._examples, [rows], pad=model.pad, device=model.device)
+        base: Any = model.module.base_model
+        with torch.no_grad():
+            hidden = base(**inputs).last_hidden_state
+        return mean_of(hidden, inputs.get("attention_mask"))
+
+    def _run(self, store: Store, rows: Rows) -> tuple[Any, dict[str, Tensor]]:
+        """What the model returns for a batch, and what it was given."""
         model = self._model
         inputs = padded_inputs(self._examples, rows, pad=model.pad, device=model.device)
         model.slot.sites, model.slot.store = store.sites, store
         try:
             with store.trunk_grad() if owns_head(model.task) else nullcontext():
-                out = model.module(**inputs)
+                return model.module(**inputs), inputs
         finally:
             model.slot.sites, model.slot.store = {}, None
-        return padded_losses(
-            out,
-            inputs,
-            store=store,
-            task=model.task,
-            examples=self._examples,
-            rows=rows,
-            mask_head=model.mask_head,
-        )
 
 
 def _catalog(module: nn.Module, task: Task) -> Catalog:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.errors import DataError
 
-__all__ = ["Column", "Table", "array_names", "read_table", "table_of"]
+__all__ = ["Column", "Table", "array_names", "is_null", "read_table", "table_of"]
 
 Column: TypeAlias = Sequence[object] | NDArray[Any]
 Rows: TypeAlias = Iterator[tuple[int, Sequence[object]]]
@@ -244,7 +244,8 @@ def _check_names(source: str, wanted: Iterable[str], present: Sequence[str]) -> 
             raise DataError(f"{source}: no column {name!r}; columns there: {there}{hint}")
 
 
-def _is_null(value: object) -> bool:
+def is_null(value: object) -> bool:
+    """Whether a value is missing: null, empty, blank or NaN."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, float | np.floating):
@@ -260,7 +261,7 @@ def _without_nulls(table: Table, needed: Collection[str]) -> Table:
         column = table.columns[name]
         if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind not in "fUO"):
             continue  # numbers that cannot be null
-        keep &= np.fromiter((not _is_null(value) for value in column), bool, len(table))
+        keep &= np.fromiter((not is_null(value) for value in column), bool, len(table))
     if not keep.any():
         why = f": every {' or '.join(needed)} is null or empty" if len(table) else ""
         raise DataError(f"{table.source}: no rows left{why}")

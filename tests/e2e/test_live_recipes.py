@@ -5,6 +5,7 @@
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,28 @@ def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     adapter = {key: v for key, v in recipe["adapter"].items() if key != "layers"}
     table = table_of(models[task], CLIENTS, stages=stages, adapter=adapter, **kept)
     table["backbone"]["task"] = task
+    if recipe.get("data", {}).get("unlabelled"):
+        table["data"]["unlabelled"] = True
+        table["backbone"]["head_init"] = recipe["backbone"]["head_init"]
+        table["learner"]["after"] = 1  # round
     if "emulator" in recipe["backbone"]:
         emulator = {**recipe["backbone"]["emulator"], "folder": str(folder / "emulator")}
         table["backbone"]["emulator"], table["adapter"] = emulator, recipe["adapter"]
     return table
+
+
+def rows_for(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """What devices train on: where the job keeps examples without a label, most have none."""
+    rows = era_rows(CLIENTS)
+    if not table["data"].get("unlabelled"):
+        return rows
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        key = (row["client"], row["label"])
+        if row["split"] == "train" and seen[key] % 3:
+            row["label"] = None
+        seen[key] += 1
+    return rows
 
 
 @pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="minutes: of a nightly run")
@@ -67,7 +86,7 @@ def test_a_recipe_live_has_the_simulators_bits(
 
 def played(folder: Path, table: dict[str, Any], *failpoints: str) -> Fleet:
     """Play a job live, the server killed at one failpoint after the other, and simulated."""
-    with Fleet.of(folder, table, era_rows(CLIENTS)) as fleet:
+    with Fleet.of(folder, table, rows_for(table)) as fleet:
         for number, failpoint in enumerate((*failpoints, "")):
             fleet.serve(failpoint=failpoint)
             for client in () if number else fleet.clients:

@@ -11,6 +11,7 @@ from fedloom.client.settings import ClientSettings
 from fedloom.client.worker import Worker
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.exchange import changed, sent_down
+from fedloom.core.component import Component
 from fedloom.core.errors import CodecError, DataError, LayoutError, ModelError
 from fedloom.core.job import Job, job_from
 from fedloom.core.types import ClientTask, LocalWork, Payload, Selectors
@@ -103,6 +104,37 @@ def test_a_device_without_training_examples(worker: Worker) -> None:
     worker.corpus = replace(worker.corpus, train=none)
     with pytest.raises(DataError, match="no training examples"):
         worker.train(order(1), "t", frame(worker, 1))
+
+
+def few(folder: Path, tmp_path: Path, labelled: int) -> Worker:
+    """A device of a job for pseudo-labels that has so many labels."""
+    learner = Component("pseudo-labels", {"pacing": "fixed", "count": 5, "after": 1})
+    data = replace(JOB.data, unlabelled=True)
+    job, rows = replace(JOB, learner=learner, data=data), labelled_rows(30, clients=1)
+    told = [{**row, "label": row["label"] if i < labelled else ""} for i, row in enumerate(rows)]
+    reading = reading_of(job.backbone, folder)
+    corpus = own_examples(told, replace(data, classes=CLASSES), reading)
+    return Worker(
+        Manifest("f", job, CLASSES, digest_of(folder), ()), folder, corpus, SETTINGS, tmp_path
+    )
+
+
+def test_rows_without_a_label_get_one_of_the_model(folder: Path, tmp_path: Path) -> None:
+    worker = few(folder, tmp_path, labelled=4)
+    assert len(worker.corpus.train) == 25
+    first = order(1)
+    assert worker.train(first, "t", frame(worker, 1))[0].num_examples == 4
+    later = replace(first, task=replace(first.task, round=2))
+    finished, _ = worker.train(later, "u", frame(worker, 1))
+    assert (finished.num_examples, finished.metrics["pseudo"]) == (4 + 5, 5)
+
+
+def test_a_device_without_labels_sits_a_round_of_labels_out(folder: Path, tmp_path: Path) -> None:
+    worker = few(folder, tmp_path, labelled=0)
+    with pytest.raises(DataError, match="neither labels nor pseudo-labels"):
+        worker.train(order(1), "t", frame(worker, 1))
+    with pytest.raises(DataError, match="no labelled examples to evaluate on"):
+        worker.evaluate(order(1), "t", frame(worker, 1))
 
 
 def test_another_model_than_the_server_s(folder: Path, corpus: Corpus, tmp_path: Path) -> None:

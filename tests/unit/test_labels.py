@@ -35,10 +35,18 @@ def test_labels_of_every_kind(values: tuple[object, ...], classes: tuple[str, ..
     assert class_numbers(table(*values), "label", np.arange(3))[1] == classes
 
 
-@pytest.mark.parametrize("value", [2.5, float("inf"), ["a"], None])
+@pytest.mark.parametrize("value", [2.5, float("inf"), ["a"]])
 def test_a_label_of_another_kind_is_refused(value: object) -> None:
     with pytest.raises(DataError, match=r"f\.csv, line 3: label = .*: expected a name or a whole"):
         class_numbers(table("a", value), "label", np.array([0]))
+
+
+def test_what_is_missing_is_no_label() -> None:
+    numbers, classes = class_numbers(table("b", None, " ", "a"), "label", np.arange(4))
+    assert numbers.tolist() == [1, -1, -1, 0]
+    assert classes == ("a", "b")
+    with pytest.raises(DataError, match="label: no training example has a label"):
+        class_numbers(table("b", None), "label", np.array([1]))
 
 
 def test_a_label_that_training_lacks_is_named_with_its_line() -> None:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedloom.tuning.losses import class_losses, client_losses, owners, valid_slots
+from fedloom.tuning.losses import (
+    class_losses,
+    client_losses,
+    owners,
+    taught_losses,
+    valid_slots,
+)
 
 UNIFORM = [0.0, 0.0]  # log 2 whatever the target
 SURE = [math.log(3), 0.0]  # 3/4 for class 0: log(4/3); class 1: log 4
@@ -73,3 +79,18 @@ def test_slots_and_owners() -> None:
     assert slots.tolist() == [0, 1, 2, 3, 6, 7]  # of three slots for each of three clients
     assert valid_slots([np.arange(2), np.arange(2)]) is None
     assert owners([2, 0, 3]).tolist() == [0, 0, 2, 2, 2]
+
+
+def test_a_label_taught_is_the_label() -> None:
+    logits, rows = torch.tensor([UNIFORM, SURE, SURE]), [np.array([4, 2]), np.array([7])]
+    own = client_losses(logits, torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), clients=2)
+    taught = taught_losses(logits, np.eye(2, dtype=np.float32)[[0, 1, 0]], rows)
+    for name in ("loss", "correct", "count", "each", "predicted", "target"):
+        torch.testing.assert_close(getattr(taught, name), getattr(own, name))
+
+
+def test_probabilities_taught_are_a_divergence() -> None:
+    # KL((3/4, 1/4) || (1/2, 1/2)) = log 2 - H = 3/4 log 3 - log 2, and 0 for what is known
+    taught = np.array([[0.75, 0.25], [0.75, 0.25]], dtype=np.float32)
+    found = taught_losses(torch.tensor([UNIFORM, SURE]), taught, [np.arange(2)])
+    assert found.each.tolist() == pytest.approx([0.75 * math.log(3) - math.log(2), 0], abs=1e-6)
