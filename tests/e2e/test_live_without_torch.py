@@ -70,7 +70,8 @@ def unnamed(modules: set[str], named: set[str]) -> set[str]:
     """Modules of installed packages none of which is among those named, but fedloom's."""
     known = packages_distributions()
     of = {m: {name.lower().replace("_", "-") for name in known.get(m, ())} for m in modules}
-    hooks = {"fedloom", "_distutils_hack"}  # the latter is loaded wherever setuptools is installed
+    # Loaded wherever they are installed: by setuptools' hook, and by gRPC.
+    hooks = {"fedloom", "_distutils_hack", "grpc_health", "grpc_tools"}
     return {m for m, names in of.items() if names and not names & named} - hooks
 
 
