@@ -25,8 +25,8 @@ from fedloom.protos.federation_pb2 import Blob, Holding, Task
 from fedloom.tuning.data import Corpus
 
 if TYPE_CHECKING:
+    from fedloom.client.engines import Working
     from fedloom.client.split_work import Connect, SplitWork
-    from fedloom.client.worker import Worker
 
 __all__ = ["Far", "Workshop"]
 
@@ -66,7 +66,7 @@ class Workshop:
         self._manifest: Manifest | None = None
         self._backbone = Path()
         self._corpus: Corpus | None = None
-        self._worker: Worker | None = None
+        self._worker: Working | None = None
         self._bottom: int | None = None  # blocks below the far ones that the worker has
         self._held: HeldModel | None = None
         self._gone = ""  # ticket of a task whose model was not offered any more
@@ -221,21 +221,30 @@ class Workshop:
             raise DataError("this device is not ready for the job")
         return self._manifest, self._corpus
 
-    def _at_work(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Worker":
-        """The worker, made when the first task comes: this loads torch and the model.
+    def _at_work(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Working":
+        """The worker, made when the first task comes: this loads the engine and the model.
 
         It is made again where a task cuts a split model elsewhere.
         """
         if self._worker is None or bottom != self._bottom:
-            from fedloom.client.worker import Worker
-
-            check_inside(manifest, allow=self._settings.allow)
             began, self._worker = time.monotonic(), None
-            parts = manifest, self._backbone, corpus, self._settings, self._folder, self._held
-            self._worker = Worker(*parts, self._split(manifest, bottom))
+            self._worker = self._made_worker(manifest, corpus, bottom)
             self._bottom = bottom
             log.info("the model is loaded, in %.1f s", time.monotonic() - began)
         return self._worker
+
+    def _made_worker(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Working":
+        from fedloom.client.engines import engine_of
+
+        own = manifest, self._backbone, corpus, self._settings
+        if engine_of(self._settings) == "onnx":  # makes no component but those that it knows
+            from fedloom.client.onnx_worker import OnnxWorker
+
+            return OnnxWorker(*own, self._held)
+        from fedloom.client.worker import Worker
+
+        check_inside(manifest, allow=self._settings.allow)
+        return Worker(*own, self._folder, self._held, self._split(manifest, bottom))
 
     def _split(self, manifest: Manifest, bottom: int | None) -> "SplitWork | None":
         if manifest.job.split.mode == "none":

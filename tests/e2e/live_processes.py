@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import select
 import signal
@@ -162,18 +163,27 @@ class Fleet:
             told = self.server.stdout.readline()
         assert b'"open"' in told, (told, (self.folder / "server.err").read_text())
 
-    def join(self, client: str) -> None:
-        """Start a device, or start it again: the same command."""
+    def join(self, client: str, *more: str, path: Path | None = None) -> None:
+        """Start a device, or start it again: the same command.
+
+        Args:
+            client: its name.
+            more: flags.
+            path: a folder of modules of its own.
+        """
         number = self.clients.index(client)
         if client not in self._tokens:
             self._tokens[client] = new_token(self.state, name=client, uses=1, seconds=3600.0)
         flags = ["--join", self._tokens[client], "--data", f"own{number}.jsonl"]
-        flags += ["--directory", f"device{number}", "--threads", "1"]
+        flags += ["--directory", f"device{number}", "--threads", "1", *more]
+        environment = command_environment()
+        if path is not None:
+            environment["PYTHONPATH"] = os.pathsep.join((str(path), environment["PYTHONPATH"]))
         with (self.folder / f"device{number}.log").open("ab") as log:
             self.devices[client] = subprocess.Popen(
                 [*COMMAND, "client", *flags],
                 cwd=self.folder,
-                env=command_environment(),
+                env=environment,
                 stdout=log,
                 stderr=log,
             )

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fedloom.core.types import Params
 from fedloom.tuning.base import Rows, Session
+from fedloom.tuning.learners.choice import Chosen
 from fedloom.tuning.store import Store
 
-__all__ = ["Spot", "Trials", "joined", "segments"]
+__all__ = ["Spot", "Trials", "joined", "segments", "trials_of"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Trials:
             rows=self.rows[span],
             z=self.z[span],
         )
+
+
+def trials_of(chosen: Chosen, device: torch.device) -> Trials:
+    """Chosen directions on a device."""
+    z = torch.from_numpy(chosen.z).to(device)
+    return Trials(chosen.owner, chosen.numbers, chosen.rows, z, chosen.single)
 
 
 @dataclass(frozen=True)
