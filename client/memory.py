@@ -62,7 +62,7 @@ class Memory:
         self.base, self.refused = base, False
         self._most, self._give_back = most, give_back
         self._learned = most  # less, once a way took more than there was
-        self._told = ""
+        self._told: set[str] = set()
 
     def room(self, held: int = 0) -> int:
         """Bytes that a task may take, where so many are held beside the base."""
@@ -117,10 +117,10 @@ class Memory:
         text = f"{said(way)}: {megabytes(self.base + way.bytes)} at most"
         if way != whole:
             text += f" ({said(whole)}: {megabytes(self.base + whole.bytes)})"
-        if text != self._told:
+        if text not in self._told:
             may, base = megabytes(self._most), megabytes(self.base)
             log.info("memory: %s may be taken, %s are; %s", may, base, text)
-        self._told = text
+        self._told.add(text)
 
     def _too_small(self, ways: Sequence[Way], held: int) -> str:
         way = least(ways)

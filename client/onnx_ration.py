@@ -10,6 +10,7 @@ from fedloom.client.memory import Memory, at_rest
 from fedloom.core.component import Component
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.job import Job
+from fedloom.core.perturbation_keys import DIRECTIONS
 from fedloom.core.registry import create
 from fedloom.core.types import Briefing, ClientTask, Params
 from fedloom.tuning.examples import Examples, TextExamples
@@ -107,8 +108,8 @@ class OnnxRation:
         lengths = self._texts(self._examples).lengths()
         plan = list(local_batches(own, task.work))
         trained = params.layout.select(task.selectors.train).size
-        rows = len(plan[0]) if learner.per_example else 1
-        return self._ways(lengths, plan, params, trained, learner.at_once * rows)
+        drawn = len(plan[0]) if learner.per_example else min(learner.directions, DIRECTIONS)
+        return self._ways(lengths, plan, params, trained, drawn)
 
     def _ways(
         self,

@@ -68,15 +68,15 @@ def fits(job: Job, ration: Rationed, params: Params, examples: int) -> list[Fit]
         params: the model before the first round.
         examples: training examples of this device.
     """
-    tiers = job.tiers or (Tier(""),)
     found = []
-    for tier in tiers:
+    for tier in job.tiers or (None,):
+        name = "" if tier is None else tier.name
         try:
             ways = list(_stages(job, tier, ration, params, examples))
         except ConfigError as error:
-            found.append(Fit(tier.name, None, 0, str(error)))
+            found.append(Fit(name, None, 0, str(error)))
         else:
-            found.append(_fit(tier.name, ways, ration.memory))
+            found.append(_fit(name, ways, ration.memory))
     return found
 
 
@@ -108,11 +108,13 @@ def _fit(name: str, stages: Sequence[Sequence[Way]], memory: Memory) -> Fit:
 
 
 def _stages(
-    job: Job, tier: Tier, ration: Rationed, params: Params, examples: int
+    job: Job, tier: Tier | None, ration: Rationed, params: Params, examples: int
 ) -> Iterator[list[Way]]:
     for stage in job.stages:
-        selectors = replace(stage.selectors, train=tier.train or stage.train)
-        work = tier.local or stage.local
+        train = (tier and tier.train) or stage.train
+        selectors = replace(stage.selectors, train=train)
+        work = (tier and tier.local) or stage.local
         task = ClientTask("", 1, 0, work, selectors, seed=job.seed)
         own = Assignment("", np.arange(examples), 1, job.seed)
-        yield ration.ways_for(task, params, tier.learner or job.learner, own)
+        learner = (tier and tier.learner) or job.learner
+        yield ration.ways_for(task, params, learner, own)

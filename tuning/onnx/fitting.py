@@ -11,7 +11,7 @@ from fedloom.tuning.ways import COPIES, SCATTERED, Way
 
 __all__ = ["ways_of"]
 
-_SLACK = 14 * 10**6
+_SLACK = 8 * 10**6
 """Bytes that steps take whatever their size: code and buffers of libraries. Measured."""
 _DIRECTION = 24
 """Bytes of a row for each number that trains: a direction as it is drawn, used, and fed."""
@@ -34,7 +34,7 @@ def ways_of(
         weights: what its graphs take.
         lengths: tokens of each example.
         plan: the examples of each batch.
-        directions: that are looked along at once, at most; 0 where nothing trains.
+        directions: that are drawn at once, at most; 0 where nothing trains.
         trained: numbers that train.
         size: numbers of the model that may train.
     """
