@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fedloom.backbones.allocator import give_back
@@ -14,7 +15,7 @@ from fedloom.core.machine import free_memory, resident_memory
 from fedloom.core.sizes import bytes_of, megabytes
 from fedloom.tuning.ways import Way, best, least, said, smaller
 
-__all__ = ["Memory", "allowed", "at_rest", "bare", "spare"]
+__all__ = ["Budget", "Memory", "allowed", "at_rest", "bare", "spare"]
 
 T = TypeVar("T")
 
@@ -43,6 +44,19 @@ def at_rest() -> int:
 def spare(settings: ClientSettings) -> int:
     """Bytes that a model and its training may take of what the process may, before it is loaded."""
     return max(allowed(settings) - bare(settings), 1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory of this process before a model is loaded.
+
+    Attributes:
+        most: bytes that it may take.
+        bare: bytes that it takes.
+    """
+
+    most: int
+    bare: int
 
 
 class Memory:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.backbones.formats import Scheme
-from fedloom.client.memory import Memory, at_rest
+from fedloom.client.memory import Budget, Memory, at_rest
 from fedloom.core.component import Component
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.job import Job
@@ -38,16 +38,16 @@ class OnnxRation:
     Args:
         model: as it is opened; no graph has been made yet.
         examples: what it trains on.
-        most: bytes that the process may take.
+        budget: what the process may take, and took before the model was opened.
         will_be: the format that the server will store matrices in; None for that of the model.
     """
 
     def __init__(
-        self, model: OnnxModel, examples: Examples, most: int, *, will_be: Scheme | None = None
+        self, model: OnnxModel, examples: Examples, budget: Budget, *, will_be: Scheme | None = None
     ) -> None:
         self._model, self._examples = model, examples
         self._weights = model.footprint(will_be)
-        self.memory = Memory(most, at_rest(), give_back=at_rest)
+        self.memory = Memory(budget.most, max(at_rest(), budget.bare), give_back=at_rest)
 
     def ways_for(
         self, task: ClientTask, params: Params, component: Component, own: Assignment

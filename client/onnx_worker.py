@@ -10,7 +10,7 @@ from fedloom.client.finishing import finished_of
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.incoming import Incoming
 from fedloom.client.manifest import Manifest, Order, layout_of_the_server
-from fedloom.client.memory import allowed
+from fedloom.client.memory import Budget, allowed, at_rest
 from fedloom.client.onnx_ration import OnnxRation, check_whole, learner_of
 from fedloom.client.outbox import Finished
 from fedloom.client.settings import ClientSettings
@@ -58,9 +58,10 @@ class OnnxWorker:
         job = self.manifest.job
         check_whole(job)
         task = task_of(job.backbone, self.folder, self.manifest.classes)
+        budget = Budget(allowed(self.settings), at_rest())
         model = OnnxModel(self.folder, job.adapter, task, threads=self.settings.threads)
         layout_of_the_server(model.layout, self.manifest)
-        self._ration = OnnxRation(model, self.corpus.train, allowed(self.settings))
+        self._ration = OnnxRation(model, self.corpus.train, budget)
         self._incoming = Incoming(self.manifest, model.initial(job.seed), self.held)
 
     def fits(self) -> list[Fit]:

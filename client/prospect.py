@@ -8,7 +8,7 @@ from fedloom.backbones.formats import scheme_of
 from fedloom.client.engines import engine_of
 from fedloom.client.holdings import read_holdings
 from fedloom.client.manifest import Manifest
-from fedloom.client.memory import allowed, at_rest
+from fedloom.client.memory import Budget, allowed, at_rest, bare
 from fedloom.client.settings import AUTO, ClientSettings
 from fedloom.client.tiers import Fit, chosen, fits
 from fedloom.core.errors import ConfigError, FedloomError
@@ -47,7 +47,7 @@ def _fits(settings: ClientSettings, job: Job) -> list[Fit]:
 
 def _by_torch(settings: ClientSettings, job: Job) -> list[Fit]:
     from fedloom.backbones.allocator import keep_few_shapes, keep_large_blocks
-    from fedloom.client.ration import Budget, Ration
+    from fedloom.client.ration import Ration
     from fedloom.tuning.build import model_of
     from fedloom.tuning.capacity import choose_device
     from fedloom.tuning.prepare import dtype_of, folder_of
@@ -57,7 +57,7 @@ def _by_torch(settings: ClientSettings, job: Job) -> list[Fit]:
     device = choose_device(settings.device)
     folder = folder_of(job.backbone, device, print)
     corpus = _holdings(settings, job, folder)
-    budget = Budget(allowed(settings), at_rest())
+    budget = _budget(settings)
     dtype = dtype_of(job.backbone, device, lambda text: None)
     model = model_of(job, folder, corpus.classes, dtype=dtype, device=device)
     with TemporaryDirectory() as scratch:
@@ -78,10 +78,16 @@ def _by_onnx(settings: ClientSettings, job: Job) -> list[Fit]:
     folder = resolve(job.backbone.name)
     corpus = _holdings(settings, job, folder)
     task = task_of(job.backbone, folder, corpus.classes)
+    budget = _budget(settings)
     model = OnnxModel(folder, job.adapter, task, threads=settings.threads)
     stored = scheme_of(job.backbone.quantization) if job.backbone.quantization else None
-    own = OnnxRation(model, corpus.train, allowed(settings), will_be=stored)
+    own = OnnxRation(model, corpus.train, budget, will_be=stored)
     return fits(job, own, model.initial(job.seed), len(corpus.train))
+
+
+def _budget(settings: ClientSettings) -> Budget:
+    """A device that has joined also holds what it talks with."""
+    return Budget(allowed(settings), max(at_rest(), bare(settings)))
 
 
 def _holdings(settings: ClientSettings, job: Job, folder: Path) -> Corpus:

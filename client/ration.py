@@ -1,14 +1,13 @@
 """One job's model within the memory that the process may take. Loads torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 
 from fedloom.backbones.allocator import keep_large_blocks, return_large_blocks
-from fedloom.client.memory import Memory, at_rest
+from fedloom.client.memory import Budget, Memory, at_rest
 from fedloom.client.settings import ClientSettings
 from fedloom.core.component import Component
 from fedloom.core.errors import ModelError
@@ -27,20 +26,7 @@ from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.prefix import GROUP
 from fedloom.tuning.ways import Way
 
-__all__ = ["Budget", "Ration"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Memory of this process before a model is loaded.
-
-    Attributes:
-        most: bytes that it may take.
-        bare: bytes that it takes.
-    """
-
-    most: int
-    bare: int
+__all__ = ["Ration"]
 
 
 class Ration:

@@ -13,10 +13,10 @@ from fedloom.client.held import Coming, HeldModel
 from fedloom.client.incoming import Incoming
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order, layout_of_the_server
-from fedloom.client.memory import allowed, at_rest
+from fedloom.client.memory import Budget, allowed, at_rest
 from fedloom.client.outbox import Finished
 from fedloom.client.personal import OwnTensors
-from fedloom.client.ration import Budget, Ration
+from fedloom.client.ration import Ration
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
 from fedloom.client.tiers import Fit, fits
