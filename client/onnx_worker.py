@@ -16,11 +16,9 @@ from fedloom.client.outbox import Finished
 from fedloom.client.settings import ClientSettings
 from fedloom.client.tiers import Fit, fits
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import client_update
 from fedloom.core.errors import DataError
 from fedloom.core.machine import peak_memory
 from fedloom.core.registry import create
-from fedloom.core.types import Cost
 from fedloom.tuning.asking import task_of
 from fedloom.tuning.data import Corpus
 from fedloom.tuning.learning import Assignment
@@ -90,23 +88,8 @@ class OnnxWorker:
         own = Assignment(task.client, rows, task.round, task.seed, task.batches)
         result = self._ration.train(task, params, learner, own, briefing)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
-        update = client_update(
-            task,
-            result.layout,
-            result.delta,
-            codec,
-            num_examples=result.num_examples,
-            metrics=result.metrics,
-            cost=Cost(
-                bytes_down=len(frame),
-                flops=result.flops,
-                seconds=result.seconds,
-                tokens=result.tokens,
-            ),
-            model=params.layout,
-            steps=result.steps,
-        )
-        return finished_of(ticket, update, codec.name)
+        done = ticket, task, result, codec
+        return finished_of(*done, model=params.layout, received=len(frame))
 
     def evaluate(
         self, order: Order, ticket: str, frame: bytes, coming: Coming = _WHOLE

@@ -21,14 +21,12 @@ from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
 from fedloom.client.tiers import Fit, fits
 from fedloom.codecs.base import Codec
-from fedloom.codecs.exchange import client_update
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.layout import Layout
 from fedloom.core.machine import peak_memory
 from fedloom.core.registry import create
 from fedloom.core.types import (
     Briefing,
-    Cost,
     Params,
 )
 from fedloom.tuning.base import CohortModel, Session
@@ -136,23 +134,8 @@ class Worker:
         if not result.num_examples:
             raise DataError(IDLE)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
-        update = client_update(
-            task,
-            result.layout,
-            result.delta,
-            codec,
-            num_examples=result.num_examples,
-            metrics=result.metrics,
-            cost=Cost(
-                bytes_down=len(frame),
-                flops=result.flops,
-                seconds=result.seconds,
-                tokens=result.tokens,
-            ),
-            model=params.layout,
-            steps=result.steps,
-        )
-        return finished_of(ticket, update, codec.name)
+        own = ticket, task, result, codec
+        return finished_of(*own, model=params.layout, received=len(frame))
 
     def fits(self) -> list[Fit]:
         """How each kind of device would train here."""

@@ -18,15 +18,7 @@ __all__ = ["Spot", "Trials", "joined", "segments", "trials_of"]
 
 @dataclass(frozen=True)
 class Trials:
-    """Directions that are tried in one pass.
-
-    Attributes:
-        owner: int64 ``[r]``, ascending: whose each is, among the clients that take part.
-        numbers: int64 ``[r]``: which of the owner's directions.
-        rows: the examples that each is tried on.
-        z: float32 ``[r, d]``, the directions.
-        single: each is tried on one example; together they are all of every batch, in order.
-    """
+    """What `Chosen` says, with its directions ``z [r, d]`` as a tensor."""
 
     owner: NDArray[np.int64]
     numbers: NDArray[np.int64]
