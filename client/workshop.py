@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from fedloom.client.contents import Contents, Source
+from fedloom.client.engines import Bench
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
 from fedloom.client.journal import Journal
 from fedloom.client.logs import log
-from fedloom.client.manifest import Manifest, check_inside, read_manifest, read_order
+from fedloom.client.manifest import Manifest, read_manifest, read_order
 from fedloom.client.outbox import Finished
 from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
@@ -228,23 +229,11 @@ class Workshop:
         """
         if self._worker is None or bottom != self._bottom:
             began, self._worker = time.monotonic(), None
-            self._worker = self._made_worker(manifest, corpus, bottom)
+            own = Bench(manifest, self._backbone, corpus, self._settings, self._folder, self._held)
+            self._worker = own.worker(lambda: self._split(manifest, bottom))
             self._bottom = bottom
             log.info("the model is loaded, in %.1f s", time.monotonic() - began)
         return self._worker
-
-    def _made_worker(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Working":
-        from fedloom.client.engines import engine_of
-
-        own = manifest, self._backbone, corpus, self._settings
-        if engine_of(self._settings) == "onnx":  # makes no component but those that it knows
-            from fedloom.client.onnx_worker import OnnxWorker
-
-            return OnnxWorker(*own, self._held)
-        from fedloom.client.worker import Worker
-
-        check_inside(manifest, allow=self._settings.allow)
-        return Worker(*own, self._folder, self._held, self._split(manifest, bottom))
 
     def _split(self, manifest: Manifest, bottom: int | None) -> "SplitWork | None":
         if manifest.job.split.mode == "none":
