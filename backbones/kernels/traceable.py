@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.product import affine
-from fedloom.backbones.schemes import Packed, Scheme
+from fedloom.backbones.schemes import Packed
 
 __all__ = ["TRACEABLE", "Traceable"]
 

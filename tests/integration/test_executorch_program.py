@@ -10,9 +10,9 @@ import pytest
 import torch
 from cohorts import CASES, CPU, Folders
 
+from fedloom.backbones.formats import scheme_of
 from fedloom.backbones.kernels.traceable import TRACEABLE
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import scheme_of
 from fedloom.cli import main
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component

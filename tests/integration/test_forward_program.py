@@ -11,9 +11,9 @@ from cohorts import CASES, CPU, Case, Folders
 from torch import Tensor
 from torch.nn import functional
 
+from fedloom.backbones.formats import scheme_of
 from fedloom.backbones.kernels.traceable import TRACEABLE
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import scheme_of
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component
 from fedloom.tuning.base import Scoring, Task
