@@ -5,7 +5,7 @@ computes with the matrix ``W~`` that they stand for, and packs it as it likes, o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,18 +34,21 @@ class Scheme:
         group: numbers of a row that share a scale; 0 for all of them.
         gguf: scales and least values are float16, as GGUF's blocks have them. Else scales of groups
             are bfloat16, those of rows and least values float32.
+        wide: scales of groups are float32, as what was trained of them is merged.
     """
 
     kind: str
     group: int = 0
     gguf: bool = False
+    wide: bool = False
 
     @property
     def name(self) -> str:
         """As a configuration and a file call it; llama.cpp's name for what are its blocks."""
         if self.gguf:
             return {"int8": "q8_0", "int4": "q4_0", "uint4": "q4_1"}[self.kind]
-        return f"{self.kind}-{self.group}" if self.group else self.kind
+        grouped = f"{self.kind}-{self.group}" if self.group else self.kind
+        return f"{grouped}-wide" if self.wide else grouped
 
     @property
     def bits(self) -> int:
@@ -70,7 +73,7 @@ class Scheme:
         """Of scales, as stored."""
         if self.gguf:
             return torch.float16
-        return torch.bfloat16 if self.group else torch.float32
+        return torch.bfloat16 if self.group and not self.wide else torch.float32
 
     @property
     def least_dtype(self) -> torch.dtype:
@@ -88,17 +91,16 @@ class Scheme:
             raise ConfigError(f"{self.name}: tensor {name!r}: {text}")
 
 
-SCHEMES: Mapping[str, Scheme] = {
-    scheme.name: scheme
-    for scheme in (
-        Scheme("int8"),
-        *(Scheme("int4", group) for group in (32, 64, 128)),
-        Scheme("nf4", 64),
-        *(Scheme("uint4", group) for group in (32, 64, 128)),
-        *(Scheme(kind, 32, gguf=True) for kind in ("int8", "int4", "uint4")),
-    )
-}
-"""All formats by name."""
+_OWN = (
+    Scheme("int8"),
+    *(Scheme("int4", group) for group in (32, 64, 128)),
+    Scheme("nf4", 64),
+    *(Scheme("uint4", group) for group in (32, 64, 128)),
+)
+_BLOCKS = tuple(Scheme(kind, 32, gguf=True) for kind in ("int8", "int4", "uint4"))
+_WIDE = tuple(replace(scheme, wide=True) for scheme in (*_OWN, Scheme("int8", 32)) if scheme.group)
+SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (*_OWN, *_BLOCKS, *_WIDE)}
+"""All formats by name; those that are wide come of merging."""
 
 
 def scheme_of(name: str) -> Scheme:

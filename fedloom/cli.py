@@ -12,6 +12,7 @@ from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
+from fedloom.merge_command import add_merge
 from fedloom.quantize_command import add_quantize
 from fedloom.sweep_command import add_sweep
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fetch(commands.add_parser("fetch", help="download a backbone into the cache"))
     text = "store a backbone in 8 or 4 bits"
     add_quantize(commands.add_parser("quantize", help=text))
+    add_merge(commands.add_parser("merge", help="put what a run has trained into its backbone"))
     return parser
 
 

@@ -84,7 +84,7 @@ class DynamicInt8:
         """int8, and int4 where the compiled code is there; on a CPU whose products are exact."""
         if dtype not in _TYPES or device.type != "cpu" or not _exact():
             return False
-        if scheme.gguf or scheme.kind not in ("int8", "int4"):
+        if scheme.gguf or scheme.wide or scheme.kind not in ("int8", "int4"):
             return False
         return scheme.kind == "int8" or unpacks(scheme, device, dtype)
 

@@ -107,7 +107,8 @@ class KleidiAI:
         """int4 with bfloat16 scales, on a CPU where torch's operator is right."""
         if dtype not in _TYPES or device.type != "cpu":
             return False
-        return scheme.kind == "int4" and not scheme.gguf and _right(scheme)
+        stored = scheme.kind == "int4" and scheme.scale_dtype == torch.bfloat16
+        return stored and _right(scheme)
 
     def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicWeight:
         """The matrix, packed beside what is stored."""
