@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_merge"]
 
+_MUCH = 0.5
+"""Share of a change that is most of it."""
+
 
 def add_merge(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
@@ -36,7 +39,7 @@ def _merge(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.exists():
         raise ConfigError(f"{out}: it is there already; name another folder, or remove it")
-    model, params = _trained(Path(options.run))
+    model, params, classes = _trained(Path(options.run))
     told: list[Merged] = []
 
     def progress(merged: "Merged") -> None:
@@ -44,14 +47,19 @@ def _merge(options: argparse.Namespace) -> int:
         figures = f"changed {100 * merged.moved:8.4f} %, of which lost {100 * merged.lost:9.5f} %"
         print(f"{merged.name:<56} {merged.kept:<13} {figures}", flush=True)
 
-    merge(model, params, out, requantize=options.requantize, progress=progress)
+    again = options.requantize
+    merge(model, params, out, classes=classes, requantize=again, progress=progress)
     worst = max(each.lost for each in told)
     print(f"{out}: {len(told)} matrices changed; rounding lost {100 * worst:.5f} % of a change")
+    if worst > _MUCH:
+        print(
+            "most of what was trained is gone: merge without --requantize, or train peqa or qa-lora"
+        )
     return 0
 
 
-def _trained(run: Path) -> "tuple[FusedModel, Params]":
-    """The model of a run, and what it came to."""
+def _trained(run: Path) -> "tuple[FusedModel, Params, tuple[str, ...]]":
+    """The model of a run, what it came to, and the names of its classes."""
     import torch
 
     from fedloom.api import job_of
@@ -77,4 +85,4 @@ def _trained(run: Path) -> "tuple[FusedModel, Params]":
     assert isinstance(model, FusedModel)
     if model.layout.names != params.layout.names:
         raise RunError(f"{directory.adapter}: it is not of the model that {folder} holds")
-    return model, params
+    return model, params, classes

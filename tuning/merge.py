@@ -1,7 +1,7 @@
 """What was trained of a backbone's linear maps, put into it: a model folder of its own."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def merge(
     params: Params,
     out: Path,
     *,
+    classes: Sequence[str] = (),
     requantize: bool = False,
     progress: Progress = lambda merged: None,
 ) -> Path:
@@ -72,6 +73,7 @@ def merge(
         model: what was trained; its backbone's folder is read again.
         params: the values.
         out: the folder to make.
+        classes: their names, in order, kept with the head.
         requantize: LoRA over a stored backbone is rounded to the same format once more.
         progress: told of each matrix.
 
@@ -105,7 +107,7 @@ def merge(
         (into / "adapter_config.json").unlink(missing_ok=True)  # of LoftQ's start, merged by now
         (into / "config.json").write_text(json.dumps(table, indent=2))
         write_blocks(work.names, lambda name, block: work.read(name, turned=turned), into)
-        _write_heads(params, tensors, into)
+        _write_heads(params, tensors, into, classes)
 
     return install(out, fill)
 
@@ -115,11 +117,13 @@ def _heads(params: Params, tensors: Mapping[str, Vector]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(tensors[name].copy()) for name in names}
 
 
-def _write_heads(params: Params, tensors: Mapping[str, Vector], into: Path) -> None:
+def _write_heads(
+    params: Params, tensors: Mapping[str, Vector], into: Path, classes: Sequence[str]
+) -> None:
     layout = Layout(tuple(spec for spec in params.layout if "head" in spec.tags))
     if len(layout.specs):
         head = {name: tensors[name] for name in layout.names}
-        write_params(Params(layout, layout.flatten(dict(head))), into / HEADS)
+        write_params(Params(layout, layout.flatten(dict(head))), into / HEADS, classes=classes)
 
 
 def _placed(source: Checkpoint, shape: Shape, parts: Mapping[str, Part]) -> dict[str, Part | None]:

@@ -9,21 +9,27 @@ import torch
 import transformers
 from cohorts import CASES, CPU, Folders, Ragged, start
 from numpy.typing import NDArray
+from small_jobs import classify_table
 
+from fedloom.api import job_of
 from fedloom.backbones.checkpoint import open_checkpoint
 from fedloom.backbones.loftq import LoftQ
 from fedloom.backbones.quantize import quantize
 from fedloom.backbones.schemes import SCHEMES, pack
 from fedloom.backbones.stored import scheme_in
+from fedloom.cli import main
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component
 from fedloom.core.types import Params
+from fedloom.progress import Quiet
+from fedloom.simulation.simulator import simulate
 from fedloom.tuning.build import build_model
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.export import load_adapter
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.merge import HEADS, Merged, merge
 
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "text_era.jsonl.gz"
 LORA = Component("lora", {"rank": 3, "targets": ("all-linear",)})
 
 
@@ -194,3 +200,26 @@ def test_what_does_not_merge(model_folder: Folders, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=text):
             merge(model, model.initial(0), out, requantize=requantize)
     assert not out.exists()
+
+
+def test_the_command_merges_a_run(
+    text_model: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = classify_table(text_model["classify"], FIXTURE, run={"directory": str(tmp_path / "a")})
+    table["backbone"] |= {"quantization": "int4", "kernel": "dequantize"}
+    table["stages"][1]["local"]["lr"] = 1e-4  # changes of less than half a step, as in large models
+    simulate(job_of(table), observer=Quiet())
+    run, out = str(tmp_path / "a"), str(tmp_path / "out")
+    assert main(["merge", run, out]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 6 + 1  # queries and values of three layers
+    assert said[-1].startswith(f"{out}: 6 matrices changed; rounding lost 0.0")
+    assert main(["merge", run, out]) == 2
+    assert "it is there already" in capsys.readouterr().err
+    assert main(["merge", run, str(tmp_path / "again"), "--requantize"]) == 0
+    assert "merge without --requantize" in capsys.readouterr().out
+    head, classes = load_adapter(tmp_path / "out" / HEADS)
+    assert head.layout.names == ("classifier.weight", "classifier.bias")
+    again = job_of(classify_table(Path(out), FIXTURE, run={"directory": str(tmp_path / "b")}))
+    assert simulate(again, observer=Quiet()).history.last
+    assert len(classes) == 3
