@@ -65,7 +65,8 @@ class BackboneConfig:
         engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
         quantization: format that frozen matrices are stored in, sent in and multiplied from: empty
             (as the folder has them) or one of `FORMATS`: ``int8`` (a scale for each row), ``int4``
-            and ``nf4`` (for each group), ``uint4`` (and a least value), or GGUF's blocks.
+            and ``nf4`` (for each group; bitsandbytes' in engine ``transformers``), ``uint4`` (and a
+            least value), or GGUF's blocks.
         kernel: what multiplies with weights in fewer bits: ``auto`` (the fastest here that the
             learners can use), ``dequantize``, ``dynamic-int8`` or ``kleidiai``.
         emulator: what devices get in its place (offsite tuning).
