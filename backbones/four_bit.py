@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedloom.backbones.blocks import block_names
-from fedloom.backbones.schemes import SCHEMES
+from fedloom.backbones.formats import SCHEMES
 from fedloom.core.errors import ModelError
 from fedloom.core.job import BackboneConfig
 

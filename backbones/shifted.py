@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedloom.backbones.schemes import Packed, Scheme
+from fedloom.backbones.formats import Scheme
+from fedloom.backbones.schemes import Packed
 from fedloom.core.errors import ConfigError
 
 __all__ = ["raised", "raised_scheme", "rescaled", "rescaled_scheme"]
@@ -63,4 +64,5 @@ def raised(packed: Packed, change: Tensor | None) -> Packed:
     scheme = raised_scheme(packed.scheme)
     least = -8 * packed.scale.float() if packed.least is None else packed.least.float()
     own = least if change is None else least + change
-    return Packed(scheme, packed.codes, packed.scale.to(scheme.scale_dtype), own)
+    scale = packed.scale.float() if scheme.wide else packed.scale
+    return Packed(scheme, packed.codes, scale, own)

@@ -13,10 +13,11 @@ from fedloom.backbones.block_files import write_blocks
 from fedloom.backbones.cache import install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
+from fedloom.backbones.formats import Scheme
+from fedloom.backbones.notes import scheme_in
 from fedloom.backbones.portion import copy_beside
-from fedloom.backbones.schemes import Packed, Scheme
+from fedloom.backbones.schemes import Packed
 from fedloom.backbones.shape import Shape, read_shape
-from fedloom.backbones.stored import scheme_in
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import Params

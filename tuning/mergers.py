@@ -6,7 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import Packed, Scheme, pack
+from fedloom.backbones.formats import Scheme
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.backbones.shifted import raised, raised_scheme, rescaled, rescaled_scheme
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Vector

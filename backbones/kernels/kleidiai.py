@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import Dequantized
 from fedloom.backbones.kernels.dynamic import DynamicWeight
-from fedloom.backbones.schemes import Packed, Scheme, pack
+from fedloom.backbones.schemes import Packed, pack
 
 __all__ = ["KleidiAI"]
 
@@ -107,7 +108,7 @@ class KleidiAI:
         """int4 with bfloat16 scales, on a CPU where torch's operator is right."""
         if dtype not in _TYPES or device.type != "cpu":
             return False
-        stored = scheme.kind == "int4" and scheme.scale_dtype == torch.bfloat16
+        stored = scheme.kind == "int4" and not (scheme.gguf or scheme.wide)
         return stored and _right(scheme)
 
     def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicWeight:

@@ -13,10 +13,11 @@ from small_jobs import classify_table
 
 from fedloom.api import job_of
 from fedloom.backbones.checkpoint import open_checkpoint
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.loftq import LoftQ
+from fedloom.backbones.notes import scheme_in
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import SCHEMES, pack
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.schemes import pack
 from fedloom.cli import main
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedloom.api import job_of
+from fedloom.backbones.formats import NF4, SCHEMES
 from fedloom.backbones.four_bit import dense_of, store_layers, stored_bytes, weight_count
 from fedloom.backbones.huggingface import load
-from fedloom.backbones.schemes import NF4, SCHEMES, pack
+from fedloom.backbones.schemes import pack
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork

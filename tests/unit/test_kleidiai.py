@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.kernels import kleidiai
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.kernels.kleidiai import KleidiAI
-from fedloom.backbones.schemes import SCHEMES, Packed, pack
+from fedloom.backbones.schemes import Packed, pack
 
 CPU = torch.device("cpu")
 INT4 = ["int4-32", "int4-64", "int4-128"]

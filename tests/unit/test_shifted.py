@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import SCHEMES, Packed, pack
+from fedloom.backbones.formats import SCHEMES
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.backbones.shifted import raised, rescaled
 from fedloom.core.errors import ConfigError
 
