@@ -83,6 +83,9 @@ class HeldCohort:
             raise RunError(f"{self._folder}: {_cannot(error)}") from error
         weakref.finalize(self, self._file.close)
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     @property
     def updates(self) -> tuple[HeldUpdate, ...]:
         """Who is held, sorted by client id: the order of all rows."""

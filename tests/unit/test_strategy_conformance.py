@@ -21,10 +21,13 @@ from fedloom.strategies.base import Strategy
 from fedloom.strategies.conformance import check_strategy
 from fedloom.strategies.fedavg import fedavg
 
+NEEDED = {"fltrust": {"root": "client-0"}}
+"""What a built-in strategy has to be told."""
+
 VARIANTS = [
-    *(Component(name) for name in BUILT_IN["strategies"]),
+    *(Component(name, NEEDED.get(name, {})) for name in BUILT_IN["strategies"]),
     *(
-        Component(name, {"absent": "unchanged"})
+        Component(name, {**NEEDED.get(name, {}), "absent": "unchanged"})
         for name in BUILT_IN["strategies"]
         if "absent" in inspect.signature(find("strategies", name)).parameters
     ),
