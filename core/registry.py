@@ -90,6 +90,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "phone": "fedloom.core.devices:phone",
         "laptop": "fedloom.core.devices:laptop",
     },
+    "attacks": {
+        "none": "fedloom.simulation.attacks:none",
+        "sign-flip": "fedloom.simulation.attacks:SignFlip",
+        "gaussian": "fedloom.simulation.attacks:Gaussian",
+        "label-flip": "fedloom.simulation.attacks:LabelFlip",
+        "alie": "fedloom.simulation.attacks:Alie",
+        "ipm": "fedloom.simulation.attacks:Ipm",
+    },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",
         "iid": "fedloom.simulation.partition:iid",
