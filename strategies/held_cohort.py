@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.errors import RunError, UpdateRefusedError
+from fedloom.core.fixed_point import largest
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientId, ClientUpdate, LocalWork, Metrics
 
@@ -108,7 +109,7 @@ class HeldCohort:
             raise UpdateRefusedError(f"{who}: an update of it is already held", code="duplicate")
         delta = update.delta.dense()
         vector = np.ascontiguousarray(delta.vector)
-        if vector.size and not np.isfinite([vector.min(), vector.max()]).all():
+        if not np.isfinite(largest(vector)):
             raise UpdateRefusedError(f"{who}: the delta is not finite", code="not-finite")
         self._write(vector)
         self._held[update.client] = HeldUpdate(
