@@ -25,8 +25,8 @@ from fedloom.strategies.plan import Constant
 
 __all__ = ["CoordinateMedian", "TrimmedMean", "by_column", "median", "middle", "trimmed_mean"]
 
-_TILE = 1 << 20
-"""Numbers that are sorted at a time: 4 MiB."""
+_TILE = 1 << 18
+"""Numbers that are turned and sorted at a time: 1 MiB."""
 
 
 @dataclass(frozen=True)
