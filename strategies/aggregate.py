@@ -126,6 +126,8 @@ def _covering(total: FixedPointSum | None, layout: Layout) -> FixedPointSum:
     if total is None:
         zeros = np.zeros(layout.size, dtype=np.int64)
         return FixedPointSum(layout, zeros, np.zeros(len(layout.specs), dtype=np.int64), 0, 0)
+    if layout is total.layout or layout.specs == total.layout.specs:
+        return total
     new = Layout(tuple(spec for spec in layout if spec.name not in total.layout))
     if not new.specs:
         return total
@@ -136,8 +138,10 @@ def _covering(total: FixedPointSum | None, layout: Layout) -> FixedPointSum:
     )
 
 
-def _positions(whole: Layout, part: Layout) -> NDArray[np.intp]:
+def _positions(whole: Layout, part: Layout) -> NDArray[np.intp] | slice:
     """The place of each tensor of `part` among the tensors of `whole`."""
+    if part is whole or part.specs == whole.specs:
+        return slice(None)
     place = {name: i for i, name in enumerate(whole.names)}
     return np.array([place[name] for name in part.names], dtype=np.intp)
 
