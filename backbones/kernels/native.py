@@ -5,7 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import NF4, Packed, Scheme
+from fedloom.backbones.formats import NF4, Scheme
+from fedloom.backbones.schemes import Packed
 from fedloom.core.compiled import compiled
 
 __all__ = ["unpack", "unpack_rows", "unpacks"]
