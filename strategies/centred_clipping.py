@@ -45,9 +45,8 @@ class CentredClipping:
     """Steps of clients, clipped around the last round's; the state holds that one.
 
     Attributes:
-        tau: the radius, an L2 norm over all tensors; the paper's experiments have 10 to 100 for
-            whole gradients.
-        iterations: how often v moves in a round; the paper's l, 1 in most of its experiments.
+        tau: the radius, an L2 norm over all tensors.
+        iterations: how often v moves in a round; the paper's l.
         lr: server learning rate.
     """
 
