@@ -252,6 +252,7 @@ class Job:
     stages: tuple[Stage, ...] = (Stage(),)
     evaluate: EvaluateConfig = EvaluateConfig()
     device: Component = Component("none")
+    attack: Component = Component("none")
     tiers: tuple[Tier, ...] = ()
     run: RunConfig = field(default_factory=RunConfig)
     server: ServerConfig = ServerConfig()

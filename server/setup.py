@@ -48,6 +48,9 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     check_split(job)
     _check_live_split(job)
     _check_branches(job)
+    if job.attack.name != "none":
+        text = "only simulated clients attack; leave the key out"
+        raise ConfigError(f"attack = {job.attack.name!r}: {text}")
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
