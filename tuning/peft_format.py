@@ -1,5 +1,9 @@
 """PEFT's ``adapter_config.json`` for the adapters with a batched form."""
 
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+
+from fedloom.core.layout import Vector
 from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
 
 __all__ = ["arguments_of", "auto_of", "exported_for", "task_type_of"]
@@ -57,7 +61,19 @@ def exported_for(
         "task_type": task_type_of(task),
         "modules_to_save": None if own_head or not heads else [part.module for part in heads],
     }
+    merge = getattr(adapter, "merged", None)
+    if merge is not None:
+        convert = partial(_merged, merge, left_out)
     return Exported(config, auto, arguments_of(task), frozenset(left_out), convert)
+
+
+def _merged(
+    merge: Callable[[Mapping[str, Vector]], dict[str, Vector]],
+    left_out: Collection[str],
+    tensors: Mapping[str, Vector],
+) -> dict[str, Vector]:
+    """What PEFT's file has of an adapter with tensors of its own."""
+    return Exported({}, left_out=frozenset(left_out)).contents(merge(tensors))
 
 
 def _is_plain(parts: tuple[Part, ...]) -> bool:
