@@ -14,7 +14,7 @@ demo: .venv/ready  ## a federation of 1,455 clients, simulated on this machine
 	$(BIN)/fedloom simulate examples/demo.toml --overwrite
 
 test: .venv/ready  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/ruff check
