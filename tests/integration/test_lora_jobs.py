@@ -165,3 +165,15 @@ def test_a_line_says_where_means_of_tensors_are_no_means_of_models(
     made["stages"][0]["rounds"] = 1
     simulated(made, seen)
     assert len([note for note in seen.notes if AVERAGED in note]) == lines
+
+
+def test_a_split_model_has_its_side_car_on_both_sides(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = simulated(table(text_model, tmp_path / "whole", {"name": "fedex-lora"}))
+    split = {"mode": "v1", "bottom": 1}
+    made = table(text_model, tmp_path / "split", {"name": "fedex-lora"}, split=split)
+    far = simulated(made)
+    np.testing.assert_allclose(far.params.vector, whole.params.vector, atol=1e-6)
+    named = whole.params.layout.unflatten(whole.params.vector)
+    assert all(tensor.any() for name, tensor in named.items() if name.endswith("side_B"))

@@ -1,11 +1,15 @@
 """A part of an adapter's rank: where a client starts, and what it sends."""
 
+import json
+
 import numpy as np
 from lora_rounds import MODULES, RANK, layout_of, start
 
+from fedloom.core.config import build
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.ranks import cut_to, largest_rank, limited, of_rank
-from fedloom.core.types import Delta
+from fedloom.core.types import ClientTask, Delta
+from fedloom.server.live_round import order_of
 
 
 def test_shapes_of_a_rank() -> None:
@@ -57,3 +61,11 @@ def test_a_change_is_cut_to_the_first_rows_and_columns() -> None:
     assert cut_to(delta, None) is delta
     assert cut_to(delta, 1).vector.tolist() == [0, 1, 6, 9, 12]
     assert cut_to(delta, 1).layout == of_rank(layout, 1)
+
+
+# A device whose fedloom knows no ranks refuses the key: it must not see it where none is asked.
+def test_an_order_names_a_rank_only_where_there_is_one() -> None:
+    plain, ranked = ClientTask("a", 1, 0), ClientTask("a", 1, 0, rank=2)
+    assert "rank" not in json.loads(order_of(plain, 0))["task"]
+    for task in (plain, ranked):
+        assert build(ClientTask, json.loads(order_of(task, 0))["task"]) == task
