@@ -36,8 +36,6 @@ class FedEx:
         """The next factors of one module; see `Rule`."""
         rank = pair.factors(params).a.shape[0]
         mean = padded_mean(cohort, rank, [member.weight for member in cohort])
-        # What the model will hold, to the last bit: the residual makes up for its rounding too.
-        mean = Factors(_rounded(mean.b), _rounded(mean.a))
         return _beside(params, pair, mean, covariance(cohort, mean))
 
 
@@ -123,8 +121,3 @@ def _begun(name: str, a: Matrix) -> Matrix:
     numbers = stream(seed, "initial", client=name).uniform(a.size).reshape(a.shape)
     begun: Matrix = (2 * numbers - 1) / math.sqrt(a.shape[1])
     return begun
-
-
-def _rounded(values: Matrix) -> Matrix:
-    rounded: Matrix = values.astype(np.float32).astype(np.float64)
-    return rounded

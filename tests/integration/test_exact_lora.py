@@ -56,6 +56,18 @@ def test_clients_of_several_ranks_too(
     assert max(played(found, method)) < 1e-6
 
 
+# FlexLoRA's repository multiplies by 16 / rank whatever the job says.
+def test_scales_of_the_job_and_its_layers_cancel(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    own: dict[str, Option] = {"rank": 4, "alpha": 3.0, "rslora": True, "ranks": ((0, 3),)}
+    plain = federation_of(text_model["classify"], tmp_path, **own)
+    # Three clients of rank 1 are not more than one pair of rank 3 holds.
+    assert max(played(plain, strategy("flexlora", ranks=((1, 1.0),)), rounds=1)) < 1e-6
+    beside = federation_of(text_model["classify"], tmp_path, side=24, **own)
+    assert max(played(beside, strategy("fedex-lora"))) < 1e-6
+
+
 def test_means_of_both_factors_are_far_from_it(text_model: dict[str, Path], tmp_path: Path) -> None:
     found = federation_of(text_model["classify"], tmp_path)
     assert min(played(found, strategy("fedit"))) > 0.01
