@@ -61,10 +61,10 @@ def test_scales_of_the_job_and_its_layers_cancel(
     text_model: dict[str, Path], tmp_path: Path
 ) -> None:
     own: dict[str, Option] = {"rank": 4, "alpha": 3.0, "rslora": True, "ranks": ((0, 3),)}
-    plain = federation_of(text_model["classify"], tmp_path, **own)
+    plain = federation_of(text_model["classify"], tmp_path, "", **own)
     # Three clients of rank 1 are not more than one pair of rank 3 holds.
     assert max(played(plain, strategy("flexlora", ranks=((1, 1.0),)), rounds=1)) < 1e-6
-    beside = federation_of(text_model["classify"], tmp_path, side=24, **own)
+    beside = federation_of(text_model["classify"], tmp_path, "", side=24, **own)
     assert max(played(beside, strategy("fedex-lora"))) < 1e-6
 
 
