@@ -19,9 +19,10 @@ from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.seeds import derive
 from fedloom.core.types import Params
-from fedloom.tuning.base import Exported, Losses, Rows, Task
+from fedloom.tuning.base import Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.exported import Exported
 from fedloom.tuning.heads import HEAD, heads_of, owns_head
 from fedloom.tuning.module_words import word_start
 from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from fedloom.core.errors import LayoutError, RunError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Params
-from fedloom.tuning.base import CohortModel, Exported
+from fedloom.tuning.base import CohortModel
+from fedloom.tuning.exported import Exported
 
 __all__ = ["export_adapter", "load_adapter"]
 

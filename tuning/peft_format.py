@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from fedloom.core.layout import Vector
-from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
+from fedloom.tuning.base import Adapter, Catalog, Part, Task
+from fedloom.tuning.exported import Exported
 
 __all__ = ["arguments_of", "auto_of", "exported_for", "task_type_of"]
 

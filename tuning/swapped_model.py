@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fedloom.backbones.huggingface import is_linear, linears_of, load, norm_kind, norms_of
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
-from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Losses, Rows, Task
+from fedloom.tuning.base import Adapter, Catalog, Frozen, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.exported import Exported
 from fedloom.tuning.heads import HEAD, OWN, heads_of, mean_of, owns_head
 from fedloom.tuning.losses import filled_slots
 from fedloom.tuning.module_words import word_start
