@@ -4,16 +4,20 @@ Exact aggregation of LoRA leaves a residual that two factors of rank r cannot ho
 weights that are stored in fewer bits it would be rounded away; here it stays in float, beside them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.layout import SIDE, TensorSpec, Vector
-from fedloom.tuning.attachments import LowRank
-from fedloom.tuning.store import Store
+
+if TYPE_CHECKING:
+    from fedloom.tuning.store import Store
 
 __all__ = ["SidePart", "with_sides"]
 
@@ -57,6 +61,8 @@ class SidePart:
 
     def attach(self, store: Store) -> Attachment:
         """The product, in which nothing trains."""
+        from fedloom.tuning.attachments import LowRank
+
         a, b = self.specs
         return LowRank(store, a=a.name, b=b.name, scaling=self.scaling)
 
