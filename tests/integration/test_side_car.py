@@ -7,6 +7,7 @@ import pytest
 import torch
 from cohorts import CASES, Folders, Ragged, apart, start, train_at_once, train_one_by_one
 from test_export import exported, in_peft, losses_in_peft
+from test_merge import Both, built, checked
 from walks import ONE, measured, true_slopes
 
 from fedloom.core.component import Component, Option
@@ -16,6 +17,7 @@ from fedloom.core.types import LocalWork, Selectors
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.learners.differences import Differences
 from fedloom.tuning.learners.forward_gradient import Tangents
+from fedloom.tuning.merge import merge
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's and transformers'
 
@@ -90,6 +92,17 @@ def test_peft_has_them_as_one_lora(
     assert (
         np.abs(evaluate(model.session(bare, (), examples), bare, examples).loss - here).max() > 1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2-lm"])
+@pytest.mark.parametrize("adapter", [SIDE, CORE], ids=str)
+def test_they_merge_into_the_backbone(
+    model_folder: Folders, ragged: Ragged, tmp_path: Path, name: str, adapter: Component
+) -> None:
+    model = built(CASES[name].folder(model_folder), name, adapter)
+    params = start(model)
+    out = merge(model, params, tmp_path / "out")
+    checked(Both(name, ragged), model, params, out, 2e-5)
 
 
 def test_nobody_trains_keeps_or_sends_it(model_folder: Folders) -> None:
