@@ -1,7 +1,5 @@
 """LoRA with a batched form. Names, start and the saved format are PEFT's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -89,7 +87,7 @@ class Lora:
                 parts.append(SidePart(x, self._side, scaling))
         return parts
 
-    def _start(self, catalog: Catalog, linear: Linear) -> Pair | None:
+    def _start(self, catalog: Catalog, linear: Linear) -> "Pair | None":
         if not self._loftq:
             return None
         found = catalog.start(linear.name)
