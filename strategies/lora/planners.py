@@ -27,12 +27,19 @@ class Turns:
     """At most one factor of a pair moves in a round: means of tensors are means of models."""
 
     def plan(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
-        """One task per client of the cohort."""
-        rest = self.resting[state.version % len(self.resting)]
+        """One task per client of the cohort, but for those who have nothing left to train.
+
+        Raises:
+            LayoutError: what rests is to be kept by clients.
+        """
+        rest, layout = self.resting[state.version % len(self.resting)], state.params.layout
         found = {}
         for name, task in Constant().plan(state, cohort).items():
-            train = task.selectors.train + _without(state.params.layout, rest)
-            found[name] = replace(task, selectors=replace(task.selectors, train=train))
+            train = task.selectors.train + _without(layout, rest)
+            selectors = replace(task.selectors, train=train)
+            if layout.select(train).specs:
+                selectors.kept(layout)
+                found[name] = replace(task, selectors=selectors)
         return found
 
 

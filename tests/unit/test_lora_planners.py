@@ -6,7 +6,7 @@ import pytest
 from lora_rounds import RANK, layout_of, start
 
 from fedloom.core.cuts import MIB
-from fedloom.core.errors import ConfigError, StrategyError
+from fedloom.core.errors import ConfigError, LayoutError, StrategyError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Client, ClientTask, Cohort, Params, Selectors, State, Tier
 from fedloom.strategies.contract import check_ranks
@@ -39,6 +39,20 @@ def test_ffa_lora_never_trains_a(train: tuple[str, ...]) -> None:
     for version in (0, 1, 5):
         state = State(start(), version)
         assert trained(state, dict(ffa_lora().configure(state, cohort))) == {"B", "head"}
+
+
+def test_a_client_whose_tensors_all_rest_sits_the_round_out() -> None:
+    tiers, clients = (Tier("small", 0.5, train=("A",)),), (Client("a", 1, "small"), Client("b", 1))
+    for version, there in ((0, {"b"}), (1, {"a", "b"})):
+        tasks = rolora().configure(State(start(), version), Cohort(1, clients, tiers=tiers))
+        assert set(tasks) == there
+
+
+def test_what_rests_cannot_be_kept() -> None:
+    cohort = Cohort(1, MANY[:1], selectors=Selectors(keep=("B", "head")))
+    assert rolora().configure(State(start(), 0), cohort)
+    with pytest.raises(LayoutError, match="is kept and does not train"):
+        rolora().configure(State(start(), 1), cohort)
 
 
 def test_a_model_without_factors_is_trained_whole() -> None:
