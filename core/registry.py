@@ -52,6 +52,15 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedbfpt": "fedloom.strategies.fedbfpt:fedbfpt",
         "fedpeptao": "fedloom.strategies.fedpeptao:FedPepTAO",
         "fedadapter": "fedloom.strategies.fedadapter:FedAdapter",
+        "fedit": "fedloom.strategies.lora.means:fedit",
+        "ffa-lora": "fedloom.strategies.lora.means:ffa_lora",
+        "rolora": "fedloom.strategies.lora.means:rolora",
+        "fedsa-lora": "fedloom.strategies.lora.means:fedsa_lora",
+        "fedex-lora": "fedloom.strategies.lora.exact:fedex_lora",
+        "flora": "fedloom.strategies.lora.exact:flora",
+        "flexlora": "fedloom.strategies.lora.mixed:flexlora",
+        "hetlora": "fedloom.strategies.lora.mixed:hetlora",
+        "lora-fair": "fedloom.strategies.lora.mixed:lora_fair",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
@@ -65,6 +74,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "adapters": {
         "lora": "fedloom.tuning.lora:Lora",
+        "fed-sb": "fedloom.tuning.core_lora:CoreLora",
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",

@@ -19,6 +19,7 @@ from fedloom.server.course import Judge
 from fedloom.server.plan import Finished, Plan
 from fedloom.server.split_plan import SplitPlan
 from fedloom.tuning.activations import Activations
+from fedloom.tuning.aggregating import inexact
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, measure_capacity
@@ -66,6 +67,8 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     model = model_of(job, folder, classes, dtype=dtype, device=device)
     _check_judged(job, known=corpus is not None)
     check_selectors(job, model.layout)
+    for line in inexact(job, model.layout):
+        note(line)
     split, cuts = _split(job, model, note)
     files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)

@@ -27,6 +27,7 @@ from fedloom.simulation.holdout import HeldBack
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
 from fedloom.tuning.activations import Activations
+from fedloom.tuning.aggregating import inexact
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity
@@ -145,6 +146,8 @@ def prepare(
     if model.note:
         observer.note(model.note)
     check_selectors(job, model.layout)
+    for line in inexact(job, model.layout):
+        observer.note(line)
     split = split_of(job, model, corpus.train)
     for line in (*(told(job, split.table) if split is not None else ()), *exposed(job.split)):
         observer.note(line)

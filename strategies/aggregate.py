@@ -56,6 +56,8 @@ class WeightedMean:
     """
 
     absent: str = "skip"
+    averages = True
+    """The next model is the mean of the clients' tensors, each by itself."""
 
     def __post_init__(self) -> None:
         known = ("skip", "unchanged")

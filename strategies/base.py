@@ -137,7 +137,7 @@ class Planner(Protocol):
 class Exacting(Protocol):
     """An aggregator that does not work with just any clients."""
 
-    def check(self, clients: Collection[ClientId]) -> None:
+    def check_cohort(self, clients: Collection[ClientId]) -> None:
         """Look at who is to have a task, before the round starts; it may be nobody.
 
         Raises:

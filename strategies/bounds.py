@@ -33,7 +33,7 @@ class Bound:
         """Clients that the rule needs."""
         return self.per * self.f + self.rest
 
-    def check(self, clients: Collection[ClientId]) -> None:
+    def check_cohort(self, clients: Collection[ClientId]) -> None:
         """Refuse a round of too few clients before it starts; of nobody it changes nothing.
 
         Raises:

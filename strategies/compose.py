@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from fedloom.core.errors import ConfigError
+from fedloom.core.layout import Layout
 from fedloom.core.types import (
     ClientId,
     ClientTask,
@@ -18,6 +20,7 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.strategies.base import Aggregator, Exacting, Planner, ServerOptimizer
+from fedloom.strategies.optimizers import Sgd
 
 __all__ = ["Composed", "idle", "moved"]
 
@@ -30,14 +33,45 @@ class Composed:
         planner: who trains, sends and receives what.
         aggregator: how updates become one mean delta.
         optimizer: how the mean delta moves the model.
+
+    Raises:
+        ConfigError: the aggregator says what the model is to be, and the optimizer would go
+            elsewhere.
     """
 
     planner: Planner
     aggregator: Aggregator
     optimizer: ServerOptimizer
 
+    def __post_init__(self) -> None:
+        if getattr(self.aggregator, "sets", False) and self.optimizer != Sgd():
+            name = type(self.aggregator).__name__
+            text = f"{name} says what the model is to be: only SGD with lr = 1 goes there"
+            raise ConfigError(f"optimizer = {self.optimizer}: {text}")
+
+    @property
+    def takes_ranks(self) -> bool:
+        """Whether updates may have a part of the adapter's rank."""
+        return bool(getattr(self.aggregator, "takes_ranks", False))
+
+    @property
+    def deals_ranks(self) -> bool:
+        """Whether clients are asked for a part of it by the planner's own rule."""
+        return bool(getattr(self.planner, "deals_ranks", False))
+
+    def check_model(self, layout: Layout) -> None:
+        """Look whether a model has what planner and aggregator need.
+
+        Raises:
+            ConfigError: it lacks something.
+        """
+        for part in (self.planner, self.aggregator):
+            if hasattr(part, "check_model"):
+                part.check_model(layout)
+
     def init(self, params: Params) -> State:
         """The state before the first round; the optimizer's arrays begin with its first step."""
+        self.check_model(params.layout)
         return State(params)
 
     def configure(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
@@ -47,8 +81,8 @@ class Composed:
             ConfigError: the aggregator does not work with these clients.
         """
         tasks = self.planner.plan(state, cohort)
-        if hasattr(self.aggregator, "check"):
-            cast(Exacting, self.aggregator).check(tasks)
+        if hasattr(self.aggregator, "check_cohort"):
+            cast(Exacting, self.aggregator).check_cohort(tasks)
         return tasks
 
     def accumulate(self, total: Any | None, update: ClientUpdate) -> Any:
@@ -60,7 +94,8 @@ class Composed:
 
         Without updates only the version advances. So it does where clients dropped out and the
         aggregator cannot work with the others: ``updates_lacking`` is then how many it lacks.
-        ``delta_norm`` is the mean delta's L2 norm.
+        ``delta_norm`` is the mean delta's L2 norm; beside it stands what the aggregator has
+        measured.
         """
         if total is None:
             return idle(state, 0)
@@ -68,7 +103,16 @@ class Composed:
             lacking = cast(Exacting, self.aggregator).lacking(total)
             if lacking:
                 return idle(state, lacking)
-        return moved(state, self.optimizer, self.aggregator.mean(state.params, total))
+        delta, measured = self._mean(state, total)
+        after, metrics = moved(state, self.optimizer, delta)
+        return after, {**metrics, **measured}
+
+    def _mean(self, state: State, total: Any) -> tuple[Delta, Metrics]:
+        measure = getattr(self.aggregator, "measured", None)
+        if measure is None:
+            return self.aggregator.mean(state.params, total), {}
+        found: tuple[Delta, Metrics] = measure(state.params, total)
+        return found
 
 
 def idle(state: State, lacking: int) -> tuple[State, Metrics]:

@@ -17,11 +17,18 @@ from numpy.typing import NDArray
 from fedloom.core.checkpoint import load_state, save_state
 from fedloom.core.errors import ConfigError, RunError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec, Vector
+from fedloom.core.ranks import of_rank
 from fedloom.core.seeds import stream
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
 from fedloom.strategies.base import Remembering, Strategy
-from fedloom.strategies.contract import check_applied, check_tasks, first_state, hook
+from fedloom.strategies.contract import (
+    check_applied,
+    check_ranks,
+    check_tasks,
+    first_state,
+    hook,
+)
 from fedloom.strategies.remembering import Memory, folded, layout_of
 
 __all__ = ["check_strategy"]
@@ -148,6 +155,7 @@ class _Trial:
         with hook("configure", number), _unwritten("configure", *arrays):
             planned = self.strategy.configure(state, cohort)
         tasks = check_tasks(planned, state, cohort)
+        check_ranks(self.strategy, tasks.values(), self.layout, number)
         deltas = {name: self._delta(task) for name, task in sorted(tasks.items())}
         total: Any | None = None
         for name in _ordered(list(deltas), order):
@@ -168,7 +176,7 @@ class _Trial:
 
     def _delta(self, task: ClientTask) -> Delta:
         """A made-up answer to a task: the same for the same task."""
-        sent = task.selectors.sent(self.layout)
+        sent = of_rank(task.selectors.sent(self.layout), task.rank)
         if self.directions is None:
             return Delta(sent, _made_up("delta", sent.size, task))
         moved = Layout(sent.specs[:-1] or sent.specs)

@@ -40,7 +40,7 @@ class RootThere:
     def __post_init__(self) -> None:
         require(bool(self.root), "root", self.root, "the id of a client that is trusted")
 
-    def check(self, clients: Collection[ClientId]) -> None:
+    def check_cohort(self, clients: Collection[ClientId]) -> None:
         """Refuse a round without the root, or of the root alone.
 
         Raises:

@@ -41,13 +41,13 @@ class OverCohort:
     rule: Rule
     needs: Exacting
 
-    def check(self, clients: Collection[ClientId]) -> None:
+    def check_cohort(self, clients: Collection[ClientId]) -> None:
         """Refuse a round that the rule cannot be applied to.
 
         Raises:
             ConfigError: as `needs` says.
         """
-        self.needs.check(clients)
+        self.needs.check_cohort(clients)
 
     def lacking(self, total: HeldCohort) -> int:
         """Updates that the total lacks for the rule."""
