@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
+from fedloom.flower_commands import add_flower_commands
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
 from fedloom.quantize_command import add_quantize
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add_layers(commands.add_parser("layers", help="which layers clients should share"))
     _add_server(commands.add_parser("server", help="run a job with real devices"))
     add_live_commands(commands)
+    add_flower_commands(commands)
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))
     _add_init(commands.add_parser("init", help="write a commented configuration"))
     _add_list(commands.add_parser("list", help="names that a configuration may use"))
