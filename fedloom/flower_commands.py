@@ -8,12 +8,39 @@ __all__ = ["add_flower_commands"]
 
 
 def add_flower_commands(commands: Any) -> None:
-    """Add ``run``.
+    """Add ``run`` and ``flower-app``.
 
     Args:
         commands: what ``ArgumentParser.add_subparsers`` gave.
     """
     _add_run(commands.add_parser("run", help="run an app of Flower: simulated, or live"))
+    _add_app(commands.add_parser("flower-app", help="write a job as an app of Flower"))
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.description = (
+        "Write a job as a Flower app: fedloom's method as ServerApp and ClientApp, for a "
+        "federation of Flower's (flwr run) or for fedloom run."
+    )
+    add("config", metavar="CONFIG", help="a TOML file, or a recipe: fedloom list recipes")
+    add("folder", metavar="OUT_DIR", help="made, and empty")
+    hint = "change a value, such as local.lr=0.05; may be repeated"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments", help=hint)
+    parser.set_defaults(command=_app)
+
+
+def _app(options: argparse.Namespace) -> int:
+    from fedloom.strategies.flower.hosting import flower
+
+    flower()
+    from fedloom.api import job_of
+    from fedloom.core.config import override
+    from fedloom.flower.job_app import write_app
+
+    write_app(job_of(options.config, override({}, options.assignments)), Path(options.folder))
+    print(f"{options.folder} is written; fedloom run {options.folder}, or flwr run there")
+    return 0
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
