@@ -57,7 +57,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     text = "what context.node_config has, such as partition-id=0; may be repeated"
     add("--node-config", action="append", default=[], metavar="KEY=VALUE", help=text)
     add("--seed", type=int, default=0, metavar="N", help="of global generators in the ServerApp")
-    add("--out", metavar="DIR", help="folder of the results (runs/NAME)")
+    add("--out", metavar="DIR", help="folder of the results (runs/NAME-app)")
     add("--overwrite", action="store_true", help="delete an earlier run in the folder first")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show nothing but errors")

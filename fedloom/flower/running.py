@@ -31,7 +31,7 @@ def folder_for(app: FlowerApp, out: str | None, *, overwrite: bool) -> RunDirect
     Raises:
         RunError: there are files of another run in it, and it is not to be overwritten.
     """
-    path = Path(out or f"runs/{app.name}").expanduser()
+    path = Path(out or f"runs/{app.name}-app").expanduser()
     if path.exists() and any(path.iterdir()):
         ours = (path / "app.json").exists()
         if not (overwrite and ours):

@@ -24,7 +24,6 @@ from fedloom.core.types import (
 from fedloom.strategies.flower.attributes import Attributes
 from fedloom.strategies.flower.clipping import clipped
 from fedloom.strategies.flower.hosting import borrowed_randomness, flower, identified
-from fedloom.strategies.flower.nodes import Nodes
 from fedloom.strategies.flower.records import (
     arrays_of,
     metrics_of,
@@ -152,6 +151,8 @@ class FlowerStrategy:
     def _configured(self, hook: str, state: State, cohort: Cohort, arrays: Any) -> list[Any]:
         """The messages of one of the two hooks that make some."""
         from flwr.app import ConfigRecord
+
+        from fedloom.strategies.flower.nodes import Nodes
 
         _check_enough(self.inner, cohort)
         nodes = Nodes([node_of(client.id) for client in cohort.clients])

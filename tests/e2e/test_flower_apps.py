@@ -28,11 +28,11 @@ def test_an_app_is_simulated_as_it_is(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     again = fedloom("run", APP, "--nodes", "6", "--out", "again", "--quiet", cwd=tmp_path)
 
-    found = lines_of(tmp_path / "runs" / "quickstart")
+    found = lines_of(tmp_path / "runs" / "quickstart-app")
     assert [(line["round"], line["accepted"]) for line in found] == [(n, 3) for n in (1, 2, 3, 4)]
     # 3 of 6 nodes, each sent 144 bytes: four float32 behind .npy's header of 128.
     assert [line["bytes_up"] for line in found] == [3 * 144] * 4
-    assert json.loads((tmp_path / "runs/quickstart/summary.json").read_text())["rounds"] == 4
+    assert json.loads((tmp_path / "runs/quickstart-app/summary.json").read_text())["rounds"] == 4
     assert "round 4/4 flower" in done.stderr
     assert again.stdout.startswith("last [")
     same = ("loss", "evaluation", "metrics")
