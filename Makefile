@@ -19,7 +19,7 @@ demo: .venv/ready  ## a federation of 1,455 clients, simulated on this machine
 	$(BIN)/fedloom simulate examples/demo.toml --overwrite
 
 test: .venv/ready test-flower  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-flower: $(FLOWER:%=.venv-flower-%/ready)  ## what needs Flower, with two releases of it
 	for release in $(FLOWER); do \

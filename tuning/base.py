@@ -1,26 +1,31 @@
 """What the trainable side is made of: parts, adapters, and the model that a cohort trains."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
-from fedloom.backbones.loftq import Pair
-from fedloom.backbones.schemes import Packed
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.types import Params
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.store import Store
+from fedloom.tuning.exported import Exported
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedloom.backbones.loftq import Pair
+    from fedloom.backbones.schemes import Packed
+    from fedloom.tuning.store import Store
 
 __all__ = [
     "Adapter",
     "Catalog",
     "CohortModel",
-    "Exported",
     "Frozen",
     "Losses",
     "Part",
@@ -188,7 +193,7 @@ class Session(Protocol):
         """Tokens that the examples `rows` hold: the unit of work and of memory."""
         ...
 
-    def over(self, rows: NDArray[np.int64]) -> "Session":
+    def over(self, rows: NDArray[np.int64]) -> Session:
         """The same for a few examples that are run many times, computing once what it can.
 
         Args:
@@ -230,34 +235,6 @@ class Scoring(Session, Protocol):
     def features(self, rows: NDArray[np.int64]) -> Tensor:
         """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
         ...
-
-
-@dataclass(frozen=True)
-class Exported:
-    """How a model's tensors are written for PEFT.
-
-    Attributes:
-        config: ``adapter_config.json``; empty where PEFT has no such method.
-        auto: the transformers class that the base model is loaded with.
-        arguments: further arguments of its ``from_pretrained``, as source text.
-        left_out: tensors that PEFT's format has no place for.
-        convert: makes what PEFT's file has of all tensors by name, where that is not just these.
-        plain: all tensors but a head of ours are those of transformers' own state dict.
-    """
-
-    config: Mapping[str, object]
-    auto: str = ""
-    arguments: str = ""
-    left_out: frozenset[str] = frozenset()
-    convert: Callable[[Mapping[str, Vector]], dict[str, Vector]] | None = None
-    plain: bool = False
-
-    def contents(self, tensors: Mapping[str, Vector]) -> dict[str, Vector]:
-        """What ``adapter_model.safetensors`` holds, of all tensors by name."""
-        if self.convert is not None:
-            return self.convert(tensors)
-        kept = {name: t for name, t in tensors.items() if name not in self.left_out}
-        return {f"base_model.model.{name}": t for name, t in kept.items()}
 
 
 class CohortModel(Protocol):

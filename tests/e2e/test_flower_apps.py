@@ -4,7 +4,6 @@ import json
 import re
 import select
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from command_forks import Process, start
 from live_processes import free_ports, until
-from small_jobs import COMMAND, command_environment, fedloom
+from small_jobs import fedloom
 
 APP = Path(__file__).parents[1] / "fixtures" / "flower_app"
 
@@ -60,27 +60,14 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
-def start(
-    folder: Path, name: str, *arguments: str, stdout: int | None = None
-) -> "subprocess.Popen[str]":
-    with (folder / f"{name}.log").open("a") as log:
-        return subprocess.Popen(
-            [*COMMAND, "run", str(APP), *arguments],
-            cwd=folder,
-            env=command_environment(),
-            stdout=log if stdout is None else stdout,
-            stderr=log,
-            text=True,
-        )
-
-
 @contextmanager
-def serving(folder: Path, *more: str) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+def serving(folder: Path, *more: str) -> Iterator[tuple[Process, list[str]]]:
     """The server, and how a client joins it."""
     port, enrol = map(str, free_ports())
     own = ["--serve", "--json", "--out", "live", "--listen", "127.0.0.1", "--address", "127.0.0.1"]
     own += ["--port", port, "--enrol-port", enrol, *more]
-    server = start(folder, "server", *own, stdout=subprocess.PIPE)
+    with (folder / "server.log").open("wb") as log:
+        server = start(["run", APP, *own], folder, stderr=log)
     try:
         assert server.stdout is not None
         assert select.select([server.stdout], [], [], 90)[0]
@@ -93,21 +80,30 @@ def serving(folder: Path, *more: str) -> Iterator[tuple["subprocess.Popen[str]",
         server.communicate()
 
 
+def client_of(folder: Path, how: list[str], place: int) -> Process:
+    own = ["--directory", f"device{place}", "--name", f"device{place}"]
+    own += ["--node-config", f"partition-id={place} num-partitions=2"]
+    with (folder / f"client{place}.log").open("ab") as log:
+        return start(["run", APP, *how, *own], folder, stdout=log, stderr=log)
+
+
+@contextmanager
+def joined(folder: Path, how: list[str]) -> Iterator[list[Process]]:
+    """Two clients at work."""
+    clients = [client_of(folder, how, place) for place in range(2)]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            client.kill()
+            client.wait()
+
+
 def test_an_app_runs_over_our_server_with_tls(tmp_path: Path) -> None:
-    clients: list[subprocess.Popen[str]] = []
     flags = ["--nodes", "2", "--run-config", "num-server-rounds=6"]
-    with serving(tmp_path, *flags) as (server, how):
-        try:
-            for place in range(2):
-                own = ["--directory", f"device{place}", "--name", f"device{place}"]
-                own += ["--node-config", f"partition-id={place} num-partitions=2"]
-                clients.append(start(tmp_path, f"client{place}", *how, *own))
-            assert server.wait(90) == 0, (tmp_path / "server.log").read_text()
-            assert [client.wait(60) for client in clients] == [0, 0]
-        finally:
-            for client in clients:
-                client.kill()
-                client.wait()
+    with serving(tmp_path, *flags) as (server, how), joined(tmp_path, how) as clients:
+        assert server.wait(90) == 0, (tmp_path / "server.log").read_text()
+        assert [client.wait(60) for client in clients] == [0, 0]
 
     found = lines_of(tmp_path / "live")
     assert [line["accepted"] for line in found] == [2] * 6
@@ -119,24 +115,14 @@ def test_an_app_runs_over_our_server_with_tls(tmp_path: Path) -> None:
 
 def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     flags = ["--nodes", "2", "--no-tls", "--run-config", "num-server-rounds=40"]
-    with serving(tmp_path, *flags) as (server, how):
-        clients = []
-        try:
-            for place in range(2):
-                own = ["--directory", f"device{place}", "--name", f"device{place}"]
-                own += ["--node-config", f"partition-id={place}"]
-                clients.append(start(tmp_path, f"client{place}", *how, *own))
-            live = tmp_path / "live" / "metrics.jsonl"
-            until(lambda: live.exists() and len(lines_of(tmp_path / "live")) > 2, "a round")
-            clients[1].send_signal(signal.SIGKILL)
-            clients[1].wait(30)
-            clients[1] = start(tmp_path, "client1", *how, *own)
-            assert server.wait(90) == 0, (tmp_path / "server.log").read_text()
-            assert [client.wait(60) for client in clients] == [0, 0]
-        finally:
-            for client in clients:
-                client.kill()
-                client.wait()
+    with serving(tmp_path, *flags) as (server, how), joined(tmp_path, how) as clients:
+        live = tmp_path / "live" / "metrics.jsonl"
+        until(lambda: live.exists() and len(lines_of(tmp_path / "live")) > 2, "a round")
+        clients[1].send_signal(signal.SIGKILL)
+        clients[1].wait(30)
+        clients[1] = client_of(tmp_path, how, 1)
+        assert server.wait(90) == 0, (tmp_path / "server.log").read_text()
+        assert [client.wait(60) for client in clients] == [0, 0]
 
     found = lines_of(tmp_path / "live")
     assert [line["accepted"] for line in found] == [2] * 40

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from command_forks import command_environment
 from guide import Machine, blocks_of
 from small_jobs import (
     ROOT,
     classify_table,
-    command_environment,
     labelled_rows,
     write_rows,
     write_toml,

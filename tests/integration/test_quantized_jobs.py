@@ -9,8 +9,8 @@ import torch
 from small_jobs import classify_table
 
 from fedloom.api import job_of
-from fedloom.backbones.schemes import SCHEMES, scheme_of
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.formats import SCHEMES, scheme_of
+from fedloom.backbones.notes import scheme_in
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.job import FORMATS
 from fedloom.progress import Quiet
@@ -36,7 +36,8 @@ def table_of(backbone: Path, run: Path, **own: Any) -> dict[str, Any]:
 
 
 def test_formats_of_a_job_are_those_that_there_are() -> None:
-    assert {scheme_of(name).name for name in FORMATS if name} == set(SCHEMES)
+    asked = {name for name, scheme in SCHEMES.items() if not scheme.wide}
+    assert {scheme_of(name).name for name in FORMATS if name} == asked
 
 
 def test_a_folder_is_stored_once_and_is_the_job(
