@@ -4,7 +4,12 @@ PYTHON ?= python3
 BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean help
+# Flower's pins exclude releases in constraints.txt: it lies in environments beside .venv, the
+# oldest release that is supported and the newest that installs.
+FLOWER := 1.26.1 1.41.0
+FLOWER_TESTS := $(wildcard tests/unit/test_flower_*.py tests/integration/test_flower_*.py)
+
+.PHONY: demo test test-flower lint clean help
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
@@ -13,8 +18,14 @@ demo: .venv/ready  ## a federation of 1,455 clients, simulated on this machine
 	$(BIN)/fedloom fetch minilm
 	$(BIN)/fedloom simulate examples/demo.toml --overwrite
 
-test: .venv/ready  ## every test
+test: .venv/ready test-flower  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+test-flower: $(FLOWER:%=.venv-flower-%/ready)  ## what needs Flower, with two releases of it
+	OMP_NUM_THREADS=1 .venv-flower-$(firstword $(FLOWER))/bin/python -m pytest -n 2 \
+		-k 'conforms or ones_own or messages or comes_back' $(FLOWER_TESTS)
+	OMP_NUM_THREADS=1 .venv-flower-$(lastword $(FLOWER))/bin/python -m pytest -n 2 \
+		--dist worksteal $(FLOWER_TESTS) tests/e2e/*flower*.py
 
 lint: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/ruff check
@@ -22,11 +33,20 @@ lint: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/mypy
 
 clean:  ## remove the environment and what builds leave
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-flower-* build dist *.egg-info
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install -q 'pip>=25.1'
 	$(PIP) install -q -c constraints.txt 'torch'
 	$(PIP) install -q -c constraints.txt -e '.[all]' --group dev
+	touch $@
+
+# What .venv has is found there too, and only what Flower wants otherwise is installed beside it.
+.venv-flower-%/ready: .venv/ready
+	$(PYTHON) -m venv $(@D)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q flwr==$*
+	$(@D)/bin/python -c 'import flwr.serverapp.strategy, flwr.clientapp'
 	touch $@
