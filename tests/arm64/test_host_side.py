@@ -1,0 +1,57 @@
+"""This machine's side of the emulation, without it: which wheels it takes, what it lacks, what it starts."""
+
+from pathlib import Path
+
+import pytest
+from emulated import command, environment
+from make_root import default_folder, lacking
+from small_jobs import ROOT
+from wheels import CLIENT, WITH_PIP, pins, wanted
+
+GENERAL, ARM = ROOT / "constraints.txt", ROOT / "constraints-arm64.txt"
+
+
+def test_a_board_differs_in_torch_alone() -> None:
+    assert pins(ARM) == {"torch": "2.9.1"}
+    assert pins(GENERAL, ARM) == {**pins(GENERAL), "torch": "2.9.1"}
+    assert pins(GENERAL)["pyyaml"] == "6.0.3"  # as names are compared
+
+
+def test_all_but_the_builder_is_pinned() -> None:
+    assert "torch==2.9.1" in wanted(CLIENT)
+    assert [text for text in wanted((*CLIENT, *WITH_PIP)) if "==" not in text] == ["setuptools"]
+
+
+def test_what_is_lacking() -> None:
+    assert list(lacking(lambda tool: tool, 0)) == []
+    assert list(lacking(lambda tool: None, 1000)) == [
+        "it changes roots and mounts folders: run it as root",
+        "apt-get install debootstrap qemu-user-static",
+    ]
+
+
+def test_the_folder_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDLOOM_ARM64", "/srv/arm64")
+    assert default_folder() == Path("/srv/arm64")
+    monkeypatch.delenv("FEDLOOM_ARM64")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_folder() == Path("/home/me/.cache/fedloom/arm64")
+
+
+def test_what_is_mounted_and_run() -> None:
+    words = command(Path("/r"), ["python3", "-V"], {"/mnt/program": Path("/here")})
+    assert words[:2] == ["unshare", "--mount"]
+    places = words[words.index("/r") + 1 :]
+    assert places == [
+        *("/proc", "/proc", "/sys", "/sys", "/here", "/mnt/program"),
+        *("--", "python3", "-V"),
+    ]
+
+
+def test_an_emulated_process_has_an_environment_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/here")
+    found = environment("cortex-a53", OMP_NUM_THREADS="2")
+    assert "PYTHONHOME" not in found
+    assert (found["QEMU_CPU"], found["OMP_NUM_THREADS"]) == ("cortex-a53", "2")
