@@ -1,4 +1,4 @@
-"""This machine's side of the emulation, without it: which wheels it takes, what it lacks, what it starts."""
+"""The emulation's side of this machine: which wheels it takes, what it lacks, what it starts."""
 
 from pathlib import Path
 
