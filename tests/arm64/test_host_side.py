@@ -1,10 +1,12 @@
 """The emulation's side of this machine: which wheels it takes, what it lacks, what it starts."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from emulated import command, environment
-from make_root import default_folder, lacking
+from make_root import Step, default_folder, do, lacking
 from small_jobs import ROOT
 from wheels import CLIENT, WITH_PIP, pins, wanted
 
@@ -28,6 +30,28 @@ def test_what_is_lacking() -> None:
         "it changes roots and mounts folders: run it as root",
         "apt-get install debootstrap qemu-user-static",
     ]
+
+
+def test_what_is_made_is_kept(tmp_path: Path) -> None:
+    made: list[Sequence[str]] = []
+    step = Step("one", ("a", "b"), lambda folder, what: made.append(what))
+    assert do(step, "1 of 1", tmp_path, again=False)
+    assert not do(step, "1 of 1", tmp_path, again=False)
+    assert do(step, "1 of 1", tmp_path, again=True)
+    assert do(replace(step, what=("c",)), "1 of 1", tmp_path, again=False)
+    assert made == [("a", "b"), ("a", "b"), ("c",)]
+
+
+def fail(folder: Path, what: Sequence[str]) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_was_interrupted_is_made_again(tmp_path: Path) -> None:
+    step = Step("one", ("a",), lambda folder, what: None)
+    do(step, "1 of 1", tmp_path, again=False)
+    with pytest.raises(KeyboardInterrupt):
+        do(replace(step, make=fail), "1 of 1", tmp_path, again=True)
+    assert do(step, "1 of 1", tmp_path, again=False)
 
 
 def test_the_folder_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
