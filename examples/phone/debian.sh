@@ -11,8 +11,7 @@ if [ "$(uname -m)" != aarch64 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
-apt-get install --yes --no-install-recommends \
-  ca-certificates gcc libc6-dev python3 python3-venv
+apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-venv
 python3 -m venv ~/fedloom
 ~/fedloom/bin/pip install --upgrade -c "$checkout/constraints-arm64.txt" "$checkout"
 ~/fedloom/bin/fedloom client --check

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from emulated import OTHER_SITE, SITE, command, environment
@@ -20,7 +19,7 @@ from wheels import CLIENT, TOO_NEW, WITH_PIP, download, unpack, wanted
 
 __all__ = ["default_folder", "lacking", "main", "root_of"]
 
-PACKAGES = ("ca-certificates", "gcc", "libc6-dev", "python3", "python3-venv")
+PACKAGES = ("gcc", "libc6-dev", "python3", "python3-venv")
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 REGISTRATION = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
@@ -129,15 +128,17 @@ def site(folder: Path, requirements: Sequence[str], place: str = SITE) -> None:
     unpack(requirements, folder / "wheels", target)
 
 
+def other(folder: Path, requirements: Sequence[str]) -> None:
+    """Wheels that the client's are not."""
+    wheels(folder, requirements)
+    site(folder, requirements, OTHER_SITE)
+
+
 STEPS = (
     Step("debian", PACKAGES, debian),
-    Step(
-        "wheels",
-        (*wanted((*CLIENT, *WITH_PIP)), TOO_NEW),
-        wheels,
-    ),
+    Step("wheels", tuple(wanted((*CLIENT, *WITH_PIP))), wheels),
     Step("site", tuple(wanted(CLIENT)), site),
-    Step("other", (TOO_NEW,), partial(site, place=OTHER_SITE)),
+    Step("other", (TOO_NEW,), other),
 )
 
 
