@@ -14,7 +14,7 @@ demo: .venv/ready  ## a federation of 1,455 clients, simulated on this machine
 	$(BIN)/fedloom simulate examples/demo.toml --overwrite
 
 test: .venv/ready  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/ruff check
@@ -24,7 +24,7 @@ lint: .venv/ready  ## what CI checks besides the tests
 export FEDLOOM_ARM64 ?= $(HOME)/.cache/fedloom/arm64
 arm64: .venv/ready  ## nightly, as root: clients on emulated ARM processors, in that folder
 	$(BIN)/python tests/arm64/make_root.py $(FEDLOOM_ARM64)
-	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/pytest -s tests/arm64
+	FEDLOOM_KILLS=1 OMP_NUM_THREADS=1 nice -n 10 $(BIN)/pytest -s tests/arm64
 
 clean:  ## remove the environment and what builds leave
 	rm -rf .venv build dist *.egg-info

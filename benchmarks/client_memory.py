@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from results import commit, fill_readme, machine, page, write_section
+from results import facts_of, page, publish
 from running import ROOT, Program, Result, run_all
 
 __all__ = ["main"]
@@ -52,18 +52,9 @@ def main() -> int:
         command = [sys.executable, "-c", MAKE, folder, *shapes]
         subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True)
         results = run_all(programs(Path(folder), shapes), repeats=1, limit=300.0)
-    facts = {
-        "machine": machine(),
-        "command": "`python benchmarks/client_memory.py`",
-        "commit": commit(),
-        "load before": f"{load:.1f}",
-    }
+    facts = facts_of("`python benchmarks/client_memory.py`", load)
     text = page(TITLE, table(results), facts)
-    print(text)
-    if not options.quick:
-        write_section(options.output, NAME, results, text, facts)
-        fill_readme(HERE / "README.md", options.output, NAME, [NAME])
-    return int(any("failed" in result for result in results))
+    return publish(NAME, results, text, facts, folder=None if options.quick else options.output)
 
 
 def programs(folder: Path, shapes: Sequence[str]) -> list[Program]:

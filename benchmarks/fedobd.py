@@ -6,7 +6,6 @@ they differ in how updates and models travel.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from statistics import mean
 from fedloom.api import recipes, simulate
 from fedloom.core.config import read_toml
 from fedloom.progress import Quiet
+from seeds import add_seeds, each_seed
 
 __all__ = ["WAYS"]
 
@@ -104,16 +104,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--lr", type=float, default=0.03)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    add_seeds(parser, WAYS)
     parser.add_argument("--output", type=Path, default=Path("runs/fedobd"))
     options = parser.parse_args()
-    rows = []
-    for seed in options.seeds:
-        for name in options.only:
-            rows.append(measured(name, seed, options))
-            print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
+    print(table(each_seed(options, measured)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from kernel_tables import table, targets
-from results import commit, fill_readme, machine, page, write_section
+from results import facts_of, fill_readme, page, write_section
 from running import Program, run_all
 from tables import markdown
 
@@ -34,13 +34,10 @@ def main() -> int:
     amx = any(result.get("amx") for result in results) and not options.limit
     name = "kernels" + (f"-{options.limit}" if options.limit else "-amx" if amx else "")
     command = "python benchmarks/kernels.py"
-    facts = {
-        "machine": machine(),
-        "command": f"`{command}{' --limit avx2' if options.limit else ''}`, one thread, the least",
-        "commit": commit(),
-        "load before": f"{load:.1f}",
-        "took": f"{time.monotonic() - began:.0f} s",
-    }
+    facts = facts_of(
+        f"`{command}{' --limit avx2' if options.limit else ''}`, one thread, the least", load
+    )
+    facts["took"] = f"{time.monotonic() - began:.0f} s"
     text = page(title(options.limit, amx=amx), table(results), facts)
     text += "\n" + markdown(targets(results, amx=amx)) + "\n"
     print(text)

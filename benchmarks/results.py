@@ -11,7 +11,15 @@ from pathlib import Path
 from running import ROOT, Result
 from tables import markdown
 
-__all__ = ["commit", "fill_readme", "machine", "page", "write_section"]
+__all__ = [
+    "commit",
+    "facts_of",
+    "fill_readme",
+    "machine",
+    "page",
+    "publish",
+    "write_section",
+]
 
 FASTER = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
@@ -45,6 +53,16 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
+def facts_of(command: str, load: float) -> dict[str, str]:
+    """What a section says it was measured on and by; `load` is that of the machine before."""
+    return {
+        "machine": machine(),
+        "command": command,
+        "commit": commit(),
+        "load before": f"{load:.1f}",
+    }
+
+
 def page(title: str, table: Sequence[Sequence[str]], facts: Mapping[str, str]) -> str:
     """A section in Markdown, with what it was measured on."""
     lines = [f"### {title}", "", markdown(table), ""]
@@ -71,3 +89,23 @@ def fill_readme(readme: Path, folder: Path, of: str, names: Sequence[str]) -> No
     pages = [folder / f"{name}.md" for name in names]
     inside = "\n".join(p.read_text(encoding="utf-8") for p in pages if p.is_file())
     readme.write_text(f"{before}{begin}\n\n{inside}\n{end}{after}", encoding="utf-8")
+
+
+def publish(
+    name: str,
+    results: Sequence[Result],
+    text: str,
+    facts: Mapping[str, str],
+    *,
+    folder: Path | None,
+) -> int:
+    """Print a section of its own, and write it to a folder and the README where there is one.
+
+    Returns:
+        The exit code: 1 where a program failed.
+    """
+    print(text)
+    if folder is not None:
+        write_section(folder, name, results, text, facts)
+        fill_readme(Path(__file__).parent / "README.md", folder, name, [name])
+    return int(any("failed" in result for result in results))

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from live.sections import SECTIONS, Setting
-from results import commit, fill_readme, machine, page, write_section
+from results import facts_of, fill_readme, page, write_section
 from running import run_all
 
 __all__ = ["main"]
@@ -66,13 +66,8 @@ def _section(name: str, setting: Setting, options: argparse.Namespace) -> bool:
     began = time.monotonic()
     repeats = options.repeats or (1 if setting.quick else section.repeats)
     results = run_all(section.programs(setting), repeats=repeats, limit=LIMIT)
-    facts = {
-        "machine": machine(),
-        "command": f"`python benchmarks/server.py --only {name}`, best of {repeats} runs",
-        "commit": commit(),
-        "load before": f"{load:.1f}",
-        "took": f"{time.monotonic() - began:.0f} s",
-    }
+    facts = facts_of(f"`python benchmarks/server.py --only {name}`, best of {repeats} runs", load)
+    facts["took"] = f"{time.monotonic() - began:.0f} s"
     text = page(section.title, section.table(results), facts)
     print(text, flush=True)
     if not setting.quick:

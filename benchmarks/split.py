@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from live.split_sections import SECTIONS, Setting
-from results import commit, fill_readme, machine, page, write_section
+from results import facts_of, fill_readme, page, write_section
 from running import run_all
 
 __all__ = ["main"]
@@ -67,13 +67,8 @@ def _section(name: str, setting: Setting, output: Path) -> bool:
     results = run_all(section.programs(setting), repeats=1, limit=LIMIT)
     cuda = setting.device == "cuda"
     command = f"python benchmarks/split.py --only {name}" + (" --device cuda" if cuda else "")
-    facts = {
-        "machine": machine(),
-        "command": f"`{command}`, medians",
-        "commit": commit(),
-        "load before": f"{load:.1f}",
-        "took": f"{time.monotonic() - began:.0f} s",
-    }
+    facts = facts_of(f"`{command}`, medians", load)
+    facts["took"] = f"{time.monotonic() - began:.0f} s"
     title = section.title + (", far side on a GPU" if cuda else "")
     text = page(title, section.table(results), facts)
     print(text, flush=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from results import commit, fill_readme, machine, page, write_section
+from results import facts_of, page, publish
 from running import ROOT, Program, Result, run_all
 
 __all__ = ["main"]
@@ -43,18 +43,9 @@ def main() -> int:
                 Program("3 of 12 blocks", (script, str(home), str(port)), rate="peak_mib"),
             ]
             results = run_all(programs, repeats=repeats, limit=LIMIT)
-    facts = {
-        "machine": machine(),
-        "command": f"`python benchmarks/split_memory.py`, the most of {repeats} runs",
-        "commit": commit(),
-        "load before": f"{load:.1f}",
-    }
+    facts = facts_of(f"`python benchmarks/split_memory.py`, the most of {repeats} runs", load)
     text = page(TITLE, table(results), facts)
-    print(text)
-    if not options.quick:
-        write_section(options.output, NAME, results, text, facts)
-        fill_readme(HERE / "README.md", options.output, NAME, [NAME])
-    return int(any("failed" in result for result in results))
+    return publish(NAME, results, text, facts, folder=None if options.quick else options.output)
 
 
 def table(results: Sequence[Result]) -> list[list[str]]:

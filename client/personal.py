@@ -11,6 +11,7 @@ from fedloom.core.errors import RunError, TransferError
 from fedloom.core.layout import Layout
 from fedloom.core.types import Params, State
 from fedloom.security.private import make_folder
+from fedloom.tuning.own import first_held
 
 __all__ = ["OwnTensors"]
 
@@ -55,7 +56,7 @@ class OwnTensors:
                 return load_state(self._path(number), self._layout)[0].params
             except RunError as error:
                 log.warning("tensors that were kept cannot be read: %s", error)
-        return params.only(self._layout)
+        return first_held(self._layout, params)
 
     def keep(self, round: int, params: Params) -> None:
         """Keep the tensors that a round has led to; they are on the disk when this returns.

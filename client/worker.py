@@ -30,7 +30,6 @@ from fedloom.core.registry import create
 from fedloom.core.step_ledger import digest_of
 from fedloom.core.types import (
     Briefing,
-    ClientTask,
     Cost,
     Params,
     Payload,
@@ -42,6 +41,7 @@ from fedloom.tuning.data import Corpus
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import IDLE, Assignment, Learner, LocalResult
+from fedloom.tuning.own import held_tensors, holds, own_model
 from fedloom.tuning.prepare import dtype_of
 from fedloom.tuning.split_training import SplitTraining
 from fedloom.tuning.stage_session import StageSession
@@ -173,7 +173,7 @@ class Worker:
             self._ration.check(side, float(side.token_counts(examples).mean()), task.work)
             return split.train(learner, training, params, task, briefing)
         rows = np.arange(len(examples))
-        own = self._own(task, params, before=task.round)
+        own = self._own(order, params, before=task.round)
         assignment = Assignment(task.client, rows, task.round, task.seed, task.batches, own)
         doing = task, params, learner, assignment, briefing
         result = self._ration.train(*doing, lambda: self._session(order, params))
@@ -181,10 +181,12 @@ class Worker:
             self._kept(result.kept.layout).keep(task.round, result.kept)
         return result
 
-    def _own(self, task: ClientTask, params: Params, *, before: int) -> Params | None:
-        """What this device has of its own of the tensors that a task keeps, as before a round."""
-        kept = task.selectors.kept(params.layout)
-        return self._kept(kept).before(before, params) if kept.specs else None
+    def _own(self, order: Order, params: Params, *, before: int) -> Params | None:
+        """What this device holds for itself in the stage of an order, as before a round."""
+        job = self.manifest.job
+        if not holds(job, order.stage):
+            return None
+        return self._kept(held_tensors(job, params.layout)).before(before, params)
 
     def _kept(self, layout: Layout) -> OwnTensors:
         return OwnTensors(self.scratch / "personal", self.manifest, layout)
@@ -218,8 +220,8 @@ class Worker:
         session = self._model.session(params, order.task.selectors.train, examples)
         tokens = self._ration.evaluated_at_once(session)
         metrics = dict(evaluate(session, params, examples, batch_tokens=tokens).metrics)
-        if own := self._own(order.task, params, before=order.task.round + 1):
-            mine = params.having(own)
+        own = self._own(order, params, before=order.task.round + 1)
+        if mine := own and own_model(params, own):
             told = evaluate(session, mine, examples, batch_tokens=tokens).metrics
             metrics |= {f"personal_{name}": value for name, value in told.items()}
         return Finished(

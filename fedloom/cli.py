@@ -12,6 +12,7 @@ from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
+from fedloom.new_command import add_new
 from fedloom.quantize_command import add_quantize
 from fedloom.sweep_command import add_sweep
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_live_commands(commands)
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))
     _add_init(commands.add_parser("init", help="write a commented configuration"))
+    add_new(commands.add_parser("new", help="write a package with a strategy of your own"))
     _add_list(commands.add_parser("list", help="names that a configuration may use"))
     _add_fetch(commands.add_parser("fetch", help="download a backbone into the cache"))
     text = "store a backbone in 8 or 4 bits"

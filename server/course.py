@@ -7,17 +7,20 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fedloom.core.checkpoint import load_state, save_state
 from fedloom.core.errors import RunError
 from fedloom.core.job import Job
+from fedloom.core.registry import create
 from fedloom.core.types import Cost, Metrics, Params, RoundReport, State
 from fedloom.results.observe import Observer, RoundLine
 from fedloom.results.rundir import RunDirectory
 from fedloom.results.spending import spending
 from fedloom.server.failpoints import reach
 from fedloom.server.gains import Best
+from fedloom.strategies.base import Strategy
+from fedloom.strategies.contract import first_state
 
 __all__ = ["Course", "Judge", "Played", "Playing", "begin", "drawn_for", "follow"]
 
@@ -173,7 +176,8 @@ class _Following:
         """The judge of a stage, which is set up where it is a new one."""
         course = self.course
         if new:
-            course.state = State(course.state.params)  # a new stage, a new strategy
+            strategy = cast(Strategy, create("strategies", self.job.stages[index].strategy))
+            course.state = first_state(strategy, course.state.params)
         params = course.state.params
         judge = self.playing.judge(index, params)
         if course.done == 0 and index == 0:

@@ -21,6 +21,7 @@ from fedloom.simulation.setup import Prepared
 from fedloom.simulation.stage import evaluator
 from fedloom.tuning.evaluate import Evaluation, evaluate
 from fedloom.tuning.export import export_adapter
+from fedloom.tuning.own import own_model
 from fedloom.tuning.plug_in import whole_of
 
 __all__ = ["Closing", "Models", "close"]
@@ -121,8 +122,8 @@ def _each_client(
     for name, own in rows.items():
         here, first = np.arange(first, first + len(own)), first + len(own)
         clients[name] = _means(found, here)
-        if models.personal is not None:
-            mine = params.having(own_of(models.personal, name, params))
+        held = models.personal and own_of(models.personal, name, params)
+        if mine := held and own_model(params, held):
             theirs = _means(evaluate(session, mine, examples, rows=here), here)
             personal = {f"personal_{metric}": value for metric, value in theirs.items()}
             clients[name] = {**clients[name], **personal}

@@ -1,4 +1,4 @@
-"""What simulated clients keep for themselves: tensors that never travel."""
+"""What simulated clients hold for themselves: tensors that never travel."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.layout import Layout
 from fedloom.core.types import ClientId, Params
 from fedloom.results.rundir import RunDirectory
+from fedloom.tuning.own import first_held
 
 __all__ = ["kept_by_clients", "own_of"]
 
@@ -15,7 +16,7 @@ __all__ = ["kept_by_clients", "own_of"]
 def kept_by_clients(
     directory: RunDirectory, layout: Layout, run: Mapping[str, str | int], *, done: int
 ) -> Iterator[ClientVectors | None]:
-    """What clients keep as of a round, in the run's folder; None where they keep nothing.
+    """What clients hold as of a round, in the run's folder; None where they hold nothing.
 
     Raises:
         RunError: the file cannot be used, is of another run, or lacks rounds that are done.
@@ -32,10 +33,10 @@ def kept_by_clients(
 
 
 def own_of(kept: ClientVectors, client: ClientId, params: Params) -> Params:
-    """What a client starts from: the tensors that it has kept, else those of the global model.
+    """What a client holds: its record, else what it is before the client's first round.
 
     Raises:
         RunError: its record cannot be read.
     """
     own = kept.of(client)
-    return params.only(kept.layout) if own is None else Params(kept.layout, own)
+    return first_held(kept.layout, params) if own is None else Params(kept.layout, own)

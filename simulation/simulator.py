@@ -20,7 +20,7 @@ from fedloom.simulation.personal import kept_by_clients
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Stages
-from fedloom.tuning.keeping import kept_tensors
+from fedloom.tuning.own import held_tensors
 
 __all__ = ["Run", "simulate"]
 
@@ -94,8 +94,8 @@ def _run(prepared: Prepared, directory: RunDirectory, observer: Observer) -> Run
     observer.started(_info(prepared, directory, start, course.done))
     interrupted = False
     try:
-        kept, run = kept_tensors(job, start.layout), facts_of(job, start.layout)
-        keeping = kept_by_clients(directory, kept, run, done=course.done)
+        held, run = held_tensors(job, start.layout), facts_of(job, start.layout)
+        keeping = kept_by_clients(directory, held, run, done=course.done)
         with Interrupt() as interrupt, keeping as personal:
             stages = Stages(prepared, personal, interrupt)
             follow(job, course, stages, directory, observer)

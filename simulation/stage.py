@@ -30,6 +30,7 @@ from fedloom.tuning.base import Session
 from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import Learner
+from fedloom.tuning.own import holds
 from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Stages", "evaluator", "training_session"]
@@ -104,7 +105,7 @@ class Stages:
 
         kept = memory_of(strategy, job, index, state, done=first - 1)
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool, kept as memory:
-            federation = self._federation(stage, up, pool)
+            federation = self._federation(index, up, pool)
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 if self.personal is not None:
@@ -137,9 +138,9 @@ class Stages:
                     self.personal.commit(number)
                 yield Played(stage.name, state, report, time.perf_counter() - began)
 
-    def _federation(self, stage: Stage, codec: Codec, pool: ThreadPoolExecutor) -> Federation:
+    def _federation(self, index: int, codec: Codec, pool: ThreadPoolExecutor) -> Federation:
         """Who trains in a stage, and how."""
-        prepared = self.prepared
+        prepared, stage = self.prepared, self.prepared.job.stages[index]
         sessions = StageSession(
             lambda params, train: training_session(prepared, params, stage, train)
         )
@@ -152,7 +153,7 @@ class Stages:
             pool=pool,
             split=prepared.split,
             device_of=prepared.device_of,
-            personal=self.personal if stage.keep != NONE else None,
+            personal=self.personal if holds(prepared.job, index) else None,
         )
 
     def _cohort(self, number: int, stage: Stage, state: State) -> Cohort:

@@ -21,7 +21,7 @@ from fedloom.core.seeds import stream
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
 from fedloom.strategies.base import Remembering, Strategy
-from fedloom.strategies.contract import check_applied, check_state, check_tasks, hook
+from fedloom.strategies.contract import check_applied, check_tasks, first_state, hook
 from fedloom.strategies.remembering import Memory, folded, layout_of
 
 __all__ = ["check_strategy"]
@@ -112,9 +112,8 @@ class _Trial:
         What a strategy remembers of each client is among its slots.
         """
         params = Params(self.layout, _noise("params", self.layout.size))
-        with hook("init", 0), _unwritten("init", params.vector):
-            state = self.strategy.init(params)
-        check_state(state, self.layout, 0, "init, round 0")
+        with _unwritten("init", params.vector):
+            state = first_state(self.strategy, params)
         records = _Dictionary()
         own = layout_of(self.strategy, self.layout)
         memory = Memory(cast(Remembering, self.strategy), own, records) if own.specs else None
@@ -136,7 +135,9 @@ class _Trial:
         for name in _ordered(list(deltas), order):
             examples = next(c.num_examples for c in cohort.clients if c.id == name)
             work = tasks[name].work
-            update = ClientUpdate(name, number, examples, delta=deltas[name], work=work)
+            told = {"loss": 1 + examples / 10}
+            delta = deltas[name]
+            update = ClientUpdate(name, number, examples, delta=delta, metrics=told, work=work)
             # A strategy may refuse what is not for it, and the round goes on.
             with suppress(UpdateRefusedError):
                 total = folded(self.strategy, state, total, update, memory)

@@ -17,6 +17,7 @@ from fedloom.core.types import (
     Params,
     State,
 )
+from fedloom.strategies.base import Strategy
 
 __all__ = [
     "branches_of",
@@ -25,6 +26,7 @@ __all__ = [
     "check_branches",
     "check_state",
     "check_tasks",
+    "first_state",
     "hook",
 ]
 
@@ -43,6 +45,17 @@ def hook(name: str, round: int) -> Iterator[None]:
             raise
         text = f"{name}, round {round}: raised {type(error).__name__}: {error}"
         raise StrategyError(text) from error
+
+
+def first_state(strategy: Strategy, params: Params) -> State:
+    """A strategy's state before the first round of a stage.
+
+    Raises:
+        StrategyError: it raised, or gave anything but a finite state of this model, version 0.
+    """
+    with hook("init", 0):
+        state = strategy.init(params)
+    return check_state(state, params.layout, 0, "init, round 0")
 
 
 def briefing_of(strategy: object, state: State) -> Briefing:

@@ -28,24 +28,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedloom.core.errors import UpdateRefusedError, require
-from fedloom.core.layout import Layout, TensorSpec, Vector
+from fedloom.core.layout import Layout, Vector
+from fedloom.core.slopes import slope_of
 from fedloom.core.types import (
     ClientId,
     ClientTask,
     ClientUpdate,
     Cohort,
-    Delta,
-    LocalWork,
     Metrics,
     Params,
     State,
 )
-from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
+from fedloom.strategies.aggregate import FixedPointSum
+from fedloom.strategies.optimizers import slot_of
 from fedloom.strategies.plan import Constant
+from fedloom.strategies.side_by_side import means_of, present, summed
 
 __all__ = ["FedPepTAO"]
 
-MEAN = WeightedMean()
 _SIDES = ("delta", "slope", "control")
 
 
@@ -115,11 +115,9 @@ class FedPepTAO:
         if update.delta is None:
             raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
         delta, own = update.delta.dense(), update.remembered
-        sides = (delta.vector, _slope(delta, update), _of(own, delta.layout))
-        whole = Delta(_three(delta.layout), np.concatenate(sides))
-        # One sum of all three: an update that is refused leaves none of them behind.
-        weighed = ClientUpdate(update.client, update.round, update.num_examples, delta=whole)
-        sums = MEAN.add(total.sums if total else None, weighed)
+        slope = slope_of(delta, update.work, update.num_examples)
+        sides = dict(zip(_SIDES, (delta.vector, slope, _of(own, delta.layout)), strict=True))
+        sums = summed(total.sums if total else None, update, delta.layout, sides)
         members, new, fresh = (total.members, total.new, total.fresh) if total else (0, 0, 0)
         if own is None:
             new, fresh = new + 1, fresh + update.num_examples
@@ -129,9 +127,9 @@ class FedPepTAO:
         """The client's next control variate."""
         assert update.delta is not None
         delta = update.delta.dense()
-        vector = _slope(delta, update)
+        vector = slope_of(delta, update.work, update.num_examples)
         if self.controls == "sum":
-            c = state.params.layout.gather(_slot(state, "c"), delta.layout)
+            c = state.params.layout.gather(slot_of(state, "c"), delta.layout)
             vector = _of(update.remembered, delta.layout) - c + vector
         return Params(delta.layout, vector)
 
@@ -143,9 +141,9 @@ class FedPepTAO:
         if total is None:
             return State(state.params, state.version + 1, state.slots, state.notes), {}
         params, layout = state.params, state.params.layout
-        part = Layout(tuple(s for s in layout if f"delta/{s.name}" in total.sums.layout))
-        delta, slope, control = _means(part, total.sums)
-        c, m = (layout.gather(_slot(state, name), part) for name in ("c", "m"))
+        part = present(layout, total.sums, "delta")
+        delta, slope, control = means_of(part, total.sums, _SIDES)
+        c, m = (layout.gather(slot_of(state, name), part) for name in ("c", "m"))
         m = self.momentum * m - (1 - self.momentum) * delta
         moved, notes = {"m": m}, dict(state.notes)
         if self.controls != "none":
@@ -159,50 +157,14 @@ class FedPepTAO:
         lr = max(self.lr * self.decay**state.version, self.lowest)
         before = layout.gather(params.vector, part)
         after = layout.scatter(params.vector, part, before + delta - lr * step)
-        slots = {n: layout.scatter(_slot(state, n), part, values) for n, values in moved.items()}
+        slots = {n: layout.scatter(slot_of(state, n), part, values) for n, values in moved.items()}
         metrics = {"delta_norm": _norm(delta), "correction_norm": lr * _norm(step)}
         return State(Params(layout, after), state.version + 1, slots, notes), metrics
-
-
-def _slope(delta: Delta, update: ClientUpdate) -> Vector:
-    """``(theta - theta_k) / (tau_k eta_k)``: the client's mean gradient, where it steps by SGD."""
-    work = update.work
-    steps = work.step_count(update.num_examples)
-    rates = [np.full(spec.size, steps * _rate(spec, work)) for spec in delta.layout]
-    slope: Vector = (-delta.vector / np.concatenate([*rates, np.ones(0)])).astype(np.float32)
-    return slope
-
-
-def _rate(spec: TensorSpec, work: LocalWork) -> float:
-    """The learning rate of a tensor."""
-    return work.head_lr if work.head_lr and "head" in spec.tags else work.lr
 
 
 def _of(own: Params | None, layout: Layout) -> Vector:
     """A client's control variate for some tensors; zero where it has none."""
     return np.zeros(layout.size, np.float32) if own is None else own.only(layout).vector
-
-
-def _slot(state: State, name: str) -> Vector:
-    """The array `name` of the state, float32 ``[P]``; zero before the first step."""
-    if name in state.slots:
-        return state.slots[name].astype(np.float32, copy=False)
-    return np.zeros(state.params.layout.size, dtype=np.float32)
-
-
-def _three(layout: Layout) -> Layout:
-    """The tensors of a layout three times, under names of their own."""
-    return Layout(
-        tuple(TensorSpec(f"{side}/{spec.name}", spec.shape) for side in _SIDES for spec in layout)
-    )
-
-
-def _means(part: Layout, sums: FixedPointSum) -> tuple[Vector, Vector, Vector]:
-    """The weighted means of deltas, slopes and control variates for the tensors of `part`."""
-    layout = _three(part)
-    zeros = Params(layout, np.zeros(layout.size, dtype=np.float32))
-    delta, slope, control = MEAN.mean(zeros, sums).vector.reshape(3, part.size)
-    return delta, slope, control
 
 
 def _norm(vector: Vector) -> float:

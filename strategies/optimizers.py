@@ -23,7 +23,7 @@ from fedloom.core.layout import Vector
 from fedloom.core.types import Delta, State
 from fedloom.strategies.base import Step
 
-__all__ = ["Adagrad", "Adam", "Momentum", "Sgd", "Yogi"]
+__all__ = ["Adagrad", "Adam", "Momentum", "Sgd", "Yogi", "slot_of"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Momentum:
 
     def step(self, state: State, delta: Delta) -> Step:
         """One step from ``state.params`` along the velocity."""
-        m = self.momentum * _slot(state, "m", 0.0) + delta.vector
+        m = self.momentum * slot_of(state, "m", 0.0) + delta.vector
         return Step(state.params.vector + self.lr * m, {"m": m})
 
 
@@ -81,7 +81,7 @@ class Adagrad:
     def step(self, state: State, delta: Delta) -> Step:
         """One step from ``state.params``."""
         m = _first_moment(state, delta.vector, self.beta1)
-        v = _slot(state, "v", self.tau**2) + delta.vector * delta.vector
+        v = slot_of(state, "v", self.tau**2) + delta.vector * delta.vector
         return _adaptive(state, m, v, self.lr, self.tau)
 
 
@@ -107,7 +107,7 @@ class Adam:
         beta1, beta2 = self.betas
         m = _first_moment(state, delta.vector, beta1)
         square = delta.vector * delta.vector
-        v = beta2 * _slot(state, "v", self.tau**2) + (1 - beta2) * square
+        v = beta2 * slot_of(state, "v", self.tau**2) + (1 - beta2) * square
         return _adaptive(state, m, v, self.lr, self.tau)
 
 
@@ -132,12 +132,12 @@ class Yogi:
         """One step from ``state.params``."""
         beta1, beta2 = self.betas
         m = _first_moment(state, delta.vector, beta1)
-        v, square = _slot(state, "v", self.tau**2), delta.vector * delta.vector
+        v, square = slot_of(state, "v", self.tau**2), delta.vector * delta.vector
         sign: Vector = np.sign(v - square)
         return _adaptive(state, m, v - (1 - beta2) * square * sign, self.lr, self.tau)
 
 
-def _slot(state: State, name: str, start: float) -> Vector:
+def slot_of(state: State, name: str, start: float = 0.0) -> Vector:
     """The array `name` of the state, float32 ``[P]``; full of `start` before the first step."""
     if name in state.slots:
         return state.slots[name].astype(np.float32, copy=False)
@@ -145,7 +145,7 @@ def _slot(state: State, name: str, start: float) -> Vector:
 
 
 def _first_moment(state: State, delta: Vector, beta1: float) -> Vector:
-    return beta1 * _slot(state, "m", 0.0) + (1 - beta1) * delta
+    return beta1 * slot_of(state, "m", 0.0) + (1 - beta1) * delta
 
 
 def _adaptive(state: State, m: Vector, v: Vector, lr: float, tau: float) -> Step:

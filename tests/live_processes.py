@@ -10,14 +10,18 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from command_forks import Process, start
 from safetensors.numpy import load_file
-from small_jobs import COMMAND, command_environment, write_rows, write_toml
+from small_jobs import write_rows, write_toml
 
+from fedloom import simulate
 from fedloom.operating import new_token
+from fedloom.progress import Quiet
 from fedloom.server.database import Database
 from fedloom.server.failpoints import VARIABLE
 from fedloom.server.ledger import Ledger
@@ -112,8 +116,8 @@ class Fleet:
 
     folder: Path
     clients: Sequence[str]
-    server: "subprocess.Popen[bytes] | None" = None
-    devices: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    server: Process | None = None
+    devices: dict[str, Process] = field(default_factory=dict)
     _tokens: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
@@ -148,19 +152,18 @@ class Fleet:
         if self.server is not None and self.server.stdout is not None:
             self.server.stdout.close()
         with (self.folder / "server.err").open("ab") as errors:
-            self.server = subprocess.Popen(
-                [*COMMAND, "server", "job.toml", "--out", "live", "--json", *flags],
-                cwd=self.folder,
-                env={**command_environment(), VARIABLE: failpoint},
-                stdout=subprocess.PIPE,
+            self.server = start(
+                ["server", "job.toml", "--out", "live", "--json", *flags],
+                self.folder,
+                variables={VARIABLE: failpoint},
                 stderr=errors,
             )
         assert self.server.stdout is not None
         readable, _, _ = select.select([self.server.stdout], [], [], LONGEST)
-        told = self.server.stdout.readline() if readable else b""
-        while b'"event": "note"' in told:
+        told = self.server.stdout.readline() if readable else ""
+        while '"event": "note"' in told:
             told = self.server.stdout.readline()
-        assert b'"open"' in told, (told, (self.folder / "server.err").read_text())
+        assert '"open"' in told, (told, (self.folder / "server.err").read_text())
 
     def join(self, client: str) -> None:
         """Start a device, or start it again: the same command."""
@@ -170,13 +173,27 @@ class Fleet:
         flags = ["--join", self._tokens[client], "--data", f"own{number}.jsonl"]
         flags += ["--directory", f"device{number}", "--threads", "1"]
         with (self.folder / f"device{number}.log").open("ab") as log:
-            self.devices[client] = subprocess.Popen(
-                [*COMMAND, "client", *flags],
-                cwd=self.folder,
-                env=command_environment(),
-                stdout=log,
-                stderr=log,
-            )
+            self.devices[client] = start(["client", *flags], self.folder, stdout=log, stderr=log)
+
+    def begin(self, *, failpoint: str = "") -> None:
+        """Start the server, and a device for every client."""
+        self.serve(failpoint=failpoint)
+        for client in self.clients:
+            self.join(client)
+
+    def finish(self) -> None:
+        """The server ends well, and so does everybody."""
+        assert self.ended() == 0, self.logs()
+        assert set(self.gone()) == {0}
+
+    def play(self, *failpoints: str) -> None:
+        """Begin and finish; on the way the server dies at one failpoint after the other."""
+        first, *others = (*failpoints, "")
+        self.begin(failpoint=first)
+        for failpoint in others:
+            assert self.ended() == -signal.SIGKILL, self.logs()
+            self.serve(failpoint=failpoint)
+        self.finish()
 
     def under_way(self) -> int:
         """The round that is open on the disk of a server that is gone; 0 for none."""
@@ -194,7 +211,7 @@ class Fleet:
         """The exit code of the server, once it has ended."""
         assert self.server is not None
         self.server.communicate(timeout=LONGEST)
-        return self.server.returncode
+        return self.server.wait()
 
     def told(self, how: signal.Signals) -> int:
         """Tell the server to end; its exit code."""
@@ -204,11 +221,24 @@ class Fleet:
 
     def gone(self) -> list[int]:
         """The exit codes of the devices; those that have not heard that it is over are told."""
-        time.sleep(1.0)
+        end = time.monotonic() + 1.0
         for device in self.devices.values():
-            if device.poll() is None:
-                device.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                device.wait(max(0.0, end - time.monotonic()))
+        for device in self.devices.values():
+            device.terminate()
         return [device.wait(30) for device in self.devices.values()]
+
+    def simulate(self) -> None:
+        """The same job in the simulator, in the folder ``simulated``."""
+        directory = {"run.directory": self.folder / "simulated"}
+        simulate(self.folder / "job.toml", settings=directory, observer=Quiet())
+
+    def compare(self) -> None:
+        """Simulate the job: the bits and the lines are the same."""
+        self.simulate()
+        assert tensors(self.folder / "live") == tensors(self.folder / "simulated")
+        assert self.lines() == self.lines("simulated")
 
     def lines(self, run: str = "live") -> list[dict[str, Any]]:
         """The rounds on the disk, without what depends on the clock or on bytes of the wire."""

@@ -1,14 +1,13 @@
 """Jobs that run in a second: a tiny random model, words that tell their class, the command line."""
 
 import json
-import os
 import random
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from command_forks import start
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -126,27 +125,12 @@ class Pausing:
         return Backprop().train(session, params, work, cohort)
 '''
 
-COMMAND = (sys.executable, "-c", "import sys; from fedloom.cli import main; sys.exit(main())")
-
-
-def command_environment() -> dict[str, str]:
-    """The environment of a command that runs this checkout on one thread."""
-    found = os.environ.get("PYTHONPATH", "")
-    path = os.pathsep.join(part for part in (str(ROOT), found) if part)
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-
 
 def fedloom(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command line to its end."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env=command_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    process = start(arguments, cwd)
+    out, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(arguments, process.wait(), out, errors)
 
 
 def numbers_of(run: Path) -> list[dict[str, Any]]:

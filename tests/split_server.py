@@ -1,10 +1,9 @@
-"""Far blocks of one number on loopback, in a thread or alone: FOLDER PORT."""
+"""Far blocks of one number on loopback, in a thread or in a process of their own."""
 
 import asyncio
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,5 +189,7 @@ async def _alone(folder: Path, port: int) -> None:
     await server.wait_for_termination()
 
 
-if __name__ == "__main__":
-    asyncio.run(_alone(Path(sys.argv[1]), int(sys.argv[2])))
+def main(words: Sequence[str]) -> None:
+    """Serve until somebody ends it: FOLDER PORT."""
+    folder, port = words
+    asyncio.run(_alone(Path(folder), int(port)))

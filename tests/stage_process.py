@@ -2,14 +2,12 @@
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from small_jobs import command_environment
+from command_forks import Process, start
 
 HELD = re.compile(r"blocks \d+ to \d+ of \d+: ([0-9.]+) MB in (\d+) bits")
 LINE = re.compile(r"serving at (\S+):(\d+), weights ([0-9a-f]{64})")
@@ -27,7 +25,7 @@ class Stage:
         bits: of a weight.
     """
 
-    process: "subprocess.Popen[str]"
+    process: Process
     port: int
     weights: str
     size: float
@@ -62,12 +60,11 @@ def stages(*each: tuple[Path | str, ...]) -> Iterator[list[Stage]]:
             process.communicate()
 
 
-def _begun(folder: Path | str, blocks: str, *words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "fedloom", "stage", str(folder), "--blocks", blocks, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=command_environment())
+def _begun(folder: Path | str, blocks: str, *words: str) -> Process:
+    return start(["stage", folder, "--blocks", blocks, *words], stderr=2)
 
 
-def _ready(process: "subprocess.Popen[str]") -> Stage:
+def _ready(process: Process) -> Stage:
     assert process.stdout is not None
     held = HELD.fullmatch(process.stdout.readline().strip())
     found = LINE.fullmatch(process.stdout.readline().strip())

@@ -41,9 +41,11 @@ def check_agreement(job: Job) -> None:
     """Find directions that clients would step along and the server would not.
 
     Raises:
-        ConfigError: learner and codec, or learner and strategy, have unlike options.
+        ConfigError: learner and codec, or learner and strategy, have unlike options, or correct
+            clients' drift in different ways.
     """
     for way in _ways(job):
+        _check_correction(way)
         search = getattr(create("learners", way.learner), "search", None)
         if search is None or search.send != "scalars":
             continue
@@ -114,6 +116,16 @@ def check_sent(job: Job, layout: Layout) -> None:
         except ConfigError as error:
             where = f"{way.where}{way.key} in the stage {way.stage.name!r}"
             raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_correction(way: Way) -> None:
+    """What clients remember and what the server makes of it are halves of one method."""
+    learner, strategy = create("learners", way.learner), create("strategies", way.stage.strategy)
+    own, theirs = (getattr(half, "correction", "") for half in (learner, strategy))
+    if own != theirs:
+        text = f"strategy = {way.stage.strategy.name!r} in the stage {way.stage.name!r}"
+        both = f"{own or theirs!r} is a method of both, learner and strategy"
+        raise ConfigError(f"{way.where}learner = {way.learner.name!r}, {text}: {both}")
 
 
 def _check_numbers(way: Way) -> None:

@@ -32,8 +32,9 @@ class Assignment:
         round: number of the round.
         seed: the run's seed.
         batches: number of the round whose batches are used once more; 0 for new ones.
-        own: values of the tensors that it keeps for itself, from which it starts in place of the
-            global model's; None where it keeps none.
+        own: what it holds for itself: tensors from which it starts in place of the global model's,
+            and what its learner remembers (`fedloom.tuning.own`); None where it holds nothing.
+        pull: added to every gradient of some of the tensors; None for nothing.
     """
 
     client: ClientId
@@ -42,6 +43,7 @@ class Assignment:
     seed: int
     batches: int = 0
     own: Params | None = None
+    pull: Params | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class LocalResult:
         far: what moved on the far side of a split model, beside `delta`; None for nothing.
         bytes_up: bytes sent while training, over a split model.
         bytes_down: bytes received while training.
-        kept: new values of the tensors that it keeps; None where it keeps none.
+        kept: what it holds for itself from now on; None where it holds nothing.
     """
 
     client: ClientId
@@ -92,7 +94,9 @@ class Learner(Protocol):
     """How a cohort turns its data into updates.
 
     One with an attribute `keeps` that is true lets clients start from `Assignment.own` and returns
-    `LocalResult.kept`. One whose passes hold several rows of a client says how
+    `LocalResult.kept`. One with a method ``remembers(sent) -> Layout`` has clients hold those
+    tensors besides (`fedloom.tuning.own`). One with an attribute `correction` goes with strategies
+    that have the same. One whose passes hold several rows of a client says how
     many: by an attribute `copies`, or a method ``rows_at_once(tokens) -> int`` where that depends
     on the tokens of a batch. An attribute `loads` says how many bytes of libraries it makes torch
     load that others have no use for.

@@ -54,14 +54,16 @@ def _rates(work: LocalWork, store: Store) -> float | Tensor:
 
 
 def _prepare(work: LocalWork, store: Store) -> Tensor:
-    """The active gradients ``[k, P]``, with the proximal term added and clipped row by row.
+    """The active gradients ``[k, P]``, pulled, with the proximal term, and clipped row by row.
 
-    The proximal term is part of the objective (Li et al., MLSys 2020, eq. 2), so it is clipped
-    with the rest. It holds a client near where it started: the global model, and what the client
-    keeps for itself.
+    A pull and the proximal term are of the objective (Li et al., MLSys 2020, eq. 2), so they are
+    clipped with the rest. The latter holds a client near where it started: the global model, and
+    what the client keeps for itself.
     """
     k = store.clients
     grad = store.grad[:k]
+    if store.pull is not None:
+        grad.add_(store.pull[:k])
     if work.prox_mu:
         start = store.start if store.start.ndim == 1 else store.start[:k]
         grad.add_(store.values[:k] - start, alpha=work.prox_mu)

@@ -27,6 +27,7 @@ class Store:
         grad: float32 ``[k, P]``; backward passes add to it.
         start: float32 ``[P]``: the global values that every client started from; ``[k, P]`` where
             clients have tensors of their own.
+        pull: float32 ``[k, P]``, added to the gradients of every step; None for nothing.
         sites: what is attached where, over these rows; set by the session that made the store.
         anchor: a scalar that requires grad, for autograd operations that own no tensor.
         trunk: whether gradients go below the head; without, all but the head runs as in
@@ -57,6 +58,7 @@ class Store:
         self.values: Tensor = picked.expand(clients, -1).clone()
         self.grad: Tensor = torch.zeros_like(self.values)
         self.anchor: Tensor = torch.zeros((), device=device, requires_grad=True)
+        self.pull: Tensor | None = None
         self.sites: Sites = {}
         self.trunk = True
         self._active = clients
@@ -94,19 +96,30 @@ class Store:
         Raises:
             LayoutError: one of the tensors does not train.
         """
-        for row, found in zip(self.values, own, strict=True):
-            if found is not None:
-                values = torch.from_numpy(found.vector).to(row.device)
-                for here, there in self.trained.spans(found.layout):
-                    row[here] = values[there]
+        _fill(self.values, self.trained, own)
         if any(found is not None for found in own):
             self.start = self.values.clone()
+
+    def lean(self, pulls: Sequence[Params | None]) -> None:
+        """Add to every gradient of a row what pulls it.
+
+        Args:
+            pulls: of each row; None for nothing. Those of tensors that do not train do nothing.
+        """
+        if all(found is None for found in pulls):
+            return
+        self.pull = torch.zeros_like(self.values)
+        names = {name for found in pulls if found is not None for name in found.layout.names}
+        here = Layout(tuple(spec for spec in self.trained if spec.name in names))
+        _fill(self.pull, self.trained, [found and found.only(here) for found in pulls])
 
     def row(self, client: int) -> "Store":
         """One client alone, over the same memory; its sites have to be made anew."""
         one = copy(self)
         one.values = self.values[client : client + 1]
         one.grad = self.grad[client : client + 1]
+        if self.pull is not None:
+            one.pull = self.pull[client : client + 1]
         if self.start.ndim == 2:
             one.start = self.start[client : client + 1]
         one.sites, one._active, one._cast = {}, 1, None
@@ -156,3 +169,12 @@ class Store:
     def deltas(self) -> Tensor:
         """Local minus where each client started, float32 ``[k, P]``, all clients."""
         return self.values - self.start
+
+
+def _fill(rows: Tensor, layout: Layout, own: Sequence[Params | None]) -> None:
+    """Write what is given of a row, ``[k, P]``, over it."""
+    for row, found in zip(rows, own, strict=True):
+        if found is not None:
+            values = torch.from_numpy(found.vector).to(row.device)
+            for here, there in layout.spans(found.layout):
+                row[here] = values[there]

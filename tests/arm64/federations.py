@@ -51,6 +51,7 @@ class Emulation:
             fleet.devices[client] = subprocess.Popen(
                 command(self.root, arguments, binds),
                 env=environment(self.processor),
+                text=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

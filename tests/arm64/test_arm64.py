@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_forks import command_environment
 from emulated import PROCESSORS, PROGRAM, SITE, call, environment
 from federations import JOBS, Emulation, distance, play
-from small_jobs import ROOT, command_environment
+from small_jobs import ROOT
 
 HERE = "FEDLOOM_ARM64" in os.environ
 pytestmark = [

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bare_server import main
-from small_jobs import command_environment
+from command_forks import command_environment
 
 from fedloom.server.failpoints import VARIABLE
 

@@ -6,7 +6,6 @@ Started again on the same folder it goes on where it was, whatever ended it. It 
 import hashlib
 import os
 import random
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,12 +124,10 @@ class Worker:
         self.database.close()
 
 
-def main() -> None:
-    worker = Worker(Path(sys.argv[1]), int(sys.argv[2]))
+def main(words: Sequence[str]) -> None:
+    """Store until all is there: FOLDER SEED."""
+    folder, seed = words
+    worker = Worker(Path(folder), int(seed))
     worker.enrol()
     worker.work()
     worker.close()
-
-
-if __name__ == "__main__":
-    main()

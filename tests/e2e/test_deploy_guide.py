@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from command_forks import command_environment
 from guide import KINDS, Block, Machine, blocks_of, has_valid_syntax, verify_unit
-from small_jobs import ROOT, command_environment
+from small_jobs import ROOT
 
 from fedloom.backbones.fetch import folder_of
 from fedloom.security.tokens import JoinToken

@@ -3,16 +3,14 @@
 import json
 import signal
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from command_forks import start
 from small_jobs import (
-    COMMAND,
     PAUSING_LEARNER,
     classify_table,
-    command_environment,
     fedloom,
     labelled_rows,
     numbers_of,
@@ -52,14 +50,7 @@ def stop_in_round(number: int, job: Path, how: signal.Signals) -> tuple[int, str
         The exit code, and what it said on stderr.
     """
     (job / "pause").write_text(str(number))
-    process = subprocess.Popen(
-        [*COMMAND, "simulate", "job.toml", "--out", "torn", "--json", "--resume"],
-        cwd=job,
-        env=command_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(["simulate", "job.toml", "--out", "torn", "--json", "--resume"], job)
     assert process.stdout is not None
     for text in process.stdout:
         if json.loads(text).get("round") == number - 1:
@@ -67,7 +58,7 @@ def stop_in_round(number: int, job: Path, how: signal.Signals) -> tuple[int, str
     process.send_signal(how)
     (job / "pause").rename(job / "went-on")
     _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    return process.wait(), said
 
 
 def test_a_run_killed_twice_ends_in_the_same_bits(job: Path, whole: Path) -> None:

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_processes import Fleet, era_rows, table_of, until
-from safetensors.numpy import load_file
+from live_processes import Fleet, era_rows, table_of, tensors, until
 from small_jobs import fedloom, tensors_of
 
-from fedloom import simulate
 from fedloom.backbones.fetch import fetch
 from fedloom.core.errors import ModelError
 from fedloom.operating import clients_table
-from fedloom.progress import Quiet
 from fedloom.server.standing import read_standing
 
 CLIENTS = 8
@@ -42,23 +39,9 @@ STAGES: list[dict[str, Any]] = [
 ]
 
 
-def simulated(fleet: Fleet) -> None:
-    """The same job in the simulator, in the folder ``simulated``."""
-    settings = {"run.directory": fleet.folder / "simulated"}
-    simulate(fleet.folder / "job.toml", settings=settings, observer=Quiet())
-
-
-def checkpoint(run: Path) -> dict[str, bytes]:
-    """The tensors of the last state, the server optimizer's among them."""
-    path = sorted((run / "checkpoints").glob("round-*.safetensors"))[-1]
-    return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
-
-
 def survives(fleet: Fleet) -> None:
     """Play the job while the server is killed twice in mid-round, and a device once."""
-    fleet.serve(failpoint="update-acknowledged:3")  # on the disk, and its device not told
-    for client in fleet.clients:
-        fleet.join(client)
+    fleet.begin(failpoint="update-acknowledged:3")  # on the disk, and its device not told
     assert fleet.ended() == -signal.SIGKILL
     assert fleet.under_way() == 1
     unheard = fleet.waiting()
@@ -72,18 +55,16 @@ def survives(fleet: Fleet) -> None:
     assert fleet.under_way() == 3
 
     fleet.serve()
-    assert fleet.ended() == 0
-    assert set(fleet.gone()) == {0}
+    fleet.finish()
 
 
 def is_the_same(fleet: Fleet) -> None:
     """What came out is what the simulator gives, to the bit."""
-    live, other = fleet.folder / "live", fleet.folder / "simulated"
+    fleet.compare()
     assert [line["round"] for line in fleet.lines()] == [0, 1, 2, 3, 4, 5]
-    assert fleet.lines() == fleet.lines("simulated")
-    assert checkpoint(live) == checkpoint(other)
-    assert {name for name in checkpoint(live) if name.startswith("slot/")}
-    assert tensors_of(live) == tensors_of(other)
+    live = fleet.folder / "live"
+    assert {name for name in tensors(live) if name.startswith("slot/")}  # the server optimizer's
+    assert tensors_of(live) == tensors_of(fleet.folder / "simulated")
 
 
 def test_kills_of_server_and_device_leave_the_simulators_bits(
@@ -92,7 +73,6 @@ def test_kills_of_server_and_device_leave_the_simulators_bits(
     table = table_of(text_model["classify"], CLIENTS, stages=STAGES, codec_up="int8", device="rpi5")
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
         survives(fleet)
-    simulated(fleet)
     is_the_same(fleet)
     for line in map(json.loads, (tmp_path / "live" / "metrics.jsonl").read_text().splitlines()[1:]):
         busy = 12.0 * line["device_seconds"] + 5.0 * line["network_seconds"]  # watts of a Pi 5
@@ -113,7 +93,6 @@ def test_kills_leave_the_simulators_bits_with_minilm(tmp_path: Path) -> None:
     table["adapter"] |= {"layers": [-2, -1]}
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
         survives(fleet)
-    simulated(fleet)
     is_the_same(fleet)
 
 
@@ -144,9 +123,7 @@ def test_paused_stopped_and_begun_again_it_evaluates_on_its_clients(
     table = table_of(text_model["classify"], 2, stages=[stage])
     table["server"]["evaluate_clients"] = 2
     with Fleet.of(tmp_path, table, era_rows(2)) as fleet:
-        fleet.serve()
-        for client in fleet.clients:
-            fleet.join(client)
+        fleet.begin()
         until(lambda: rounds_done(fleet) >= 1, "a first round")
         pauses_and_goes_on(fleet)
         assert fleet.told(signal.SIGTERM) == 0
@@ -167,5 +144,5 @@ def test_paused_stopped_and_begun_again_it_evaluates_on_its_clients(
     assert all(0 <= e["clients_accuracy"] <= 1 for e in evaluations[1:])
     assert all(math.isfinite(e["clients_loss"]) for e in evaluations[1:])
     assert [line["round"] for line in fleet.lines()] == list(range(13))
-    simulated(fleet)
-    assert checkpoint(tmp_path / "live") == checkpoint(tmp_path / "simulated")
+    fleet.simulate()
+    assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")

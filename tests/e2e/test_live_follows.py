@@ -8,12 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from live_processes import Fleet, era_rows, table_of, tensors
+from live_processes import Fleet, era_rows, table_of
 from safetensors.numpy import load_file
 
-from fedloom import simulate
 from fedloom.operating import standing_lines
-from fedloom.progress import Quiet
 from fedloom.server.standing import read_standing
 
 CLIENTS, ROUNDS = 2, 8
@@ -67,9 +65,7 @@ def test_devices_follow_to_the_simulators_bits(text_model: dict[str, Path], tmp_
         evaluate={"every": 5},
     )
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
-        fleet.serve(failpoint="update-announced:5")  # in the third round
-        for client in fleet.clients:
-            fleet.join(client)
+        fleet.begin(failpoint="update-announced:5")  # in the third round
         assert fleet.ended() == -signal.SIGKILL
         for number in (0, 1):
             kill(fleet, number)
@@ -79,16 +75,11 @@ def test_devices_follow_to_the_simulators_bits(text_model: dict[str, Path], tmp_
         fleet.serve()
         for number in (0, 1):
             fleet.join(fleet.clients[number])
-        assert fleet.ended() == 0, fleet.logs()
-        assert set(fleet.gone()) == {0}
+        fleet.finish()
         assert read_standing(fleet.state).resyncs == 1, fleet.logs()
         assert any(line.startswith("  resyncs   1") for line in standing_lines(fleet.state))
 
-    simulate(
-        tmp_path / "job.toml", settings={"run.directory": tmp_path / "simulated"}, observer=Quiet()
-    )
-    assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
-    assert fleet.lines() == fleet.lines("simulated")
+    fleet.compare()
     dense = size_of(tmp_path / "live")
     down = [line["bytes_down"] for line in rounds(fleet)][1:]
     other = [line["bytes_down"] for line in rounds(fleet, "simulated")][1:]

@@ -4,19 +4,16 @@
 """
 
 import os
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from live_processes import Fleet, era_rows, table_of, tensors
+from live_processes import Fleet, era_rows, table_of
 
-from fedloom import simulate
 from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.job import STAGE_KEYS
-from fedloom.progress import Quiet
 
 CLIENTS, ROUNDS = 2, 3
 # Devices say their kind, the simulator deals it out; stages have a test of their own.
@@ -76,26 +73,12 @@ def test_a_recipe_live_has_the_simulators_bits(
     name: str, text_model: dict[str, Path], tmp_path: Path
 ) -> None:
     table = job(name, text_model, tmp_path)
-    fleet = played(tmp_path, table)
+    with Fleet.of(tmp_path, table, rows_for(table)) as fleet:
+        fleet.play()
     if name in TURNS:
         assert len(fleet.lines()) == ROUNDS + 1
-        return
-    assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
-    assert fleet.lines() == fleet.lines("simulated")
-
-
-def played(folder: Path, table: dict[str, Any], *failpoints: str) -> Fleet:
-    """Play a job live, the server killed at one failpoint after the other, and simulated."""
-    with Fleet.of(folder, table, rows_for(table)) as fleet:
-        for number, failpoint in enumerate((*failpoints, "")):
-            fleet.serve(failpoint=failpoint)
-            for client in () if number else fleet.clients:
-                fleet.join(client)
-            assert fleet.ended() == (-signal.SIGKILL if failpoint else 0), fleet.logs()
-        assert set(fleet.gone()) == {0}
-    directory = {"run.directory": folder / "simulated"}
-    simulate(folder / "job.toml", settings=directory, observer=Quiet())
-    return fleet
+    else:
+        fleet.compare()
 
 
 # In mid-round, with one of two updates written; when the groups are judged, and nothing is saved.
@@ -103,9 +86,9 @@ def played(folder: Path, table: dict[str, Any], *failpoints: str) -> Fleet:
 def test_groups_survive_a_servers_death(text_model: dict[str, Path], tmp_path: Path) -> None:
     table = job("fedadapter", text_model, tmp_path)
     table["stages"][0]["strategy"]["depth"] = 1
-    fleet = played(tmp_path, table, "update-acknowledged", "round-played:2", "update-announced")
-    assert tensors(tmp_path / "live") == tensors(tmp_path / "simulated")
-    assert fleet.lines() == fleet.lines("simulated")
+    with Fleet.of(tmp_path, table, rows_for(table)) as fleet:
+        fleet.play("update-acknowledged", "round-played:2", "update-announced")
+    fleet.compare()
     # Two clients take turns in three groups: two play in the first round, one in the second.
     assert [line["accepted"] for line in fleet.lines()] == [0, 2, 1, 2]
     trials = {name for name in fleet.lines()[2]["metrics"] if name.startswith("trial/")}

@@ -3,15 +3,11 @@
 A server and devices as processes of their own, over mutual TLS, to the simulator's bits.
 """
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from live_processes import Fleet, era_rows, table_of, tensors
-
-from fedloom import simulate
-from fedloom.progress import Quiet
+from live_processes import Fleet, era_rows, table_of
 
 CLIENTS, ROUNDS = 2, 2
 STAGE: dict[str, Any] = {
@@ -28,12 +24,6 @@ KILLS = {
 }
 
 
-def compared(fleet: Fleet, folder: Path) -> None:
-    simulate(folder / "job.toml", settings={"run.directory": folder / "sim"}, observer=Quiet())
-    assert tensors(folder / "live") == tensors(folder / "sim")
-    assert fleet.lines() == fleet.lines("sim")
-
-
 @pytest.mark.parametrize("labels", KILLS)
 def test_the_simulators_bits_whenever_the_server_is_killed(
     text_model: dict[str, Path], tmp_path: Path, labels: str
@@ -41,17 +31,9 @@ def test_the_simulators_bits_whenever_the_server_is_killed(
     split = {"mode": "v1", "bottom": 1, "labels": labels, "codec_up": "int8"}
     table = table_of(text_model["classify"], CLIENTS, stages=[STAGE], split=split)
     with Fleet.of(tmp_path, table, era_rows(CLIENTS)) as fleet:
-        first, *others = KILLS[labels]
-        fleet.serve(failpoint=first)
-        for client in fleet.clients:
-            fleet.join(client)
-        for failpoint in (*others, ""):
-            assert fleet.ended() == -signal.SIGKILL, fleet.logs()
-            fleet.serve(failpoint=failpoint)
-        assert fleet.ended() == 0, fleet.logs()
-        assert set(fleet.gone()) == {0}
+        fleet.play(*KILLS[labels])
         assert not (fleet.state / "split").exists()
         weights = sorted((tmp_path / "device0").rglob("model.safetensors"))
         whole = text_model["classify"] / "model.safetensors"
         assert 0 < weights[0].stat().st_size < whole.stat().st_size
-    compared(fleet, tmp_path)
+    fleet.compare()

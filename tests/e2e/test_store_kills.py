@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from command_forks import start
 from store_worker import CLIENTS, ROUNDS, payload_of, total
 
 from fedloom.server.database import Database
@@ -20,7 +21,6 @@ from fedloom.server.ledger import Ledger
 from fedloom.server.register import Register
 from fedloom.server.segments import Segments
 
-WORKER = Path(__file__).parent / "store_worker.py"
 KILLS = int(os.environ.get("FEDLOOM_KILLS", "8"))
 
 
@@ -39,22 +39,16 @@ class Trial:
         Returns:
             The exit code.
         """
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(self.folder), str(self.seed)],
-            env={**os.environ, VARIABLE: failpoint},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            said, errors = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            said, errors = process.communicate()
+        words, variables = (self.folder, str(self.seed)), {VARIABLE: failpoint}
+        process = start(words, call="e2e.store_worker:main", variables=variables)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.kill()
+        said, errors = process.communicate()
         assert errors == ""
         for line in said.splitlines():
             self.note(line.split())
-        return process.returncode
+        return process.wait()
 
     def note(self, words: list[str]) -> None:
         if words[0] == "ack":

@@ -1,15 +1,13 @@
 """A sweep over the tiny model: its table, a combination that cannot run, a kill in the middle."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from small_jobs import ROOT, labelled_rows, write_rows
+from command_forks import Process, start
+from small_jobs import labelled_rows, write_rows
 
 import fedloom
 from fedloom.core.errors import ConfigError
@@ -39,13 +37,8 @@ seed = [0, 1]
     return path
 
 
-def swept(config: Path, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "fedloom", "sweep", str(config), *more]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=config.parent, env=environment, stdout=pipe, stderr=pipe, text=True
-    )
+def swept(config: Path, *more: str) -> Process:
+    return start(["sweep", config, *more], config.parent)
 
 
 def test_a_sweep_that_was_killed_goes_on_and_a_refused_combination_ends_nothing(
@@ -62,7 +55,7 @@ def test_a_sweep_that_was_killed_goes_on_and_a_refused_combination_ends_nothing(
     assert whole
     second = swept(config, "--out", "all")
     text, log = second.communicate(timeout=120)
-    assert second.returncode == 0, log
+    assert second.wait() == 0, log
     assert {path: path.read_bytes() for path in whole} == whole  # not run again
     records = [Record.read(path.parent) for path in sorted(folder.glob("*/config.json"))]
     assert [record.state for record in records] == ["finished"] * 4
@@ -87,7 +80,7 @@ def test_it_stops_at_an_interrupt_and_says_so(config: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     text, log = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.wait() == 130
     assert "interrupted: the same command goes on" in log
     assert len(text.splitlines()) == 2
 
@@ -117,7 +110,7 @@ def test_side_by_side_is_the_same_table(config: Path) -> None:
 def test_numbers_that_are_none(config: Path, option: str, value: str, expected: str) -> None:
     process = swept(config, option, value)
     _, log = process.communicate(timeout=60)
-    assert (process.returncode, expected in log) == (2, True)
+    assert (process.wait(), expected in log) == (2, True)
 
 
 def test_from_python(config: Path) -> None:

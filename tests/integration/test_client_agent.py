@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_forks import command_environment
 from contract_server import Misbehaving, Refused, serving
 from small_federation import Federation
-from small_jobs import command_environment, labelled_rows, write_rows
+from small_jobs import labelled_rows, write_rows
 
 from fedloom.client.settings import ClientSettings
 from fedloom.client.start import take_part
@@ -110,8 +111,9 @@ def test_a_revoked_device_ends_with_2(
 
 
 def test_data_that_do_not_fit_are_told_and_waited_for(
-    federation: Federation, server: Misbehaving, tmp_path: Path
+    federation: Federation, server: Misbehaving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fedloom.client.agent._IDLE", 0.2)  # seconds before it looks again
     data = write_rows(tmp_path / "own.jsonl", [{"text": "x", "label": "moon", "split": "train"}])
 
     def mended(request: wire.CheckInRequest) -> wire.CheckInReply:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from cohorts import CASES, Folders, Ragged, apart, cohort, start
 from small_jobs import classify_table, labelled_rows, numbers_of, tensors_of
+from stopping import StopsAfter
 
 import fedloom
 from fedloom.core.layout import Layout
 from fedloom.core.types import LocalWork, Params
 from fedloom.progress import Quiet
-from fedloom.results.observe import RoundLine
 from fedloom.results.rundir import RunDirectory
 from fedloom.server.memories import facts_of
 from fedloom.simulation.personal import kept_by_clients, own_of
@@ -144,17 +144,6 @@ def test_any_number_of_workers_keeps_the_same_bits(
     one, four = (simulate(made, tmp_path / f"w{n}", workers=n) for n in (1, 4))
     assert kept_of(one) == kept_of(four)
     assert tensors_of(one.directory) == tensors_of(four.directory)
-
-
-class StopsAfter(Quiet):
-    """An observer that presses Ctrl-C when a round is over."""
-
-    def __init__(self, round: int) -> None:
-        self._round = round
-
-    def round_done(self, line: RoundLine) -> None:
-        if line.round == self._round:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("every", [1, 2])

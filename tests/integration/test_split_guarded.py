@@ -86,7 +86,7 @@ def played(
 ) -> Run:
     table = classify_table(model)
     local = {"optimizer": "adamw", "lr": 0.02, "batch_size": 4}
-    table["stages"] = [{"rounds": 3, "clients_per_round": 5, "local": local}]
+    table["stages"] = [{"rounds": 2, "clients_per_round": 3, "local": local}]
     table["run"] |= {"directory": str(folder), "cache_gb": 0.0}
     table["split"] = split
     return fedloom.simulate(table, data=labelled_rows(), observer=observer or Quiet())

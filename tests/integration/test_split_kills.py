@@ -1,9 +1,6 @@
 """A server of far blocks that is killed: at most the step that it was at is done again."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_forks import Process, start
 from split_server import WIDTH, Scaling, serving
 from torch import Tensor
 
@@ -24,7 +22,6 @@ from fedloom.tuning.far import remote_span
 PLAN = SpanPlan("tiny", 2, 4, torch.float64, "float64", "float64")
 PACKING = packing_of(Lengths(((3, 2),), None))
 STEPS = 4
-SERVER = Path(__file__).parent.parent / "split_server.py"
 
 
 def train(far: RemoteFar) -> list[Tensor]:
@@ -38,25 +35,28 @@ def train(far: RemoteFar) -> list[Tensor]:
     return found
 
 
-def start(folder: Path, port: int, failpoint: str) -> "subprocess.Popen[str]":
-    env = {**os.environ, VARIABLE: failpoint}
-    command = [sys.executable, str(SERVER), str(folder), str(port)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+@contextmanager
+def begun(folder: Path, port: int, failpoint: str) -> Iterator[Process]:
+    words, variables = (folder, str(port)), {VARIABLE: failpoint}
+    process = start(words, call="split_server:main", variables=variables, stderr=2)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @contextmanager
 def killed_once(folder: Path, failpoint: str) -> Iterator[int]:
     """A server that dies at a failpoint, and is started again on the same port."""
     with ExitStack() as ending:
-        first = ending.enter_context(start(folder, 0, failpoint))
-        ending.callback(first.kill)
+        first = ending.enter_context(begun(folder, 0, failpoint))
         assert first.stdout is not None
         port = int(first.stdout.readline())
 
         def again() -> None:
             assert first.wait(20) == -signal.SIGKILL
-            second = ending.enter_context(start(folder, port, ""))
-            ending.callback(second.kill)
+            ending.enter_context(begun(folder, port, ""))
 
         with ThreadPoolExecutor(1) as threads:
             done = threads.submit(again)

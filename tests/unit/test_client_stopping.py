@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from small_jobs import command_environment
+from command_forks import command_environment
 
 from fedloom.client.stopping import Stop, Stopped
 

@@ -21,8 +21,9 @@ from fedloom.strategies.base import Strategy
 from fedloom.strategies.conformance import check_strategy
 from fedloom.strategies.fedavg import fedavg
 
+NEEDED = {"feddyn": {"clients": 8}, "scaffold": {"clients": 8}}
 VARIANTS = [
-    *(Component(name) for name in BUILT_IN["strategies"]),
+    *(Component(name, NEEDED.get(name, {})) for name in BUILT_IN["strategies"]),
     *(
         Component(name, {"absent": "unchanged"})
         for name in BUILT_IN["strategies"]

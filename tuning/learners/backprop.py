@@ -50,6 +50,7 @@ class Backprop:
         store = session.store(params, len(cohort))
         own = [cohort[i].own for i in order]
         store.begin(own)
+        store.lean([cohort[i].pull for i in order])
         optimizer = optimizer_for(work, store)
         sums = torch.zeros(3, len(cohort), device=store.values.device)  # loss, correct, count
         for step in range(len(plans[order[0]])):

@@ -1,0 +1,1 @@
+"""The files that `fedloom new` writes."""
