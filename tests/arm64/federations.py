@@ -18,7 +18,7 @@ from fedloom import simulate
 from fedloom.operating import new_token
 from fedloom.progress import Quiet
 
-__all__ = ["JOBS", "Emulation", "Job", "distance", "play"]
+__all__ = ["JOBS", "Emulation", "Job", "distance", "ledger", "play"]
 
 CLIENTS, ROUNDS = 2, 2
 LONGEST = 1200.0
@@ -60,17 +60,15 @@ class Emulation:
 
 @dataclass(frozen=True)
 class Job:
-    """What a federation does, and how far its model may be from the simulator's.
+    """What a federation does.
 
     Attributes:
         changes: tables of the job's file.
         backbone: more keys of its table ``[backbone]``.
-        tolerance: of `distance`.
     """
 
     changes: Mapping[str, Any]
     backbone: Mapping[str, Any]
-    tolerance: float
 
     def table(self, model: Path) -> dict[str, Any]:
         """The job's file over a backbone's folder."""
@@ -85,7 +83,7 @@ def _stage(**changes: Any) -> dict[str, Any]:
 
 JOBS = {
     "backprop": Job(
-        _stage(train=["head", "lora"], local={"lr": 0.1, "batch_size": 4, "steps": 3}), {}, 1e-5
+        _stage(train=["head", "lora"], local={"lr": 0.1, "batch_size": 4, "steps": 3}), {}
     ),
     "zeroth-order": Job(
         {
@@ -98,7 +96,6 @@ JOBS = {
             "codec_up": {"name": "scalars"},
         },
         {"quantization": "int4", "kernel": "dequantize"},
-        1e-3,
     ),
 }
 
@@ -139,6 +136,13 @@ def distance(folder: Path) -> float:
     """How far the live model is from the simulated one, as a part of the last round's step."""
     live, simulated = _models(folder / "live"), _models(folder / "simulated")
     return float(norm(live[-1] - simulated[-1]) / norm(simulated[-1] - simulated[-2]))
+
+
+def ledger(run: Path) -> dict[str, bytes]:
+    """The steps of a run whose clients send slopes: their directions, as keys, and integers."""
+    path = max((run / "checkpoints").glob("round-*.safetensors"))
+    found = load_file(path)
+    return {name: array.tobytes() for name, array in found.items() if "slot/ledger/" in name}
 
 
 def _models(run: Path) -> list[NDArray[np.float64]]:
