@@ -6,17 +6,20 @@ frozen products see the ``k * L`` tokens as one matrix; what belongs to one clie
 first axis.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["AddToInput", "Attachment", "Grid", "Linear", "Packing", "Saved", "Site", "Sites"]
 
-Saved: TypeAlias = tuple[Tensor, ...]
-AddToInput: TypeAlias = Callable[[Tensor], Tensor]
+Saved: TypeAlias = tuple["Tensor", ...]
+AddToInput: TypeAlias = Callable[["Tensor"], "Tensor"]
 
 
 class Attachment(Protocol):
@@ -136,7 +139,7 @@ class Packing:
     regular: bool
     useful: float
 
-    def to(self, device: torch.device) -> "Packing":
+    def to(self, device: torch.device) -> Packing:
         """The same packing on another device."""
         return Packing(
             self.clients,

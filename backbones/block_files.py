@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fedloom.backbones.blocks import block_names
 from fedloom.backbones.checkpoint import Checkpoint
+from fedloom.backbones.notes import Stored, notes_of
 from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.schemes import Packed
-from fedloom.backbones.stored import Stored, notes_of
+from fedloom.backbones.stored import stored_as
 
 __all__ = ["write_blocks", "write_tensors"]
 
@@ -40,7 +41,7 @@ def write_blocks(
             if isinstance(found, Tensor):
                 tensors[name] = found
                 continue
-            stored[name] = Stored.of(found)
+            stored[name] = stored_as(found)
             tensors |= zip(stored[name].tensors(name), found.tensors, strict=True)
         file = f"model-{number:05d}-of-{len(by_block):05d}.safetensors"
         write_tensors(tensors, stored, into / file)

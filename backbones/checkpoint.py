@@ -1,7 +1,6 @@
 """Tensors of a folder with ``model.safetensors``, whole or in shards."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from fedloom.backbones.folder import read_config, tensor_files
+from fedloom.backbones.notes import Stored, stored_in
 from fedloom.backbones.schemes import Packed
-from fedloom.backbones.stored import Stored, checked, stored_in
+from fedloom.backbones.stored import checked
 from fedloom.core.errors import ModelError, nearest
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_config"]
-
-_WHOLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -96,15 +94,9 @@ def open_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
     Raises:
         ModelError: the folder has no safetensors file, or one that cannot be read.
     """
-    index = folder / _INDEX
-    names = [_WHOLE] if (folder / _WHOLE).is_file() else []
-    if not names and index.is_file():
-        names = sorted(set(_json(index).get("weight_map", {}).values()))
-    if not names:
-        raise ModelError(f"{folder}: neither {_WHOLE} nor {_INDEX}; expected one of them")
     files: dict[str, Path] = {}
     stored: dict[str, Stored] = {}
-    for path in (folder / name for name in names):
+    for path in tensor_files(folder):
         try:
             with safe_open(path, "pt") as file:
                 files.update(dict.fromkeys(file.keys(), path))
@@ -113,25 +105,3 @@ def open_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
             raise ModelError(f"{path}: cannot read: {error}") from error
         stored |= stored_in(noted, path)
     return Checkpoint(folder, files, device, stored)
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """The ``config.json`` of a folder.
-
-    Raises:
-        ModelError: it is missing or no JSON object.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder}: no config.json; expected a folder saved by transformers")
-    return dict(_json(path))
-
-
-def _json(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        parsed = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ModelError(f"{path}: expected a JSON object, got {type(parsed).__name__}")
-    return parsed

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fedloom.backbones.block_files import write_blocks
 from fedloom.backbones.cache import install
+from fedloom.backbones.formats import SCHEMES, Scheme
 from fedloom.backbones.gguf_checkpoint import facts_of, heads_of, name_of, turned, write_beside
+from fedloom.backbones.notes import METHOD
 from fedloom.backbones.quantize import Progress, rounded_of
-from fedloom.backbones.schemes import SCHEMES, Packed, Scheme
-from fedloom.backbones.stored import METHOD
+from fedloom.backbones.schemes import Packed
 from fedloom.core.errors import ModelError
 
 __all__ = ["keep_blocks", "packed_of"]

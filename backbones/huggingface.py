@@ -12,7 +12,7 @@ from torch import nn
 
 from fedloom.backbones.base import Linear
 from fedloom.backbones.blocks import block_names
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.notes import scheme_in
 from fedloom.core.errors import ModelError
 
 __all__ = ["is_linear", "linears_of", "load", "norm_kind", "norms_of"]

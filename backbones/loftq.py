@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedloom.backbones.block_files import write_tensors
-from fedloom.backbones.schemes import Packed, Scheme, pack
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.formats import Scheme
+from fedloom.backbones.notes import scheme_in
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.errors import ModelError, require
 
 __all__ = ["STARTS", "LoftQ", "Pair", "alternate", "read_starts", "write_starts"]

@@ -17,9 +17,9 @@ from fedloom.backbones.files import is_wanted
 from fedloom.backbones.fused import assembled
 from fedloom.backbones.head import SAVED_HEADS
 from fedloom.backbones.loftq import STARTS
+from fedloom.backbones.notes import notes_of
 from fedloom.backbones.pieces import pieces_of, write_pieces
 from fedloom.backbones.shape import Shape, read_shape
-from fedloom.backbones.stored import notes_of
 from fedloom.core.errors import ConfigError
 
 __all__ = ["copy_beside", "write_portion"]

@@ -18,11 +18,12 @@ from fedloom.backbones.block_files import write_blocks
 from fedloom.backbones.cache import cache_root, install
 from fedloom.backbones.checkpoint import Checkpoint, open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.loftq import LoftQ, Pair, alternate, write_starts
+from fedloom.backbones.notes import METHOD
 from fedloom.backbones.portion import copy_beside
-from fedloom.backbones.schemes import Packed, Scheme, joined, pack, row_chunks
+from fedloom.backbones.schemes import Packed, joined, pack, row_chunks
 from fedloom.backbones.shape import Shape, read_shape
-from fedloom.backbones.stored import METHOD
 from fedloom.core.errors import ModelError
 
 __all__ = [

@@ -28,7 +28,7 @@ MAKE = """
 import sys, pathlib, torch
 from folders import write_folder
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import SCHEMES
+from fedloom.backbones.formats import SCHEMES
 folder = pathlib.Path(sys.argv[1])
 for shape in sys.argv[2:]:
     dtype = torch.float32 if shape == "minilm" else torch.bfloat16

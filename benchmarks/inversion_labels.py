@@ -20,7 +20,8 @@ from fedloom.tuning.cut import Cut
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.guard import guarded
-from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment
 from fedloom.tuning.near import Codecs, NearStage
 from fedloom.tuning.noise import SeededNoise

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import SCHEMES, pack
+from fedloom.backbones.formats import SCHEMES
+from fedloom.backbones.schemes import pack
 from kernel_timing import Contestant
 
 __all__ = ["libraries"]

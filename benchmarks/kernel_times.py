@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloom.backbones.allocator import keep_large_blocks
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.choose import ENGINES
 from fedloom.backbones.product import Quantized, affine
-from fedloom.backbones.schemes import SCHEMES, pack
+from fedloom.backbones.schemes import pack
 from kernel_libraries import libraries
 from kernel_timing import Contestant, timed
 

@@ -10,7 +10,7 @@ from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.examples import TextExamples
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment
 from measurement import Measurement
 

@@ -10,12 +10,21 @@ from fedloom.backbones.files import is_wanted
 from fedloom.core.component import Component
 from fedloom.core.config import build
 from fedloom.core.contract import PROTOCOL
-from fedloom.core.errors import ConfigError, FedloomError, TransferError
+from fedloom.core.errors import ConfigError, FedloomError, LayoutError, TransferError
 from fedloom.core.job import Job, job_from
+from fedloom.core.layout import Layout
 from fedloom.core.registry import inside, names
 from fedloom.core.types import ClientTask
 
-__all__ = ["Manifest", "Order", "ResourceFile", "check_inside", "read_manifest", "read_order"]
+__all__ = [
+    "Manifest",
+    "Order",
+    "ResourceFile",
+    "check_inside",
+    "layout_of_the_server",
+    "read_manifest",
+    "read_order",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,18 @@ def check_inside(manifest: Manifest, *, allow: Sequence[str] = ()) -> None:
         ConfigError: as in `read_manifest`.
     """
     _check_parts(manifest.job, allow, deep=True)
+
+
+def layout_of_the_server(layout: Layout, manifest: Manifest) -> None:
+    """Look whether the model that this device builds is the server's.
+
+    Raises:
+        LayoutError: it is another.
+    """
+    if layout.digest != manifest.layout:
+        found = f"{layout.digest[:12]} of {layout.size:,} numbers"
+        text = f"this device builds a model of layout {found}; the server has another"
+        raise LayoutError(f"{text} ({manifest.layout[:12]}): other versions of fedloom?")
 
 
 def _check_parts(job: Job, allow: Sequence[str], *, deep: bool) -> None:

@@ -1,8 +1,12 @@
-"""The memory that this process may take, and tasks run within it."""
+"""The memory that this process may take, and tasks run within it. Nothing here loads torch."""
 
+import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
+from fedloom.backbones.allocator import give_back
+from fedloom.client.engines import engine_of
 from fedloom.client.logs import log
 from fedloom.client.reasons import out_of_memory
 from fedloom.client.settings import ClientSettings
@@ -11,12 +15,12 @@ from fedloom.core.machine import free_memory, resident_memory
 from fedloom.core.sizes import bytes_of, megabytes
 from fedloom.tuning.ways import Way, best, least, said, smaller
 
-__all__ = ["BARE", "Memory", "allowed", "spare"]
+__all__ = ["Budget", "Memory", "allowed", "at_rest", "bare", "spare"]
 
 T = TypeVar("T")
 
-BARE = 270 * 10**6
-"""Bytes that a client holds that has loaded torch and no model; measured, on x86-64."""
+_BARE = {"torch": 270 * 10**6, "onnx": 115 * 10**6}
+"""Bytes that a client holds that has loaded what runs models, and no model; measured, on x86-64."""
 
 
 def allowed(settings: ClientSettings) -> int:
@@ -25,9 +29,34 @@ def allowed(settings: ClientSettings) -> int:
     return told or resident_memory() + free_memory() // 2
 
 
+def bare(settings: ClientSettings) -> int:
+    """Bytes that the process takes with its engine, and without a model."""
+    return _BARE[engine_of(settings)]
+
+
+def at_rest() -> int:
+    """Bytes that this process holds, after what nobody uses has gone back to the system."""
+    gc.collect()
+    give_back()
+    return resident_memory()
+
+
 def spare(settings: ClientSettings) -> int:
     """Bytes that a model and its training may take of what the process may, before it is loaded."""
-    return max(allowed(settings) - BARE, 1)
+    return max(allowed(settings) - bare(settings), 1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory of this process before a model is loaded.
+
+    Attributes:
+        most: bytes that it may take.
+        bare: bytes that it takes.
+    """
+
+    most: int
+    bare: int
 
 
 class Memory:
@@ -47,7 +76,7 @@ class Memory:
         self.base, self.refused = base, False
         self._most, self._give_back = most, give_back
         self._learned = most  # less, once a way took more than there was
-        self._told = ""
+        self._told: set[str] = set()
 
     def room(self, held: int = 0) -> int:
         """Bytes that a task may take, where so many are held beside the base."""
@@ -101,11 +130,11 @@ class Memory:
         whole = max(ways, key=lambda each: (each.examples, not each.recompute))
         text = f"{said(way)}: {megabytes(self.base + way.bytes)} at most"
         if way != whole:
-            text += f" (in whole batches {megabytes(self.base + whole.bytes)})"
-        if text != self._told:
+            text += f" ({said(whole)}: {megabytes(self.base + whole.bytes)})"
+        if text not in self._told:
             may, base = megabytes(self._most), megabytes(self.base)
             log.info("memory: %s may be taken, %s are; %s", may, base, text)
-        self._told = text
+        self._told.add(text)
 
     def _too_small(self, ways: Sequence[Way], held: int) -> str:
         way = least(ways)

@@ -6,11 +6,13 @@ import shutil
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedloom.client.engines import engine_of
 from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
-from fedloom.client.memory import BARE, allowed, spare
+from fedloom.client.memory import allowed, bare, spare
 from fedloom.client.settings import ClientSettings, is_callable
 from fedloom.core.job import Job
 from fedloom.core.machine import cores, free_memory
@@ -20,6 +22,7 @@ from fedloom.protos.federation_pb2 import Device
 __all__ = ["check", "device", "probe", "table"]
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "f16c", "asimd", "asimddp", "bf16", "i8mm")
+_ENGINES = {"torch": "torch", "onnx": "onnxruntime"}
 _WIDTH, _ROWS, _BUDGET = 512, 512, 0.2
 
 
@@ -45,7 +48,7 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 
 def probe(settings: ClientSettings, folder: Path) -> list[tuple[str, str]]:
-    """Look at the device; what was looked at, and what was found. Loads torch.
+    """Look at the device; what was looked at, and what was found. Loads torch where it is used.
 
     Args:
         settings: the owner's.
@@ -92,7 +95,8 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 
 def _memory(settings: ClientSettings) -> str:
     free, may = megabytes(free_memory()), megabytes(allowed(settings))
-    return f"{free} free; {may} may be taken, of which {megabytes(BARE)} go to torch"
+    own = f"{megabytes(bare(settings))} go to {_ENGINES[engine_of(settings)]}"
+    return f"{free} free; {may} may be taken, of which {own}"
 
 
 def _words(value: bool | None, yes: str, no: str) -> str:
@@ -112,8 +116,17 @@ def _data(data: str) -> str:
     return f"{data}: {os.stat(data).st_size / 2**20:.1f} MiB, readable"
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return f"not installed: pip install {package}"
+
+
 def _products(settings: ClientSettings) -> list[tuple[str, str]]:
-    """Speed of a product in each type, by a short measurement."""
+    """What runs the model; the speed of a product in each of torch's types, measured briefly."""
+    if engine_of(settings) == "onnx":
+        return [("onnxruntime", _version("onnxruntime"))]
     import torch
 
     from fedloom.tuning.capacity import choose_device

@@ -1,17 +1,17 @@
 """One job's model within the memory that the process may take. Loads torch."""
 
-import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from fedloom.backbones.allocator import give_back, keep_large_blocks, return_large_blocks
-from fedloom.client.memory import Memory
+from fedloom.backbones.allocator import keep_large_blocks, return_large_blocks
+from fedloom.client.memory import Budget, Memory, at_rest
 from fedloom.client.settings import ClientSettings
+from fedloom.core.component import Component
 from fedloom.core.errors import ModelError
-from fedloom.core.machine import resident_memory
+from fedloom.core.registry import create
 from fedloom.core.sizes import bytes_of, megabytes
 from fedloom.core.types import Briefing, ClientTask, LocalWork, Params
 from fedloom.tuning.activations import Activations
@@ -21,25 +21,12 @@ from fedloom.tuning.depth import picked
 from fedloom.tuning.evaluate import BATCH_TOKENS
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.fitting import SLACK, run_by, ways_of
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.prefix import GROUP
 from fedloom.tuning.ways import Way
 
-__all__ = ["Budget", "Ration", "at_rest"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Memory of this process before a model is loaded.
-
-    Attributes:
-        most: bytes that it may take.
-        bare: bytes that it takes.
-    """
-
-    most: int
-    bare: int
+__all__ = ["Ration"]
 
 
 class Ration:
@@ -87,6 +74,12 @@ class Ration:
         plan = list(local_batches(assignment, task.work))
         trained, size = params.layout.select(train).size, params.layout.size
         return ways_of(plain, plan, learner, task.work, trained=trained, size=size)
+
+    def ways_for(
+        self, task: ClientTask, params: Params, component: Component, own: Assignment
+    ) -> list[Way]:
+        """How a task can be run with a learner, and what each way takes."""
+        return self.ways(task, params, cast(Learner, create("learners", component)), own)
 
     def train(
         self,
@@ -156,10 +149,3 @@ class Ration:
         group = session.memory(tokens, backward=False) - session.memory(0, backward=False)
         left = self.memory.room() - max(way.bytes, group + SLACK)
         return max(min(left, self._cache), 0)
-
-
-def at_rest() -> int:
-    """Bytes that this process holds, after what nobody uses has gone back to the system."""
-    gc.collect()
-    give_back()
-    return resident_memory()

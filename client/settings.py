@@ -35,6 +35,8 @@ class ClientSettings:
         name: proposed when it joins; empty for the token's name, or else the host's.
         tier: what kind of device it is, one of the job's ``[[tiers]]``; ``auto`` for the first of
             them that its memory holds; empty for none.
+        engine: what runs the model: ``torch``, ``onnx`` (onnxruntime: finite differences and
+            evaluation, in a third of the memory), or ``auto``: torch where it is installed.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: of training (0: one per core); with one, the bits are those of a simulation.
         memory: that this process may take in all, such as ``900MB``, ``1.5GB`` or bytes; empty for
@@ -56,6 +58,7 @@ class ClientSettings:
     server: str = ""
     name: str = ""
     tier: str = ""
+    engine: str = "auto"
     device: str = "auto"
     threads: int = 0
     memory: str = ""
@@ -69,6 +72,8 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        engines = ("auto", "torch", "onnx")
+        require(self.engine in engines, "engine", self.engine, "auto, torch or onnx")
         require(len(self.tier) <= 100, "tier", self.tier, "at most 100 characters")
         for name in ("threads", "cache_gb", "disk_gb"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")

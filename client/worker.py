@@ -1,6 +1,6 @@
 """A task into a result: what the simulator does with a chunk, for one client. Loads torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -10,29 +10,24 @@ import torch
 from fedloom.backbones.allocator import keep_few_shapes, keep_large_blocks
 from fedloom.client.finishing import finished_of
 from fedloom.client.held import Coming, HeldModel
+from fedloom.client.incoming import Incoming
 from fedloom.client.logs import log
-from fedloom.client.manifest import Manifest, Order
-from fedloom.client.memory import allowed
+from fedloom.client.manifest import Manifest, Order, layout_of_the_server
+from fedloom.client.memory import Budget, allowed, at_rest
 from fedloom.client.outbox import Finished
 from fedloom.client.personal import OwnTensors
-from fedloom.client.ration import Budget, Ration, at_rest
+from fedloom.client.ration import Ration
 from fedloom.client.settings import ClientSettings
 from fedloom.client.split_work import SplitWork
 from fedloom.client.tiers import Fit, fits
 from fedloom.codecs.base import Codec
-from fedloom.codecs.branches import branch_received
-from fedloom.codecs.downlink import follow
-from fedloom.codecs.exchange import changed, client_update
-from fedloom.core.errors import ConfigError, DataError, LayoutError, TransferError
+from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.layout import Layout
 from fedloom.core.machine import peak_memory
 from fedloom.core.registry import create
-from fedloom.core.step_ledger import digest_of
 from fedloom.core.types import (
     Briefing,
-    Cost,
     Params,
-    Payload,
 )
 from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.build import model_of
@@ -95,7 +90,10 @@ class Worker:
             self._training = self.split.over(self._model, self.corpus.train)
             log.info("%s", self.split.said(self._training))
         self._start = self._model.initial(job.seed)
-        self._down = cast(Codec, create("codecs", job.codec_down))
+        incoming = Incoming(self.manifest, self._start, self.held)
+        if self._training is not None:  # the far side has its own tensors
+            incoming = replace(incoming, sent=self._training.sent)
+        self._incoming = incoming
 
     def _built(self) -> CohortModel:
         job = self.manifest.job
@@ -103,10 +101,7 @@ class Worker:
         classes = self.manifest.classes
         held = None if self.split is None else self.split.held
         model = model_of(job, self.folder, classes, dtype=dtype, device=self._device, held=held)
-        if model.layout.digest != self.manifest.layout:
-            found = f"{model.layout.digest[:12]} of {model.layout.size:,} numbers"
-            text = f"this device builds a model of layout {found}; the server has another"
-            raise LayoutError(f"{text} ({self.manifest.layout[:12]}): other versions of fedloom?")
+        layout_of_the_server(model.layout, self.manifest)
         return model
 
     def train(
@@ -133,29 +128,14 @@ class Worker:
         task = order.task
         if not len(self.corpus.train):
             raise DataError("this device has no training examples")
-        params, briefing = self._received(order, frame, coming)
+        params, briefing = self._incoming.received(order, frame, coming)
         learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
         result = self._trained(order, learner, params, briefing)
         if not result.num_examples:
             raise DataError(IDLE)
         codec = cast(Codec, create("codecs", task.codec or self.manifest.job.up(order.stage)))
-        update = client_update(
-            task,
-            result.layout,
-            result.delta,
-            codec,
-            num_examples=result.num_examples,
-            metrics=result.metrics,
-            cost=Cost(
-                bytes_down=len(frame),
-                flops=result.flops,
-                seconds=result.seconds,
-                tokens=result.tokens,
-            ),
-            model=params.layout,
-            steps=result.steps,
-        )
-        return finished_of(ticket, update, codec.name)
+        own = ticket, task, result, codec
+        return finished_of(*own, model=params.layout, received=len(frame))
 
     def fits(self) -> list[Fit]:
         """How each kind of device would train here."""
@@ -211,7 +191,7 @@ class Worker:
         if self.split is not None:
             text = "this device has only some blocks of the model, and cannot evaluate it"
             raise ConfigError(f"split.mode = {self.manifest.job.split.mode!r}: {text}")
-        params, _ = self._received(order, frame, coming)
+        params, _ = self._incoming.received(order, frame, coming)
         corpus = self.corpus
         held = corpus.test if len(corpus.test) else corpus.valid
         examples: Examples = held if len(held) else _labelled(corpus.train)
@@ -231,44 +211,6 @@ class Worker:
             peak_memory=peak_memory(),
             round=order.task.round,
         )
-
-    def _received(self, order: Order, frame: bytes, coming: Coming) -> tuple[Params, Briefing]:
-        """The model of what came down, and what came beside it; it is kept where that is asked."""
-        if order.task.branch:
-            return branch_received(self._start, self._down, Payload(self._down.name, frame))
-        stages = [stage.selectors for stage in self.manifest.job.stages[: order.stage + 1]]
-        part = changed(stages, self._start.layout)
-        if self._training is not None:
-            part = self._training.sent(part)  # the far side has its own tensors
-        payload, base = Payload(self._down.name, frame), self._base(coming)
-        seed = order.task.seed
-        found = follow(self._start, self._down, payload, part, base=base, seed=seed)
-        if self.held is not None and coming.digest:
-            if digest_of(found.params.vector) == coming.digest:
-                self.held.keep(coming.keeps, found.kept)
-            elif base is None:
-                log.warning("the model that came whole is not the server's to the last bit")
-                self.held.drop()
-            else:
-                raise self._astray("what came of its last rounds is not the server's model")
-        return found.params, found.briefing
-
-    def _base(self, coming: Coming) -> Params | None:
-        """The version that what came down starts from; None where it starts from nothing."""
-        if coming.base is None:
-            return None
-        if coming.base == 0:
-            return self._start
-        known = self.held is not None and self.held.version == coming.base
-        params = self.held.params(self._start.layout) if self.held is not None and known else None
-        if params is None:
-            raise self._astray(f"version {coming.base} of the model is not here")
-        return params
-
-    def _astray(self, text: str) -> TransferError:
-        if self.held is not None:
-            self.held.drop()
-        return TransferError(f"{text}; it is asked for all of it", code="resync", retry_after=0.0)
 
     def _session(self, order: Order, params: Params) -> Session:
         stage = order.stage

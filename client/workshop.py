@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from fedloom.client.contents import Contents, Source
+from fedloom.client.engines import Bench
 from fedloom.client.held import Coming, HeldModel
 from fedloom.client.holdings import read_holdings, stamp
 from fedloom.client.journal import Journal
 from fedloom.client.logs import log
-from fedloom.client.manifest import Manifest, check_inside, read_manifest, read_order
+from fedloom.client.manifest import Manifest, read_manifest, read_order
 from fedloom.client.outbox import Finished
 from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
@@ -25,8 +26,8 @@ from fedloom.protos.federation_pb2 import Blob, Holding, Task
 from fedloom.tuning.data import Corpus
 
 if TYPE_CHECKING:
+    from fedloom.client.engines import Working
     from fedloom.client.split_work import Connect, SplitWork
-    from fedloom.client.worker import Worker
 
 __all__ = ["Far", "Workshop"]
 
@@ -66,7 +67,7 @@ class Workshop:
         self._manifest: Manifest | None = None
         self._backbone = Path()
         self._corpus: Corpus | None = None
-        self._worker: Worker | None = None
+        self._worker: Working | None = None
         self._bottom: int | None = None  # blocks below the far ones that the worker has
         self._held: HeldModel | None = None
         self._gone = ""  # ticket of a task whose model was not offered any more
@@ -221,18 +222,15 @@ class Workshop:
             raise DataError("this device is not ready for the job")
         return self._manifest, self._corpus
 
-    def _at_work(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Worker":
-        """The worker, made when the first task comes: this loads torch and the model.
+    def _at_work(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Working":
+        """The worker, made when the first task comes: this loads the engine and the model.
 
         It is made again where a task cuts a split model elsewhere.
         """
         if self._worker is None or bottom != self._bottom:
-            from fedloom.client.worker import Worker
-
-            check_inside(manifest, allow=self._settings.allow)
             began, self._worker = time.monotonic(), None
-            parts = manifest, self._backbone, corpus, self._settings, self._folder, self._held
-            self._worker = Worker(*parts, self._split(manifest, bottom))
+            own = Bench(manifest, self._backbone, corpus, self._settings, self._folder, self._held)
+            self._worker = own.worker(lambda: self._split(manifest, bottom))
             self._bottom = bottom
             log.info("the model is loaded, in %.1f s", time.monotonic() - began)
         return self._worker

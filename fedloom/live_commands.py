@@ -57,6 +57,7 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
     text = "that the process may take in all, such as 900MB (half of what is free)"
     add("--memory", metavar="SIZE", help=text)
     add("--cache-gb", type=float, metavar="GB", help="memory for frozen activations (0: none)")
+    add("--engine", metavar="NAME", help="torch, onnx (no torch needed; forwards only) or auto")
     add("--device", metavar="NAME", help="cpu, cuda or auto")
     add("--only-on-power", action="store_true", default=None, help="rest on battery")
     add("--only-unmetered", action="store_true", default=None, help="rest on a metered network")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedloom.backbones.formats import Scheme
     from fedloom.backbones.quantize import Progress, Rounded
-    from fedloom.backbones.schemes import Scheme
     from fedloom.tuning.probe import Probe
 
 __all__ = ["add_quantize"]
@@ -94,9 +94,9 @@ def _stored(
 ) -> tuple[int, Callable[[], str] | None]:
     """Bytes of a model that is now stored in fewer bits, and what compares the two."""
     from fedloom.backbones import files
+    from fedloom.backbones.formats import scheme_of
     from fedloom.backbones.loftq import LoftQ
     from fedloom.backbones.quantize import quantize
-    from fedloom.backbones.schemes import scheme_of
 
     scheme = _scheme(options)
     outer = scheme_of(options.outer) if options.outer else None
@@ -140,7 +140,7 @@ def _judged(probe: "Probe", before: Path, after: Path) -> str:
 
 
 def _scheme(options: argparse.Namespace) -> "Scheme":
-    from fedloom.backbones.schemes import scheme_of
+    from fedloom.backbones.formats import scheme_of
     from fedloom.core.errors import ConfigError
 
     if options.format:

@@ -15,7 +15,7 @@ from fedloom.core.types import Client
 from fedloom.results.observe import Observer
 from fedloom.simulation.setup import Prepared, prepare
 from fedloom.tuning.layer_scores import layer_scores
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment
 
 __all__ = ["ENDS", "LayerChoice", "choose_layers"]

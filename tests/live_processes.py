@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import os
 import random
 import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from command_forks import Process, start
+from command_forks import Process, command_environment, start
 from safetensors.numpy import load_file
 from small_jobs import write_rows, write_toml
 
@@ -165,15 +167,30 @@ class Fleet:
             told = self.server.stdout.readline()
         assert '"open"' in told, (told, (self.folder / "server.err").read_text())
 
-    def join(self, client: str) -> None:
-        """Start a device, or start it again: the same command."""
+    def join(self, client: str, *more: str, path: Path | None = None) -> None:
+        """Start a device, or start it again: the same command.
+
+        Args:
+            client: its name.
+            more: flags.
+            path: a folder of modules for a Python of its own; None for one like the others.
+        """
         number = self.clients.index(client)
         if client not in self._tokens:
             self._tokens[client] = new_token(self.state, name=client, uses=1, seconds=3600.0)
         flags = ["--join", self._tokens[client], "--data", f"own{number}.jsonl"]
-        flags += ["--directory", f"device{number}", "--threads", "1"]
+        flags += ["--directory", f"device{number}", "--threads", "1", *more]
+        words = ["client", *flags]
         with (self.folder / f"device{number}.log").open("ab") as log:
-            self.devices[client] = start(["client", *flags], self.folder, stdout=log, stderr=log)
+            if path is None:
+                self.devices[client] = start(words, self.folder, stdout=log, stderr=log)
+                return
+            environment = command_environment()  # a Python of its own: nothing is imported yet
+            environment["PYTHONPATH"] = os.pathsep.join((str(path), environment["PYTHONPATH"]))
+            command = [sys.executable, "-m", "fedloom", *words]
+            self.devices[client] = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True
+            )
 
     def begin(self, *, failpoint: str = "") -> None:
         """Start the server, and a device for every client."""

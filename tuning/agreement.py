@@ -9,7 +9,7 @@ from fedloom.core.job import Job, Stage
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.registry import create
 from fedloom.core.types import LocalWork
-from fedloom.tuning.learners.walk import check_work
+from fedloom.tuning.learners.plain import check_work
 
 __all__ = ["check_agreement", "check_moved", "check_sent"]
 

@@ -1,20 +1,25 @@
 """What the trainable side is made of: parts, adapters, and the model that a cohort trains."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
-from fedloom.backbones.loftq import Pair
-from fedloom.backbones.schemes import Packed
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.types import Params
 from fedloom.tuning.examples import Examples
-from fedloom.tuning.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedloom.backbones.loftq import Pair
+    from fedloom.backbones.schemes import Packed
+    from fedloom.tuning.store import Store
 
 __all__ = [
     "Adapter",
@@ -188,7 +193,7 @@ class Session(Protocol):
         """Tokens that the examples `rows` hold: the unit of work and of memory."""
         ...
 
-    def over(self, rows: NDArray[np.int64]) -> "Session":
+    def over(self, rows: NDArray[np.int64]) -> Session:
         """The same for a few examples that are run many times, computing once what it can.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 from fedloom.backbones.fused import FusedBackbone, load_fused
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.notes import scheme_in
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.job import Job
 from fedloom.core.registry import Component, create

@@ -1,15 +1,19 @@
 """An adapter on a backbone: the parts, their layout, and the sites that they make."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from fedloom.backbones.base import Attachment, Site
 from fedloom.core.layout import Layout
 from fedloom.core.types import Params
-from fedloom.tuning.attachments import Chain
 from fedloom.tuning.base import Part
-from fedloom.tuning.store import Store
+
+if TYPE_CHECKING:
+    from fedloom.tuning.store import Store
 
 __all__ = ["Composition"]
 
@@ -42,6 +46,8 @@ class Composition:
     @staticmethod
     def sites(parts: Sequence[Part], store: Store) -> dict[str, Site]:
         """What is attached at each module, over the rows of a store."""
+        from fedloom.tuning.attachments import Chain
+
         found: dict[tuple[str, bool], list[Attachment]] = {}
         for part in parts:
             found.setdefault((part.module, part.before), []).append(part.attach(store))

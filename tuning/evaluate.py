@@ -11,8 +11,9 @@ from torch import Tensor
 from fedloom.core.types import Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.examples import Examples, TextExamples
+from fedloom.tuning.scores import batches_of, macro_f1
 
-__all__ = ["BATCH_TOKENS", "Evaluation", "Evaluator", "evaluate", "macro_f1"]
+__all__ = ["BATCH_TOKENS", "Evaluation", "Evaluator", "evaluate"]
 
 BATCH_TOKENS = 4096
 """Tokens of a batch that is evaluated, where memory allows them."""
@@ -82,7 +83,7 @@ def evaluate(
             found = session.losses(session.store(params, 1), [batch])
         return torch.stack((found.each.double(), found.predicted, found.target)).cpu()
 
-    batches = _batches(order, lengths, batch_tokens)
+    batches = batches_of(order, lengths, batch_tokens)
     parts = list(pool.map(one, batches) if pool else map(one, batches))
     each, predicted, target = torch.cat(parts, dim=1).numpy()
     right = (predicted == target).astype(np.float32)
@@ -100,26 +101,3 @@ def evaluate(
         for of in (each, right)
     )
     return Evaluation(metrics, loss, correct)
-
-
-def _batches(
-    order: NDArray[np.int64], lengths: NDArray[np.int64], budget: int
-) -> list[NDArray[np.int64]]:
-    """Runs of `order` of at most `budget` tokens each (at least one example)."""
-    ends = np.cumsum(lengths[order])
-    batches, start = [], 0
-    while start < len(order):
-        base = ends[start - 1] if start else 0
-        stop = max(int(np.searchsorted(ends, base + budget, side="right")), start + 1)
-        batches.append(order[start:stop])
-        start = stop
-    return batches
-
-
-def macro_f1(target: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
-    """Unweighted mean of F1 over the classes that occur in either array."""
-    classes = int(max(target.max(initial=0), predicted.max(initial=0))) + 1
-    hits = np.bincount(target[target == predicted], minlength=classes)
-    seen = np.bincount(target, minlength=classes) + np.bincount(predicted, minlength=classes)
-    present = seen > 0
-    return float((2 * hits[present] / seen[present]).mean()) if present.any() else 0.0

@@ -8,21 +8,15 @@ from fedloom.tuning.fused_session import FusedSession
 from fedloom.tuning.learning import Learner
 from fedloom.tuning.needs import SHAPES, passes
 from fedloom.tuning.sparing import Sparing
-from fedloom.tuning.ways import Way
+from fedloom.tuning.ways import COPIES, SCATTERED, Way
 
 __all__ = ["SLACK", "run_by", "ways_of"]
 
-COPIES = 5
-"""Of a model's numbers in float32 beside those that train: the first one, what was received and its
-bytes, what is sent and its bytes."""
 SLACK = 56 * 10**6
 """Bytes that steps take whatever their size: code that libraries make for each shape (oneDNN's
 cache, see `keep_few_shapes`), their own memory, a thread's buffers. Measured."""
 _DIRECTION = 16
 """Bytes of a row for each number that trains: a direction as it is drawn, used, and added."""
-SCATTERED = 1.25
-"""Memory of activations over their bytes: freed blocks in between that nothing fits into. At most
-1.2 was measured, for MiniLM in batches of 1 to 16 texts."""
 
 
 def ways_of(

@@ -9,9 +9,9 @@ from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.fused import FusedBackbone
 from fedloom.backbones.loftq import Pair, read_starts
 from fedloom.backbones.norm import Norm
+from fedloom.backbones.notes import scheme_in
 from fedloom.backbones.product import Member, Product
 from fedloom.backbones.schemes import Packed
-from fedloom.backbones.stored import scheme_in
 from fedloom.tuning.base import Frozen
 
 __all__ = ["FrozenModules"]

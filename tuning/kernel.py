@@ -7,7 +7,7 @@ import torch
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.choose import choose, engine_of
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.notes import scheme_in
 from fedloom.core.job import Job
 from fedloom.core.registry import create
 

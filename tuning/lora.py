@@ -1,14 +1,19 @@
 """LoRA with a batched form. Names, start and the saved format are PEFT's."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fedloom.backbones.base import Linear
-from fedloom.backbones.loftq import Pair
 from fedloom.core.errors import ConfigError, require
 from fedloom.tuning.base import Catalog, Part
 from fedloom.tuning.parts import LoraPart
 from fedloom.tuning.placing import blocks_at, chosen, targets_for
+
+if TYPE_CHECKING:
+    from fedloom.backbones.loftq import Pair
 
 __all__ = ["Lora"]
 

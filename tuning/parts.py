@@ -1,25 +1,27 @@
-"""The parts that adapters are made of: tensors, their start, and the attachment they become."""
+"""The parts that adapters are made of: tensors, their start, and the attachment they become.
+
+Tensors and starts are made without torch; only attaching loads it.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedloom.backbones.base import Attachment, Linear
-from fedloom.backbones.loftq import Pair
 from fedloom.core.layout import TensorSpec, Vector
 from fedloom.core.seeds import stream
-from fedloom.tuning.attachments import (
-    BiasChange,
-    BottleneckBranch,
-    LowRank,
-    Replacement,
-    Scaling,
-)
-from fedloom.tuning.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedloom.backbones.loftq import Pair
+    from fedloom.tuning.store import Store
 
 __all__ = ["BiasPart", "BottleneckPart", "HeadPart", "Ia3Part", "LoraPart"]
 
@@ -88,6 +90,8 @@ class LoraPart:
 
     def attach(self, store: Store) -> Attachment:
         """The low-rank product."""
+        from fedloom.tuning.attachments import LowRank
+
         a, b = self.specs
         return LowRank(store, a=a.name, b=b.name, scaling=self.scaling)
 
@@ -122,6 +126,8 @@ class Ia3Part:
 
     def attach(self, store: Store) -> Attachment:
         """The scaling."""
+        from fedloom.tuning.attachments import Scaling
+
         return Scaling(store, factor=self.specs[0].name)
 
 
@@ -156,6 +162,8 @@ class BiasPart:
 
     def attach(self, store: Store) -> Attachment:
         """The change of the bias."""
+        from fedloom.tuning.attachments import BiasChange
+
         return BiasChange(store, bias=self.specs[0].name, frozen=self.frozen.detach().float())
 
 
@@ -217,6 +225,8 @@ class BottleneckPart:
 
     def attach(self, store: Store) -> Attachment:
         """The branch through those that train or change something."""
+        from fedloom.tuning.attachments import BottleneckBranch
+
         ups = {name: [f"{name}.up.{kind}" for kind in ("weight", "bias")] for name in self.names}
         there = [name for name, up in ups.items() if any(_matters(store, one) for one in up)]
         return BottleneckBranch(store, names=there or self.names)
@@ -282,5 +292,7 @@ class HeadPart:
 
     def attach(self, store: Store) -> Attachment:
         """The clients' own products."""
+        from fedloom.tuning.attachments import Replacement
+
         names = [spec.name for spec in self.specs]
         return Replacement(store, weight=names[0], bias=names[1] if self.has_bias else None)

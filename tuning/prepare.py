@@ -7,9 +7,9 @@ import torch
 
 from fedloom.backbones import files
 from fedloom.backbones.emulator import emulator_of
+from fedloom.backbones.formats import scheme_of
 from fedloom.backbones.precision import best_dtype
 from fedloom.backbones.quantize import quantized_of
-from fedloom.backbones.schemes import scheme_of
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout

@@ -19,7 +19,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.far import Far
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.guard import guarded
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment, Learner, LocalResult
 from fedloom.tuning.near import Codecs, NearStage
 from fedloom.tuning.noise import SeededNoise

@@ -5,9 +5,10 @@ from typing import Protocol
 
 import torch
 
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.product import Quantized
-from fedloom.backbones.schemes import Packed, Scheme
+from fedloom.backbones.schemes import Packed
 
 __all__ = ["Capabilities", "Engine"]
 

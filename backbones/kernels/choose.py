@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from fedloom.backbones.cache import cache_root
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.kernels.dynamic_int8 import DynamicInt8
-from fedloom.backbones.schemes import Packed, Scheme, pack
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.errors import ConfigError, nearest
 
 __all__ = ["ENGINES", "Measured", "choose", "engine_of", "measure"]

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.native import unpack, unpacks
 from fedloom.backbones.product import affine
-from fedloom.backbones.schemes import Packed, Scheme, row_chunks
+from fedloom.backbones.schemes import Packed, row_chunks
 
 __all__ = ["DEQUANTIZE", "Dequantize", "Dequantized", "unpacked"]
 

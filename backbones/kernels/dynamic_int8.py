@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import Dequantized
 from fedloom.backbones.kernels.native import unpack_rows, unpacks
-from fedloom.backbones.schemes import Packed, Scheme, row_chunks
+from fedloom.backbones.schemes import Packed, row_chunks
 
 __all__ = ["DynamicInt8", "DynamicInt8Weight"]
 

@@ -7,7 +7,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from fedloom.backbones.schemes import NF4, Packed, Scheme
+from fedloom.backbones.formats import NF4, Scheme
+from fedloom.backbones.schemes import Packed
 
 __all__ = ["unpack", "unpack_rows", "unpacks"]
 

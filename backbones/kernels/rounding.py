@@ -5,11 +5,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from fedloom.backbones.block import Block
+from fedloom.backbones.formats import SCHEMES, Scheme
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.product import Product
-from fedloom.backbones.schemes import SCHEMES, Scheme, pack
+from fedloom.backbones.schemes import pack
 
 __all__ = ["rounded"]
 

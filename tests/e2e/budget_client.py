@@ -1,7 +1,8 @@
 """A client's worker in a process of its own: trains, and tells what it held at most.
 
-Usage: ``budget_client.py FOLDER MEMORY SCRATCH LENGTH [MB]``; prints one JSON line. With a last
-argument the system refuses the process more data than so much beyond what it has before it trains.
+Usage: ``budget_client.py ENGINE FOLDER MEMORY SCRATCH LENGTH [MB]``; prints one JSON line. With a
+last argument the system refuses the process more data than so much beyond what it has before it
+trains.
 """
 
 import json
@@ -10,19 +11,20 @@ import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from fedloom.client.engines import Working
+from fedloom.client.held import Coming
 from fedloom.client.logs import log
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.settings import ClientSettings
-from fedloom.client.worker import Worker
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.exchange import sent_down
 from fedloom.core.errors import ModelError
 from fedloom.core.job import job_from
 from fedloom.core.machine import peak_memory
-from fedloom.core.types import ClientTask, LocalWork, Selectors
-from fedloom.tuning.build import model_of
-from fedloom.tuning.data import own_examples
+from fedloom.core.types import ClientTask, LocalWork, Params, Selectors
+from fedloom.tuning.data import Corpus, own_examples
 from fedloom.tuning.reading import reading_of
 
 CLASSES = ("a", "b")
@@ -46,20 +48,50 @@ def limit(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (has + more, has + more))
 
 
-def main() -> None:
-    """Train twice; print the peak and the log."""
+def with_torch(
+    manifest: Manifest, folder: Path, corpus: Corpus, settings: ClientSettings, scratch: Path
+) -> tuple[Working, Params]:
+    """The worker over torch, and the model before the first round."""
     import torch
 
-    folder, memory, scratch = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    length = int(sys.argv[4])
+    from fedloom.client.worker import Worker
+    from fedloom.tuning.build import model_of
+
+    cpu = torch.device("cpu")
+    model = model_of(manifest.job, folder, CLASSES, dtype=torch.float32, device=cpu)
+    own = replace(manifest, layout=model.layout.digest)
+    worker = Worker(own, folder, corpus, settings, scratch)
+    return worker, worker._start
+
+
+def with_onnx(
+    manifest: Manifest, folder: Path, corpus: Corpus, settings: ClientSettings, scratch: Path
+) -> tuple[Working, Params]:
+    """The worker over onnxruntime, and the model before the first round."""
+    from fedloom.client.onnx_worker import OnnxWorker
+    from fedloom.tuning.asking import task_of
+    from fedloom.tuning.onnx.model import OnnxModel
+
+    job = manifest.job
+    model = OnnxModel(folder, job.adapter, task_of(job.backbone, folder, CLASSES))
+    own = replace(manifest, layout=model.layout.digest)
+    return OnnxWorker(own, folder, corpus, settings), model.initial(job.seed)
+
+
+def main() -> None:
+    """Train twice; print the peak and the log."""
+    engine, folder, memory, scratch = sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    length = int(sys.argv[5])
     handler = Kept()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    table = {
+    table: dict[str, Any] = {
         "backbone": {"max_tokens": length, "head_init": "normal"},
         "adapter": {"name": "lora", "rank": 4},
         "local": {"batch_size": 16},
     }
+    if engine == "onnx":
+        table |= {"learner": {"name": "finite-difference"}, "codec_up": {"name": "scalars"}}
     job = job_from(table)
     words = ["harbour", "treasury", "field", "ship", "tax", "corn", "sail", "gold", "wheat"]
     rows = [
@@ -68,23 +100,24 @@ def main() -> None:
     ]
     config = replace(job.data, classes=CLASSES)
     corpus = own_examples(rows, config, reading_of(job.backbone, folder))
-    cpu = torch.device("cpu")
-    digest = model_of(job, folder, CLASSES, dtype=torch.float32, device=cpu).layout.digest
-    settings = ClientSettings(threads=1, device="cpu", cache_gb=1.0, memory=memory)
-    worker = Worker(Manifest("f", job, CLASSES, digest, ()), folder, corpus, settings, scratch)
-    start = worker._start
-    if len(sys.argv) > 5:
-        limit(int(sys.argv[5]) * 10**6)
+    settings = ClientSettings(threads=1, device="cpu", cache_gb=1.0, memory=memory, engine=engine)
+    manifest = Manifest("f", job, CLASSES, "", ())
+    work = with_onnx if engine == "onnx" else with_torch
+    worker, start = work(manifest, folder, corpus, settings, scratch)
+    if len(sys.argv) > 6:
+        limit(int(sys.argv[6]) * 10**6)
     down = sent_down(start, Float32(), start.layout, version=0).frame
     error = ""
     try:
         for number in (1, 2):
             task = ClientTask("c", number, 0, LocalWork(batch_size=16), Selectors(), seed=0)
-            worker.train(Order(task, 0), "t", down)
-            worker.evaluate(Order(task, 0), "t", down)
+            worker.train(Order(task, 0), "t", down, Coming())
+            worker.evaluate(Order(task, 0), "t", down, Coming())
     except ModelError as found:
         error = str(found)
-    print(json.dumps({"peak": peak_memory(), "log": handler.lines, "error": error}))
+    loaded = "torch" in sys.modules
+    line = {"peak": peak_memory(), "log": handler.lines, "error": error, "torch": loaded}
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

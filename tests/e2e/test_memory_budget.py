@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from fedloom.backbones.formats import SCHEMES
+from fedloom.backbones.quantize import quantize
+
 LENGTH = 128
 
 
@@ -37,9 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def client(folder: Path, scratch: Path, memory: str, *more: str) -> dict[str, Any]:
+def client(
+    folder: Path, scratch: Path, memory: str, *more: str, engine: str = "torch"
+) -> dict[str, Any]:
     script = Path(__file__).parent / "budget_client.py"
-    command = [sys.executable, str(script), str(folder), memory, str(scratch), str(LENGTH), *more]
+    where = [engine, str(folder), memory, str(scratch), str(LENGTH), *more]
+    command = [sys.executable, str(script), *where]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -97,3 +103,24 @@ def test_memory_that_runs_out_in_the_smallest_way(folder: Path, tmp_path: Path) 
     """The task is given back, and the process lives on to say so."""
     found = client(folder, tmp_path, "4GB", "2")
     assert found["error"].startswith("out of memory in the smallest way there is: ")
+
+
+@LINUX
+def test_a_budget_is_kept_without_torch(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    quantize(folder, tmp_path / "small", SCHEMES["int4-32"])
+    folder = tmp_path / "small"
+    roomy = client(folder, tmp_path, "2GB", engine="onnx")
+    base, most = told(roomy)
+    assert "batches in 8 parts of 2 examples at most: " in " ".join(roomy["log"])
+    assert roomy["peak"] <= most * 1e6
+    assert not roomy["torch"]
+    none = client(folder, tmp_path, f"{base}MB", engine="onnx")
+    smallest = re.search(r"the smallest that would do is ([\d,]+) MB", none["error"])
+    assert smallest is not None
+    least = int(smallest[1].replace(",", "")) + 1  # rounded for people
+    assert least < most
+    just = client(folder, tmp_path, f"{least}MB", engine="onnx")
+    assert not just["error"]
+    assert just["peak"] <= least * 1e6
+    assert "batches in 16 parts of 1 example at most: " in " ".join(just["log"])

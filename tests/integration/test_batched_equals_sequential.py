@@ -16,7 +16,8 @@ from fedloom.core.types import LocalWork
 from fedloom.tuning.base import CohortModel, Task
 from fedloom.tuning.examples import TextExamples
 from fedloom.tuning.fused_model import FusedModel
-from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import LocalResult
 from fedloom.tuning.prefix import CacheLimits
 

@@ -23,9 +23,9 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component, Option
 from fedloom.core.types import LocalWork, Params
 from fedloom.tuning.base import Losses, Rows, Session
-from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learners.finite_difference import FiniteDifference
 from fedloom.tuning.learners.forward_gradient import ForwardGradient, Tangents
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.store import Store
 

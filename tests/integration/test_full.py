@@ -19,7 +19,7 @@ from fedloom.tuning.capacity import measure_capacity
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.fused_model import FusedModel
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.padded import padded_inputs, padded_losses
 from fedloom.tuning.peft_format import arguments_of, auto_of
 

@@ -22,7 +22,8 @@ from fedloom.tuning.build import build_model
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import Examples, TextExamples
 from fedloom.tuning.export import export_adapter, load_adapter
-from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import LocalResult
 
 # What peft and transformers use of each other.

@@ -9,8 +9,8 @@ import torch
 from cohorts import CASES, CPU, Folders, Ragged, apart, cohort
 from numpy.typing import NDArray
 
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import SCHEMES
 from fedloom.core.errors import ConfigError
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork, Params

@@ -9,8 +9,8 @@ import torch
 from small_jobs import classify_table
 
 from fedloom.api import job_of
-from fedloom.backbones.schemes import SCHEMES, scheme_of
-from fedloom.backbones.stored import scheme_in
+from fedloom.backbones.formats import SCHEMES, scheme_of
+from fedloom.backbones.notes import scheme_in
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.job import FORMATS
 from fedloom.progress import Quiet

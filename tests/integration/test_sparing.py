@@ -13,9 +13,10 @@ from fedloom.tuning.base import CohortModel, Session
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.fitting import run_by, ways_of
 from fedloom.tuning.fused_session import FusedSession
-from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.learners.finite_difference import FiniteDifference
 from fedloom.tuning.learners.forward_gradient import ForwardGradient
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Learner, LocalResult
 from fedloom.tuning.sparing import Sparing, descend, portions
 from fedloom.tuning.ways import Way, best, least

@@ -12,7 +12,8 @@ from splits import ALL, Split, fused
 from fedloom.core.layout import Vector
 from fedloom.core.types import LocalWork, Params
 from fedloom.tuning.cut import Cut
-from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment
 from fedloom.tuning.near import NearStage
 from fedloom.tuning.ordering import StageOptions

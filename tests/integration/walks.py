@@ -11,8 +11,8 @@ from fedloom.core.layout import Layout
 from fedloom.core.steps import Steps
 from fedloom.core.types import LocalWork, Params
 from fedloom.tuning.base import CohortModel, Session
-from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learners.gauge import Gauge
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learners.spot import Spot, Trials
 from fedloom.tuning.learning import Learner, LocalResult
 

@@ -9,9 +9,8 @@ from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing
 from fedloom.tuning.base import Rows
-from fedloom.tuning.learners.choice import Choice, guide_of
+from fedloom.tuning.learners.choice import Choice, Chosen, guide_of
 from fedloom.tuning.learners.search import Search
-from fedloom.tuning.learners.spot import Trials
 from fedloom.tuning.learning import Assignment
 
 D = 64
@@ -41,12 +40,12 @@ def choice(
     return Choice(how, MOVED, cohort, [PLAN] * clients, briefing or {})
 
 
-def of(how: Choice, step: int, clients: int = 2, at_once: int = 8) -> list[Trials]:
+def of(how: Choice, step: int, clients: int = 2, at_once: int = 8) -> list[Chosen]:
     rows: Rows = [PLAN[step]] * clients
     return list(how.trials(step, rows, at_once))
 
 
-def numbers(found: list[Trials], client: int) -> list[int]:
+def numbers(found: list[Chosen], client: int) -> list[int]:
     return [int(i) for t in found for i in t.numbers[t.owner == client]]
 
 
@@ -65,11 +64,10 @@ def test_rows_are_cut_alike_whatever_runs_at_once() -> None:
     whole, single = of(made, 0), of(made, 0, at_once=1)
     for client in (0, 1):
         one, other = (
-            np.concatenate([t.z.numpy()[t.owner == client] for t in found])
-            for found in (whole, single)
+            np.concatenate([t.z[t.owner == client] for t in found]) for found in (whole, single)
         )
         assert np.array_equal(one, other)
-    assert not np.array_equal(whole[0].z[0].numpy(), whole[0].z[8].numpy())
+    assert not np.array_equal(whole[0].z[0], whole[0].z[8])
 
 
 def test_every_example_its_own_direction() -> None:
@@ -119,7 +117,7 @@ def test_candidates_are_those_along_the_guide() -> None:
     guide = np.random.default_rng(0).normal(size=D).astype(np.float32)
     how = search("candidates", directions=5, pool=40)
     every = of(choice(search(directions=40)), 0)  # a client's first 40 directions, one and all
-    z = np.concatenate([t.z.numpy()[t.owner == 1] for t in every])
+    z = np.concatenate([t.z[t.owner == 1] for t in every])
     want = sorted(np.argsort(-(z @ guide))[:5].tolist())
     guided = choice(how, {"guide": guide})
     assert numbers(of(guided, 0), 1) == numbers(of(guided, 1), 1) == want

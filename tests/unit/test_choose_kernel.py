@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedloom.backbones.formats import SCHEMES, Scheme
 from fedloom.backbones.kernels import choose as probe
 from fedloom.backbones.kernels import dynamic_int8
 from fedloom.backbones.kernels.base import Capabilities
@@ -15,7 +16,7 @@ from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.choose import choose, engine_of, measure
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.product import Quantized
-from fedloom.backbones.schemes import SCHEMES, Packed, Scheme
+from fedloom.backbones.schemes import Packed
 from fedloom.core.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -80,7 +80,7 @@ class Server:
 
 
 def params_of(worker: Worker, frame: bytes, coming: Coming) -> bytes:
-    return worker._received(order(), frame, coming)[0].vector.tobytes()
+    return worker._incoming.received(order(), frame, coming)[0].vector.tobytes()
 
 
 def test_it_follows_from_the_start_and_keeps_what_it_made(worker: Worker) -> None:

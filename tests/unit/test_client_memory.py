@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedloom.client.memory import BARE, Memory, allowed, spare
+from fedloom.client.memory import Memory, allowed, bare, spare
 from fedloom.client.settings import ClientSettings
 from fedloom.core.errors import ModelError
 from fedloom.tuning.ways import Way
@@ -83,6 +83,9 @@ def test_other_errors_are_passed_on() -> None:
 
 def test_what_the_owner_says() -> None:
     assert allowed(ClientSettings(memory="900MB")) == 900 * MB
-    assert spare(ClientSettings(memory="900MB")) == 900 * MB - BARE
+    for engine in ("torch", "onnx"):
+        given = ClientSettings(memory="900MB", engine=engine)
+        assert spare(given) == 900 * MB - bare(given)
+    assert bare(ClientSettings(engine="onnx")) < bare(ClientSettings(engine="torch")) / 2
     assert spare(ClientSettings(memory="1MB")) == 1
     assert allowed(ClientSettings()) > 0

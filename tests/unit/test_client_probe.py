@@ -2,15 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.client.memory import BARE
+from fedloom.client.memory import bare
 from fedloom.client.probe import check, device, instruction_sets, probe, table
 from fedloom.client.settings import ClientSettings
 from fedloom.core.machine import free_memory
 
 
 def test_what_the_server_is_told() -> None:
-    found = device(ClientSettings(threads=3, memory="2GB"), "phone")
-    assert (found.cores, found.memory) == (3, 2 * 10**9 - BARE)
+    given = ClientSettings(threads=3, memory="2GB")
+    found = device(given, "phone")
+    assert (found.cores, found.memory) == (3, 2 * 10**9 - bare(given))
     assert found.machine
     assert found.system
     assert found.tier == "phone"

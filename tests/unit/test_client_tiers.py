@@ -122,5 +122,6 @@ def test_a_look_at_a_job(text_model: dict[str, Path], tmp_path: Path) -> None:
     assert "tier 'whole' takes least" in rows["tier auto"]
     alone = prospect(given, replace(job, name="one", tiers=()))
     assert alone[0][0] == "job one"
+    assert alone[0][1].startswith("whole batches: ")
     (bad,) = prospect(replace(given, data="no.csv"), job)
     assert bad[1].startswith("cannot take part: ")

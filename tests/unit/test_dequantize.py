@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fedloom.backbones.base import Site
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.fused import FusedBackbone, load_fused
 from fedloom.backbones.kernels import dequantize
 from fedloom.backbones.kernels.buffer import Buffer
@@ -18,7 +19,7 @@ from fedloom.backbones.kernels.dequantize import Dequantize, Dequantized
 from fedloom.backbones.kernels.rounding import rounded
 from fedloom.backbones.packing import pack as packed_tokens
 from fedloom.backbones.product import Product
-from fedloom.backbones.schemes import SCHEMES, pack
+from fedloom.backbones.schemes import pack
 
 
 def kept_of(weight: Tensor, scheme: str = "int8") -> Dequantized:

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.kernels import dynamic_int8, native
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dynamic_int8 import DynamicInt8
-from fedloom.backbones.schemes import SCHEMES, Packed, pack
+from fedloom.backbones.schemes import Packed, pack
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(

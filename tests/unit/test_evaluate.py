@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Params
 from fedloom.tuning.base import Losses, Rows
-from fedloom.tuning.evaluate import evaluate, macro_f1
+from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.examples import ImageExamples, TextExamples
 from fedloom.tuning.losses import client_losses
 from fedloom.tuning.store import Store
@@ -114,14 +114,6 @@ def test_perplexity_of_a_hopeless_model_is_a_number() -> None:
 def test_images() -> None:
     images = ImageExamples(np.zeros((4, 1, 2, 2), dtype=np.uint8), np.array([0, 1, 0, 2]))
     assert evaluate(CLASSES, PARAMS, images).metrics["accuracy"] == 0.75
-
-
-def test_macro_f1_counts_the_classes_that_occur() -> None:
-    # Class 0: 1 hit of 2 and 1; class 2: 1 hit of 1 and 2. Class 1 occurs nowhere.
-    assert macro_f1(np.array([0, 0, 2]), np.array([0, 2, 2])) == pytest.approx(2 / 3)
-    assert macro_f1(np.array([1, 1]), np.array([0, 0])) == 0
-    assert macro_f1(np.array([1, 1]), np.array([1, 1])) == 1
-    assert macro_f1(np.array([], dtype=np.int64), np.array([], dtype=np.int64)) == 0
 
 
 def test_the_figures_are_those_of_the_losses() -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fedloom.backbones.checkpoint import open_checkpoint, read_config
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.fused import load_fused
 from fedloom.backbones.gguf_blocks import keep_blocks, packed_of
 from fedloom.backbones.gguf_checkpoint import NAMES
+from fedloom.backbones.notes import scheme_in
 from fedloom.backbones.quantize import Rounded
-from fedloom.backbones.schemes import SCHEMES
-from fedloom.backbones.stored import scheme_in
 from fedloom.cli import main
 from fedloom.core.errors import ModelError
 

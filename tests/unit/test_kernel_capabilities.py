@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from transformers import AutoModel, BertConfig, LlamaConfig
 
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.fused import FusedBackbone, load_fused
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.choose import ENGINES
@@ -18,7 +19,6 @@ from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.packing import pack
 from fedloom.backbones.product import Product, Quantized, multiply, multiply_back
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import SCHEMES
 
 SIZES = {
     "hidden_size": 128,

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedloom.core.types import LocalWork
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import Assignment
 
 # Written down once: the same order on every machine and in every version.

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedloom.backbones.checkpoint import open_checkpoint
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.loftq import LoftQ, alternate, read_starts
 from fedloom.backbones.portion import write_portion
 from fedloom.backbones.quantize import Rounded, quantize
-from fedloom.backbones.schemes import SCHEMES, pack
+from fedloom.backbones.schemes import pack
 from fedloom.cli import main
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.registry import Component, Option

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fedloom.backbones.base import Linear
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.quantize import quantize
-from fedloom.backbones.schemes import SCHEMES, Packed, pack
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout
 from fedloom.core.registry import Component

@@ -14,11 +14,12 @@ from transformers import BertConfig, BertModel
 
 from fedloom.backbones.checkpoint import open_checkpoint, read_config
 from fedloom.backbones.families import FAMILIES
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.fused import FusedBackbone, load_fused
 from fedloom.backbones.packing import pack as packed_tokens
 from fedloom.backbones.portion import write_portion
 from fedloom.backbones.quantize import Rounded, matrices, quantize
-from fedloom.backbones.schemes import SCHEMES, pack
+from fedloom.backbones.schemes import pack
 from fedloom.backbones.shape import read_shape
 from fedloom.core.errors import ConfigError, ModelError
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fedloom.backbones.schemes import SCHEMES, Packed, pack
+from fedloom.backbones.formats import SCHEMES
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Params
 from fedloom.tuning import scale_change

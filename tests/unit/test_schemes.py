@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedloom.backbones.formats import NF4, SCHEMES, scheme_of
 from fedloom.backbones.kernels import native
-from fedloom.backbones.schemes import NF4, SCHEMES, pack, scheme_of
+from fedloom.backbones.schemes import pack
 from fedloom.core.errors import ConfigError, ModelError
 
 

@@ -6,23 +6,23 @@ to the order of float additions.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloom.core.seeds import stream
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.needs import memory_of
 from fedloom.tuning.optimizers import optimizer_for
 from fedloom.tuning.sparing import descend
 from fedloom.tuning.store import Store
 
-__all__ = ["Backprop", "local_batches"]
+__all__ = ["Backprop"]
 
 
 class Backprop:
@@ -83,21 +83,6 @@ class Backprop:
                 kept=kept[place],
             )
         return [result for result in results if result is not None]
-
-
-def local_batches(assignment: Assignment, work: LocalWork) -> Iterator[NDArray[np.int64]]:
-    """The batches of one client's round: epochs in random order, the last batch of each shorter."""
-    number = assignment.batches or assignment.round
-    draw = stream(assignment.seed, "order", round=number, client=assignment.client)
-    rows = assignment.rows
-    if work.max_examples and len(rows) > work.max_examples:
-        rows = rows[draw.permutation(len(rows))[: work.max_examples]]
-    per_epoch = -(-len(rows) // work.batch_size)
-    for step in range(work.step_count(len(rows))):
-        if step % per_epoch == 0:
-            shuffled = rows[draw.permutation(len(rows))]
-        start = step % per_epoch * work.batch_size
-        yield shuffled[start : start + work.batch_size]
 
 
 def _kept(own: Sequence[Params | None], store: Store) -> list[Params | None]:

@@ -19,7 +19,7 @@ from fedloom.core.steps import Directions, Steps
 from fedloom.core.subspaces import Subspace
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Rows, Session
-from fedloom.tuning.learners.backprop import local_batches
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.needs import memory_of
 from fedloom.tuning.oracle import AT_ONCE, Oracle

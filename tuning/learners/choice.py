@@ -1,9 +1,9 @@
-"""Which directions a client takes in each of its local steps, and what they are."""
+"""Which directions a client takes in each of its local steps, and what they are, without torch."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedloom.core.errors import require
@@ -14,12 +14,30 @@ from fedloom.core.steps import FAMILIES
 from fedloom.core.types import Briefing
 from fedloom.tuning.base import Rows
 from fedloom.tuning.learners.search import Search
-from fedloom.tuning.learners.spot import Trials
 from fedloom.tuning.learning import Assignment
 
-__all__ = ["Choice", "Numbers", "guide_of"]
+__all__ = ["Choice", "Chosen", "Numbers", "guide_of"]
 
 Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Directions that are tried in one pass.
+
+    Attributes:
+        owner: int64 ``[r]``, ascending: whose each is, among the clients that take part.
+        numbers: int64 ``[r]``: which of the owner's directions.
+        rows: the examples that each is tried on.
+        z: float32 ``[r, d]``, the directions.
+        single: each is tried on one example; together they are all of every batch, in order.
+    """
+
+    owner: Numbers
+    numbers: Numbers
+    rows: Rows
+    z: NDArray[np.float32]
+    single: bool
 
 
 class Choice:
@@ -65,7 +83,7 @@ class Choice:
         agreed = self._search.agreed
         return agreed.pool if agreed.numbered else int(self._starts[n][-1])
 
-    def trials(self, step: int, rows: Rows, at_once: int) -> Iterator[Trials]:
+    def trials(self, step: int, rows: Rows, at_once: int) -> Iterator[Chosen]:
         """The directions of a step, pass by pass.
 
         Args:
@@ -101,15 +119,15 @@ class Choice:
         places = np.searchsorted(self._odds, draw * self._odds[-1], side="right")
         return np.asarray(np.minimum(places, pool - 1), dtype=np.int64)
 
-    def _made(self, chosen: Sequence[Numbers], rows: Rows, single: bool) -> Trials:
-        """Trials of chosen directions, client by client."""
+    def _made(self, chosen: Sequence[Numbers], rows: Rows, single: bool) -> Chosen:
+        """Chosen directions, client by client."""
         owner = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
         out = np.empty((len(owner), self._moved.size), dtype=np.float32)
         start = 0
         for n, numbers in enumerate(chosen):
             self._fill(out[start : start + len(numbers)], n, numbers)
             start += len(numbers)
-        return Trials(owner, np.concatenate(chosen), rows, torch.from_numpy(out), single)
+        return Chosen(owner, np.concatenate(chosen), rows, out, single)
 
     def _fill(self, out: Vector, n: int, numbers: Numbers) -> None:
         """Write the directions `numbers` of a client, float32 ``[len(numbers), d]``."""
@@ -173,9 +191,9 @@ def _odds(briefing: Briefing, pool: int) -> NDArray[np.float64] | None:
     return np.cumsum(odds)
 
 
-def _columns(whole: Trials, clients: int, span: slice) -> Trials:
-    """Of trials with equally many directions for each client, some of everyone's."""
+def _columns(whole: Chosen, clients: int, span: slice) -> Chosen:
+    """Of a pass with equally many directions for each client, some of everyone's."""
     places = np.arange(len(whole.owner)).reshape(clients, -1)[:, span].ravel()
     rows = [whole.rows[int(i)] for i in places]
-    z = whole.z if len(places) == len(whole.z) else whole.z[torch.from_numpy(places)]
-    return Trials(whole.owner[places], whole.numbers[places], rows, z, whole.single)
+    z = whole.z if len(places) == len(whole.z) else whole.z[places]
+    return Chosen(whole.owner[places], whole.numbers[places], rows, z, whole.single)

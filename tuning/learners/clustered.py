@@ -18,7 +18,8 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
-from fedloom.tuning.learners.backprop import Backprop, local_batches
+from fedloom.tuning.learners.backprop import Backprop
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 from fedloom.tuning.oracle import Oracle
 from fedloom.tuning.own import PERSONAL, called, without

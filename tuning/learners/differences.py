@@ -1,6 +1,5 @@
 """Slopes from losses alone, and whether they can be found so."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,20 +9,15 @@ from torch import Tensor
 
 from fedloom.core.errors import ConfigError, require
 from fedloom.tuning.base import Losses, Rows
+from fedloom.tuning.learners.reach import FAR, MOST, TOKENS, at_once, reach
 from fedloom.tuning.learners.spot import Spot, Trials, joined, segments
 from fedloom.tuning.store import Store
 
-__all__ = ["MOST", "Differences"]
+__all__ = ["Differences"]
 
-MOST = 8
-"""Directions of a client in one forward pass at most: those that a group of keys has."""
-TOKENS = 2048
-"""Tokens of a pass that are worth filling up with more directions: above, products are as fast
-alone, and a device that chose this learner for its memory would lose it again."""
 GPU_TOKENS = 1 << 16
-"""The same of a GPU, which is not full with fewer."""
-FAR = 100
-"""How many times shorter than usual a step must be for the losses to be looked at."""
+"""Tokens of a pass that are worth filling up with more directions on a GPU, which is not full
+with fewer."""
 CHECKED = 4
 """Examples that are run twice to see whether losses repeat."""
 
@@ -49,7 +43,7 @@ class Differences:
     def at_once(self, tokens: int, device: torch.device) -> int:
         """Directions of a client in one pass: several where batches are small."""
         room = GPU_TOKENS if device.type == "cuda" else TOKENS
-        return min(max(room // max(tokens, 1), 1), self.most)
+        return at_once(tokens, self.most, room=room)
 
     @property
     def passes(self) -> int:
@@ -123,10 +117,7 @@ class Differences:
         return joined([found / (reach * whole.clamp(min=1))])
 
     def _reach(self, store: Store, size: int) -> float:
-        """How far to look along a direction of length ``sqrt(size)``: a step of 0.2 in all, or of 5
-        where the products round to bfloat16."""
-        coarse = store.dtype == torch.bfloat16
-        return self.h or (5.0 if coarse else 0.2) / math.sqrt(size)
+        return self.h or reach(size, coarse=store.dtype == torch.bfloat16)
 
 
 def _sums(spot: Spot, trials: Trials, h: float) -> tuple[Tensor, Tensor]:

@@ -7,22 +7,19 @@ For a direction z and a small h,
 
 estimate the slope of the loss along z. A client's directions are rows of the same store that holds
 clients: k clients times p directions run through one frozen forward, as many directions at once
-as small batches leave room for.
+as small batches leave room for. Nothing here loads torch before it trains.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 from fedloom.core.errors import require
 from fedloom.core.layout import Selector
 from fedloom.core.steps import Directions
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Session
-from fedloom.tuning.learners.differences import MOST, Differences
+from fedloom.tuning.learners.reach import MOST, at_once
 from fedloom.tuning.learners.search import Search
-from fedloom.tuning.learners.walk import Walk
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
 
 __all__ = ["FiniteDifference"]
@@ -88,7 +85,7 @@ class FiniteDifference:
 
     def rows_at_once(self, tokens: int) -> int:
         """Rows of a client in a pass, for batches of so many tokens, and what is kept of them."""
-        return 1 + Differences(False, self.h, self.at_once).at_once(tokens, torch.device("cpu"))
+        return 1 + at_once(tokens, self.at_once)
 
     @property
     def search(self) -> Search:
@@ -113,5 +110,8 @@ class FiniteDifference:
         briefing: Briefing = NOTHING,
     ) -> list[LocalResult]:
         """Train every client of a chunk; results are in the order of `cohort`."""
+        from fedloom.tuning.learners.differences import Differences
+        from fedloom.tuning.learners.walk import Walk
+
         gauge = Differences(self.difference == "central", self.h, self.at_once)
         return Walk(self.search, gauge, session, params, work, cohort, briefing).run()

@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloom.core.layout import Layout, Vector
-from fedloom.core.perturbation_keys import DIRECTIONS
-from fedloom.core.replay import apply
-from fedloom.core.steps import FAMILIES, Steps
+from fedloom.core.steps import Steps
 from fedloom.core.types import LocalWork
-from fedloom.tuning.learners.choice import Numbers
 from fedloom.tuning.learners.search import Search
 from fedloom.tuning.learners.spot import Trials
+from fedloom.tuning.learners.tally import Tally
 from fedloom.tuning.optimizers import optimizer_for
 from fedloom.tuning.store import Store
 
@@ -56,10 +54,7 @@ class Mover(Protocol):
 class Integers:
     """Moves by integer steps, which the server can make again to the bit.
 
-    A client stands at its start plus ``float32(sum) * float32(worth)``, its sum over all steps of
-    the round kept in integers as `core.replay` keeps it. Where a pool's direction is taken again
-    its scalars add up; a sum that does not fit the bits that are sent is clipped, and the client
-    goes no farther than what it sends says.
+    See `Tally`.
 
     With a guide u of unit length, directions are looked along only in its complement, ``z' = z - (z
     . u) u``, and u itself is looked along once: ``(g . u) u + mean_i (g . z'_i) z'_i`` is unbiased,
@@ -90,14 +85,13 @@ class Integers:
         guide: Vector | None,
     ) -> None:
         self._search, self._store, self._work = search, store, work
-        self._keys, self._guide = keys, guide
-        self._moved, self._exact = parts
+        self._guide, self._exact = guide, parts[1]
+        self._tallies = [
+            Tally(search, work, moved=parts[0], keys=own, slots=count)
+            for own, count in zip(keys, slots, strict=True)
+        ]
         device = store.values.device
         self._columns, self._known = (columns_of(store.trained, p).to(device) for p in parts)
-        self._family = FAMILIES[search.agreed.family]
-        self._scale = work.batch_size if search.per_example else 1
-        self._scalars = [np.zeros(n, dtype=np.int64) for n in slots]
-        self._totals = np.zeros((len(slots), self._moved.size), dtype=np.int64)
         self._along = np.zeros(len(slots), dtype=np.int64)  # the guide's scalar
         self._drift = store.values.new_zeros(len(slots), self._exact.size)
         self._start: Vector = store.start[self._columns].cpu().numpy()
@@ -105,33 +99,19 @@ class Integers:
 
     def add(self, trials: Trials, slopes: NDArray[np.float64], along: Tensor | None) -> None:
         """Take note of slopes; see `Mover`."""
-        steps = self._search.quantized(slopes * self._scale)
+        steps = np.zeros(len(slopes), dtype=np.int64)
         for n in np.unique(trials.owner):
             mine = trials.owner == n
-            numbers = trials.numbers[mine]
-            added = self._clipped_sum(int(n), numbers, steps[mine])
-            for group in np.unique(numbers // DIRECTIONS):
-                eight = added[group * DIRECTIONS : (group + 1) * DIRECTIONS]
-                eight = np.pad(eight, (0, DIRECTIONS - len(eight)))
-                self._family.add(self._totals[n], self._keys[n][int(group)], eight.tolist())
+            steps[mine], clipped = self._tallies[n].add(trials.numbers[mine], slopes[mine])
+            self.clipped[n] += clipped
         if along is not None:
             back = np.zeros(len(self._along))
             np.add.at(back, trials.owner, steps * along.double().cpu().numpy())
             self._shift(-back)
 
-    def _clipped_sum(self, n: int, numbers: Numbers, steps: NDArray[np.int64]) -> Numbers:
-        """Add steps to the scalars of a client; what was added, by direction."""
-        most, known = self._search.most, self._scalars[n]
-        whole = known.copy()
-        np.add.at(whole, numbers, steps)
-        kept = np.clip(whole, -most, most)
-        self.clipped[n] += int((kept != whole).sum())
-        self._scalars[n] = kept
-        return kept - known
-
     def add_guide(self, slopes: NDArray[np.float64]) -> None:
         """Take note of the slopes along the guide; see `Mover`."""
-        scale = self._search.directions * self._scale / self._search.worth
+        scale = self._search.directions * self._tallies[0].scale / self._search.worth
         whole = np.zeros(len(self._along))
         whole[: len(slopes)] = np.nan_to_num(slopes * scale)
         self._shift(whole)
@@ -154,22 +134,16 @@ class Integers:
         store.stepped()
 
     def _place(self, n: int) -> Vector:
-        here = apply(self._start, self._totals[n], self._worth * self._family.unit)
+        tally = self._tallies[n]
+        here = tally.place(self._start)
         if self._guide is not None:
-            here += self._guide * np.float32(self._worth * int(self._along[n]))
+            here += self._guide * np.float32(tally.worth * int(self._along[n]))
         return here
-
-    @property
-    def _worth(self) -> float:
-        """What one step is worth."""
-        return -self._work.lr / (self._search.directions * self._scale) * self._search.worth
 
     def sent(self, n: int) -> tuple[Layout, Vector, Steps | None]:
         """What client n sends; see `Mover`."""
-        own = () if self._guide is None else (self._along[n],)
-        scalars = np.concatenate((self._scalars[n], own)).astype(np.int32)
-        steps = Steps(self._moved, scalars, self._worth, self._search.agreed)
-        return self._exact, self._drift[n].cpu().numpy(), steps
+        own = () if self._guide is None else (int(self._along[n]),)
+        return self._exact, self._drift[n].cpu().numpy(), self._tallies[n].steps(*own)
 
 
 class Optimized:

@@ -10,22 +10,15 @@ from torch import Tensor
 
 from fedloom.core.types import Params
 from fedloom.tuning.base import Rows, Session
+from fedloom.tuning.learners.choice import Chosen
 from fedloom.tuning.store import Store
 
-__all__ = ["Spot", "Trials", "joined", "segments"]
+__all__ = ["Spot", "Trials", "joined", "segments", "trials_of"]
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Directions that are tried in one pass.
-
-    Attributes:
-        owner: int64 ``[r]``, ascending: whose each is, among the clients that take part.
-        numbers: int64 ``[r]``: which of the owner's directions.
-        rows: the examples that each is tried on.
-        z: float32 ``[r, d]``, the directions.
-        single: each is tried on one example; together they are all of every batch, in order.
-    """
+    """What `Chosen` says, with its directions ``z [r, d]`` as a tensor."""
 
     owner: NDArray[np.int64]
     numbers: NDArray[np.int64]
@@ -43,6 +36,12 @@ class Trials:
             rows=self.rows[span],
             z=self.z[span],
         )
+
+
+def trials_of(chosen: Chosen, device: torch.device) -> Trials:
+    """Chosen directions on a device."""
+    z = torch.from_numpy(chosen.z).to(device)
+    return Trials(chosen.owner, chosen.numbers, chosen.rows, z, chosen.single)
 
 
 @dataclass(frozen=True)

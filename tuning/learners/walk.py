@@ -8,21 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedloom.core.errors import ConfigError, require
+from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout
 from fedloom.core.types import Briefing, LocalWork, Params
 from fedloom.tuning.base import Losses, Rows, Session
-from fedloom.tuning.learners.backprop import local_batches
 from fedloom.tuning.learners.choice import Choice, guide_of
 from fedloom.tuning.learners.gauge import Gauge
+from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learners.movers import Integers, Mover, Optimized, columns_of
+from fedloom.tuning.learners.plain import check_work
 from fedloom.tuning.learners.search import Search
-from fedloom.tuning.learners.spot import Spot, Trials, segments
+from fedloom.tuning.learners.spot import Spot, Trials, segments, trials_of
 from fedloom.tuning.learning import Assignment, LocalResult
 from fedloom.tuning.needs import memory_of
 from fedloom.tuning.sparing import descend
 
-__all__ = ["Walk", "check_work"]
+__all__ = ["Walk"]
 
 
 class Walk:
@@ -117,8 +118,8 @@ class Walk:
         here = self._here(spot, rows)
         tokens = sum(self._session.tokens(r) for r in rows)
         at_once = self._gauge.at_once(tokens, store.values.device)
-        for trials in self._choice.trials(step, rows, at_once):
-            self._look(spot, replace(trials, z=trials.z.to(store.values.device)), here)
+        for chosen in self._choice.trials(step, rows, at_once):
+            self._look(spot, trials_of(chosen, store.values.device), here)
         if self._guide is not None:
             self._look_along(self._guide, spot, rows, here)
         self._mover.go(len(rows))
@@ -200,17 +201,3 @@ class Walk:
         """Forward passes over a batch in one step."""
         looks = self._search.directions + (self._guide is not None)
         return 1 + self._gauge.passes * looks
-
-
-def check_work(work: LocalWork) -> None:
-    """Refuse numbers of local training that scalars cannot say.
-
-    Raises:
-        ConfigError: the optimizer is not plain SGD.
-    """
-    text = "sgd; or learner option send = 'tensors'"
-    require(work.optimizer == "sgd", "local.optimizer", work.optimizer, text)
-    for name in ("momentum", "weight_decay", "prox_mu", "clip_norm"):
-        value = getattr(work, name)
-        text = "0: scalars cannot say it; or learner option send = 'tensors'"
-        require(value == 0, f"local.{name}", value, text)

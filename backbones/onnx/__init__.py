@@ -1,0 +1,1 @@
+"""Frozen blocks as ONNX graphs, for devices without torch; nothing in here loads it."""

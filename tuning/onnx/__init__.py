@@ -1,0 +1,1 @@
+"""Training and evaluation by forward passes over onnxruntime; nothing in here loads torch."""
