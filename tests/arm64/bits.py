@@ -14,8 +14,9 @@ from ledger_digest import chain_digest
 from replay_digest import demo_digest
 from torch import Tensor
 
+from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.kernels import native
-from fedloom.backbones.schemes import SCHEMES, Packed, pack
+from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.seeds import stream
 
 __all__ = ["digests"]

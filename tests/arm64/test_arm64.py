@@ -21,7 +21,10 @@ pytestmark = [
     pytest.mark.skipif(not HERE, reason="minutes, and an arm64 root: of a nightly run"),
     pytest.mark.timeout(1800),
 ]
-CLIENTS = {"torch": ((), ("backprop", "zeroth-order"))}
+CLIENTS = {
+    "torch": (("--engine", "torch"), ("backprop", "zeroth-order")),
+    "onnx": (("--engine", "onnx"), ("zeroth-order",)),
+}
 """What a client is started with, and the jobs that it can do."""
 PLAYED = [(client, job) for client, (_, jobs) in CLIENTS.items() for job in jobs]
 TOLERANCE = 1e-5

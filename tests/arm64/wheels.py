@@ -13,9 +13,10 @@ CLIENT = (
     *("numpy", "grpcio", "protobuf", "typing_extensions", "cryptography", "cffi", "pycparser"),
     *("safetensors", "tokenizers"),
     *("torch", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"),
+    *("onnxruntime", "flatbuffers"),  # of the client without torch
     *("rich", "markdown_it_py", "mdurl", "pygments"),  # of the command line
 )
-"""What the light client imports, and what that imports."""
+"""What the clients import, and what that imports."""
 WITH_PIP = (
     *("huggingface_hub", "hf_xet", "httpx2", "httpcore2", "anyio", "h11", "idna", "truststore"),
     *("click", "pyyaml", "tqdm", "packaging", "setuptools"),
