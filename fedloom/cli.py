@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
+from fedloom.export_command import add_export
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
 from fedloom.new_command import add_new
@@ -73,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_fetch(commands.add_parser("fetch", help="download a backbone into the cache"))
     text = "store a backbone in 8 or 4 bits"
     add_quantize(commands.add_parser("quantize", help=text))
+    text = "write a job's forward pass as a program for phones"
+    add_export(commands.add_parser("export", help=text))
     return parser
 
 
