@@ -1,7 +1,7 @@
 """The formats of matrices in 8 and 4 bits, by name. Nothing here loads torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedloom.core.errors import ConfigError, ModelError
 
@@ -27,18 +27,21 @@ class Scheme:
         group: numbers of a row that share a scale; 0 for all of them.
         gguf: scales and least values are float16, as GGUF's blocks have them. Else scales of groups
             are bfloat16, those of rows and least values float32.
+        wide: scales of groups are float32, as what was trained of them is merged.
     """
 
     kind: str
     group: int = 0
     gguf: bool = False
+    wide: bool = False
 
     @property
     def name(self) -> str:
         """As a configuration and a file call it; llama.cpp's name for what are its blocks."""
         if self.gguf:
             return {"int8": "q8_0", "int4": "q4_0", "uint4": "q4_1"}[self.kind]
-        return f"{self.kind}-{self.group}" if self.group else self.kind
+        grouped = f"{self.kind}-{self.group}" if self.group else self.kind
+        return f"{grouped}-wide" if self.wide else grouped
 
     @property
     def bits(self) -> int:
@@ -65,7 +68,7 @@ class Scheme:
         if self.gguf:
             own: tuple[str, ...] = (codes, "float16", "float16")
         else:
-            own = (codes, "bfloat16" if self.group else "float32", "float32")
+            own = (codes, "bfloat16" if self.group and not self.wide else "float32", "float32")
         return own if self.raised else own[:2]
 
     def check(self, name: str, columns: int) -> None:
@@ -98,17 +101,16 @@ class Scheme:
             raise ModelError(f"{name}: not {self.name}: {codes}")
 
 
-SCHEMES: Mapping[str, Scheme] = {
-    scheme.name: scheme
-    for scheme in (
-        Scheme("int8"),
-        *(Scheme("int4", group) for group in (32, 64, 128)),
-        Scheme("nf4", 64),
-        *(Scheme("uint4", group) for group in (32, 64, 128)),
-        *(Scheme(kind, 32, gguf=True) for kind in ("int8", "int4", "uint4")),
-    )
-}
-"""All formats by name."""
+_OWN = (
+    Scheme("int8"),
+    *(Scheme("int4", group) for group in (32, 64, 128)),
+    Scheme("nf4", 64),
+    *(Scheme("uint4", group) for group in (32, 64, 128)),
+)
+_BLOCKS = tuple(Scheme(kind, 32, gguf=True) for kind in ("int8", "int4", "uint4"))
+_WIDE = tuple(replace(scheme, wide=True) for scheme in (*_OWN, Scheme("int8", 32)) if scheme.group)
+SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (*_OWN, *_BLOCKS, *_WIDE)}
+"""All formats by name; those that are wide come of merging."""
 
 
 def scheme_of(name: str) -> Scheme:

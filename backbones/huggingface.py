@@ -12,6 +12,7 @@ from torch import nn
 
 from fedloom.backbones.base import Linear
 from fedloom.backbones.blocks import block_names
+from fedloom.backbones.four_bit import store_layers
 from fedloom.backbones.notes import scheme_in
 from fedloom.core.errors import ModelError
 
@@ -30,9 +31,19 @@ _AUTO = {
 
 
 def load(
-    folder: Path, *, task: str, pooling: str, classes: int, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    *,
+    task: str,
+    pooling: str,
+    classes: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    four_bit: bool = False,
 ) -> tuple[nn.Module, frozenset[str]]:
     """Load a model for a task, frozen and in evaluation mode (no dropout).
+
+    With `four_bit`, linear maps of its layers are then stored in bitsandbytes' NF4
+    (`fedloom.backbones.four_bit`).
 
     Returns:
         The model, and the names of its tensors that the folder does not hold in this shape:
@@ -57,6 +68,8 @@ def load(
     model, new = _read(getattr(transformers, _AUTO[(task, pooling)]), folder, options)
     if task != "classify-image" and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = getattr(model.config, "eos_token_id", None) or 0
+    if four_bit:
+        store_layers(model)
     frozen: nn.Module = model.eval().requires_grad_(False).to(device)
     return frozen, new
 

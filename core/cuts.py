@@ -6,10 +6,11 @@ ones, T tokens in a batch, W(b) bytes of frozen weights at home, P(b) numbers th
 A(b) bytes that the blocks there take for a token, kept for the way back or worked in, a client
 takes
 
-    W(b) + T A(b) + 4 P(b) (3 + m)
+    W(b) + T A(b) + L(b) + 4 P(b) (3 + m)
 
-bytes: values, gradient, change, and the m moments of its optimizer (none for SGD, one with
-momentum, two for AdamW). What Python and torch take themselves is not counted.
+bytes: L of the logits of a language model whose head is at home, and values, gradient, change, and
+the m moments of its optimizer (none for SGD, one with momentum, two for AdamW). What Python and
+torch take themselves is not counted.
 """
 
 from collections.abc import Sequence
@@ -31,11 +32,15 @@ class Need:
         weights: W, bytes of frozen weights.
         trained: P, numbers that may train.
         per_token: A, bytes that a token takes in the blocks.
+        logits: bytes of a token's logits, where a language model's head is at home; else 0.
+        most_logits: of the logits that there are at a time.
     """
 
     weights: int
     trained: int
     per_token: int
+    logits: int = 0
+    most_logits: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class CutTable:
     def memory(self, bottom: int, work: LocalWork) -> int:
         """Bytes that a client with `bottom` blocks needs for its `work`."""
         need = self.needs[bottom - self.least]
-        taken = need.per_token * self.tokens * work.batch_size
+        tokens = self.tokens * work.batch_size
+        taken = need.per_token * tokens + min(need.logits * tokens, need.most_logits)
         return need.weights + taken + work.state_bytes(need.trained)
 
     def holds(self, memory: int, work: LocalWork) -> bool:

@@ -65,9 +65,10 @@ class BackboneConfig:
         engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
         quantization: format that frozen matrices are stored in, sent in and multiplied from: empty
             (as the folder has them) or one of `FORMATS`: ``int8`` (a scale for each row), ``int4``
-            and ``nf4`` (for each group), ``uint4`` (and a least value), or GGUF's blocks.
+            and ``nf4`` (for each group; bitsandbytes' in engine ``transformers``), ``uint4`` (and a
+            least value), or GGUF's blocks.
         kernel: what multiplies with weights in fewer bits: ``auto`` (the fastest here that the
-            learners can use), ``dequantize`` or ``dynamic-int8``.
+            learners can use), ``dequantize``, ``dynamic-int8`` or ``kleidiai``.
         emulator: what devices get in its place (offsite tuning).
     """
 
@@ -92,7 +93,7 @@ class BackboneConfig:
         _one_of("backbone.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         _one_of("backbone.engine", self.engine, ("auto", "fused", "transformers"))
         _one_of("backbone.quantization", self.quantization, FORMATS)
-        _one_of("backbone.kernel", self.kernel, ("auto", "dequantize", "dynamic-int8"))
+        _one_of("backbone.kernel", self.kernel, ("auto", "dequantize", "dynamic-int8", "kleidiai"))
         require(self.max_tokens >= 2, "backbone.max_tokens", self.max_tokens, "2 or more")
         check_pattern(self.pattern, task=self.task, pooling=self.pooling)
         if self.head_init == "words":

@@ -13,6 +13,7 @@ from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.export_command import add_export
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
+from fedloom.merge_command import add_merge
 from fedloom.new_command import add_new
 from fedloom.quantize_command import add_quantize
 from fedloom.sweep_command import add_sweep
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add_quantize(commands.add_parser("quantize", help=text))
     text = "write a job's forward pass as a program for phones"
     add_export(commands.add_parser("export", help=text))
+    add_merge(commands.add_parser("merge", help="put what a run has trained into its backbone"))
     return parser
 
 

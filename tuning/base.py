@@ -13,6 +13,7 @@ from fedloom.backbones.base import Attachment, Linear
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.types import Params
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.exported import Exported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,6 @@ __all__ = [
     "Adapter",
     "Catalog",
     "CohortModel",
-    "Exported",
     "Frozen",
     "Losses",
     "Part",
@@ -235,34 +235,6 @@ class Scoring(Session, Protocol):
     def features(self, rows: NDArray[np.int64]) -> Tensor:
         """Examples as the frozen backbone sees them: ``[n, d]``, float32, means over tokens."""
         ...
-
-
-@dataclass(frozen=True)
-class Exported:
-    """How a model's tensors are written for PEFT.
-
-    Attributes:
-        config: ``adapter_config.json``; empty where PEFT has no such method.
-        auto: the transformers class that the base model is loaded with.
-        arguments: further arguments of its ``from_pretrained``, as source text.
-        left_out: tensors that PEFT's format has no place for.
-        convert: makes what PEFT's file has of all tensors by name, where that is not just these.
-        plain: all tensors but a head of ours are those of transformers' own state dict.
-    """
-
-    config: Mapping[str, object]
-    auto: str = ""
-    arguments: str = ""
-    left_out: frozenset[str] = frozenset()
-    convert: Callable[[Mapping[str, Vector]], dict[str, Vector]] | None = None
-    plain: bool = False
-
-    def contents(self, tensors: Mapping[str, Vector]) -> dict[str, Vector]:
-        """What ``adapter_model.safetensors`` holds, of all tensors by name."""
-        if self.convert is not None:
-            return self.convert(tensors)
-        kept = {name: t for name, t in tensors.items() if name not in self.left_out}
-        return {f"base_model.model.{name}": t for name, t in kept.items()}
 
 
 class CohortModel(Protocol):

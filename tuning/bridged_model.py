@@ -14,14 +14,16 @@ from torch.autograd import Function
 from torch.func import functional_call
 
 from fedloom.backbones.blocks import block_names
+from fedloom.backbones.four_bit import weight_count
 from fedloom.backbones.huggingface import linears_of, load
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.core.layout import Layout, Selector, TensorSpec, Vector
 from fedloom.core.seeds import derive
 from fedloom.core.types import Params
-from fedloom.tuning.base import Exported, Losses, Rows, Task
+from fedloom.tuning.base import Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.exported import Exported
 from fedloom.tuning.heads import HEAD, heads_of, owns_head
 from fedloom.tuning.module_words import word_start
 from fedloom.tuning.padded import activation_bytes, module_memory, padded_inputs, padded_losses
@@ -47,6 +49,7 @@ class BridgedModel:
         task: what it is trained for.
         dtype: of the frozen weights and activations.
         device: where it runs.
+        four_bit: the layers' linear maps are kept in bitsandbytes' NF4, as QLoRA has them.
     """
 
     batched = False
@@ -59,9 +62,10 @@ class BridgedModel:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        four_bit: bool = False,
     ) -> None:
         self.folder, self.method, self.task = folder, method, task
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.four_bit = dtype, device, four_bit
         self.lock = threading.Lock()  # parameters are exchanged while the model is called
         self.mask_head = mask_head_of(folder, task, device)
         self.module, self.own_heads = self._load(0)
@@ -85,6 +89,7 @@ class BridgedModel:
             classes=task.classes,
             dtype=self.dtype,
             device=self.device,
+            four_bit=self.four_bit,
         )
         base = "" if owns_head(task) else str(cast(Any, module).base_model_prefix)
         start = word_start(module, self.folder, task, self.mask_head)
@@ -164,7 +169,7 @@ class BridgedSession:
     def __init__(self, model: BridgedModel, train: Selector, examples: Examples) -> None:
         self._model, self._train, self._examples = model, train, examples
         self._lengths = examples.lengths()
-        self._weights: int = sum(p.numel() for p in model.module.parameters())
+        self._weights = weight_count(model.module)
 
     def store(self, params: Params, clients: int) -> Store:
         """A row for one client.

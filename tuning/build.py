@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from fedloom.backbones.four_bit import asks_four_bit
 from fedloom.backbones.fused import FusedBackbone, load_fused
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
@@ -62,6 +63,7 @@ def model_of(
         engine=engine,
         held=held,
         kernel=kernel_of(job, folder, dtype=dtype, device=device),
+        four_bit=asks_four_bit(job.backbone),
     )
 
 
@@ -75,6 +77,7 @@ def build_model(
     engine: str = "auto",
     held: Collection[str] | None = None,
     kernel: Engine = DEQUANTIZE,
+    four_bit: bool = False,
 ) -> CohortModel:
     """Load a backbone and attach an adapter to it.
 
@@ -89,6 +92,7 @@ def build_model(
         held: the blocks whose frozen weights are read, as `fedloom.backbones.fused.load_fused`
             takes them; None for all. Only the fused engine can do without some.
         kernel: what multiplies with weights that are stored in fewer bits.
+        four_bit: engine ``transformers`` keeps the layers' linear maps in bitsandbytes' NF4.
 
     Raises:
         ModelError: the folder holds no model that an engine can read.
@@ -96,7 +100,9 @@ def build_model(
     """
     chosen = create("adapters", adapter)
     if hasattr(chosen, "build"):  # a method of the peft library: its own modules, one client
-        built: CohortModel = chosen.build(folder, task, dtype=dtype, device=device)
+        built: CohortModel = chosen.build(
+            folder, task, dtype=dtype, device=device, four_bit=four_bit
+        )
         return built
     method = cast(Adapter, chosen)
     if engine != "transformers":
@@ -112,7 +118,7 @@ def build_model(
         raise ConfigError(f"adapter {adapter.name}: {text}")
     from fedloom.tuning.swapped_model import SwappedModel
 
-    return SwappedModel(folder, method, task, dtype=dtype, device=device)
+    return SwappedModel(folder, method, task, dtype=dtype, device=device, four_bit=four_bit)
 
 
 def _fused(

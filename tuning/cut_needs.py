@@ -7,7 +7,7 @@ from fedloom.core.job import Job
 from fedloom.core.work import LocalWork, Tier
 from fedloom.tuning.cut import Cut
 from fedloom.tuning.fused_model import FusedModel
-from fedloom.tuning.needs import WORKING, per_token, weights_at
+from fedloom.tuning.needs import MOST_LOGITS, WORKING, logit_bytes, weights_at
 
 __all__ = ["cut_table", "told"]
 
@@ -34,8 +34,9 @@ def _need(model: FusedModel, cut: Cut, tokens: int) -> Need:
     trained = sum(spec.size for spec in model.layout if spec.block in home)
     blocks = model.depth - (cut.last - cut.first)
     kept = blocks + WORKING if blocks else 0
-    taken = per_token(model, tokens, kept, head="head" in home)
-    return Need(weights_at(model, home), trained, taken)
+    taken = model.backbone.saved_bytes_per_token(tokens) * kept
+    words = logit_bytes(model, 1) if "head" in home else 0
+    return Need(weights_at(model, home), trained, taken, words, MOST_LOGITS if words else 0)
 
 
 def told(job: Job, table: CutTable) -> Iterator[str]:

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from fedloom.core.errors import LayoutError, RunError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Params
-from fedloom.tuning.base import CohortModel, Exported
+from fedloom.tuning.base import CohortModel
+from fedloom.tuning.exported import Exported
 
-__all__ = ["export_adapter", "load_adapter"]
+__all__ = ["export_adapter", "load_adapter", "write_params"]
 
 ALL_TENSORS = "fedloom.safetensors"
 
@@ -42,8 +43,7 @@ def export_adapter(
     exported = model.exported()
     tensors = {name: t.copy() for name, t in params.layout.unflatten(params.vector).items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / ALL_TENSORS, metadata=_specs(params.layout, classes))
+        write_params(params, folder, classes=classes)
         if exported.config:
             kept = exported.contents(tensors)
             save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -53,6 +53,13 @@ def export_adapter(
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
     return folder
+
+
+def write_params(params: Params, folder: Path, *, classes: Sequence[str] = ()) -> None:
+    """Write tensors as `load_adapter` reads them; the folder is made if it is not there."""
+    tensors = {name: t.copy() for name, t in params.layout.unflatten(params.vector).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / ALL_TENSORS, metadata=_specs(params.layout, classes))
 
 
 def load_adapter(folder: Path) -> tuple[Params, tuple[str, ...]]:

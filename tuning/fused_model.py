@@ -15,9 +15,10 @@ from fedloom.backbones.mask_head import MaskHead
 from fedloom.backbones.packing import Read
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
-from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
+from fedloom.tuning.base import Adapter, Catalog, Part, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.exported import Exported
 from fedloom.tuning.frozen import FrozenModules
 from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession

@@ -1,5 +1,6 @@
 """Batches of a cohort through a fused backbone: embed or recall, run, read, compare."""
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -23,9 +24,9 @@ from fedloom.tuning.losses import class_losses, filled_slots
 from fedloom.tuning.needs import (
     SHAPES,
     WORKING,
+    answer_share,
     attached_inputs,
     logit_bytes,
-    per_token,
     weights_at,
 )
 from fedloom.tuning.readout import class_logits, losses_at, places_of, pooled
@@ -152,16 +153,20 @@ class FusedSession:
         """
         model, blocks = self._model, len(self._order) - self._floor if backward else 0
         kept = min(blocks, 1) if self._recompute else blocks
-        taken = per_token(model, self._longest, WORKING + kept, head=False)
+        taken = model.backbone.saved_bytes_per_token(self._longest) * (WORKING + kept)
         taken += attached_inputs(model, self._parts) * kept
         if self._recompute:
             taken += blocks * model.backbone.shape.width * model.backbone.dtype.itemsize
-        words = logit_bytes(model, tokens, chunks=backward)
+        words = logit_bytes(model, math.ceil(self._answers * tokens))
         return self._weights + tokens * taken + words
 
     @cached_property
     def _weights(self) -> int:
         return weights_at(self._model, (*self._model.backbone.blocks, "head"))
+
+    @cached_property
+    def _answers(self) -> float:
+        return answer_share(self._examples)
 
     @cached_property
     def _longest(self) -> int:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import torch
 
+from fedloom.backbones.four_bit import asks_four_bit
 from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.choose import choose, engine_of
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.notes import scheme_in
+from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.registry import create
 
@@ -26,10 +28,12 @@ def kernel_of(job: Job, folder: Path, *, dtype: torch.dtype, device: torch.devic
     Raises:
         ConfigError: the engine that the job names cannot do what is needed.
     """
-    scheme = scheme_in(folder)
+    scheme, needs = scheme_in(folder), kernel_needs(job)
+    if asks_four_bit(job.backbone) and "jvp_safe" in needs:
+        text = "bitsandbytes has no forward-mode derivative, which a learner of this job needs"
+        raise ConfigError(f"backbone.engine = 'transformers' with 'nf4': {text}")
     if scheme is None:
         return DEQUANTIZE
-    needs = kernel_needs(job)
     if job.backbone.kernel != "auto":
         return engine_of(job.backbone.kernel, scheme, dtype, needs)
     return choose(scheme, dtype, device, needs)

@@ -1,8 +1,9 @@
 """How much memory a client's training takes, from the shapes: weights, activations, optimizer.
 
 With W bytes of frozen weights, T tokens in the largest batch, A bytes that a token takes in the
-blocks and P numbers that train, a client takes W + T A + 4 P (3 + m) bytes: values, gradient,
-change, and the m moments of its optimizer. What Python and torch take themselves is not counted.
+blocks and P numbers that train, a client takes W + T A + L + 4 P (3 + m) bytes: values, gradient,
+change, and the m moments of its optimizer. L are a language model's logits: of tokens that are
+predicted, as many as there are at a time. What Python and torch take themselves is not counted.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedloom.backbones.weights import weight_bytes
 from fedloom.core.work import LocalWork
 from fedloom.tuning.base import Part, Rows, Session
+from fedloom.tuning.examples import Examples, TextExamples
 from fedloom.tuning.sparing import Sparing
 from fedloom.tuning.word_losses import CHUNK
 
@@ -18,13 +20,14 @@ if TYPE_CHECKING:
     from fedloom.tuning.fused_model import FusedModel
 
 __all__ = [
+    "MOST_LOGITS",
     "SHAPES",
     "WORKING",
+    "answer_share",
     "attached_inputs",
     "logit_bytes",
     "memory_of",
     "passes",
-    "per_token",
     "weights_at",
 ]
 
@@ -35,6 +38,8 @@ SHAPES = 16
 LOGIT = 16
 """Bytes for each word of a vocabulary: its logit, log-probability and gradient in float32, and one
 more that loss and gradient are made in; measured."""
+MOST_LOGITS = CHUNK * LOGIT // 4
+"""Bytes of all logits that there are at a time: more go part by part."""
 
 
 def memory_of(
@@ -84,22 +89,18 @@ def weights_at(model: "FusedModel", blocks: Collection[str]) -> int:
     return weight_bytes(model.backbone, there)
 
 
-def per_token(model: "FusedModel", length: int, blocks: int, *, head: bool) -> int:
-    """Bytes that a token takes while it is trained on.
-
-    Args:
-        model: the model.
-        length: tokens of an example.
-        blocks: that keep activations for their backward pass or are worked in.
-        head: whether the logits of a language model are made too.
-    """
-    taken = model.backbone.saved_bytes_per_token(length) * blocks
-    return taken + logit_bytes(model, 1, chunks=False) if head else taken
-
-
-def logit_bytes(model: "FusedModel", tokens: int, *, chunks: bool) -> int:
-    """Bytes of the logits of a language model; with `chunks`, of so many as there are at a time."""
+def logit_bytes(model: "FusedModel", words: int) -> int:
+    """Bytes of the logits of a language model that there are at a time, of so many predictions."""
     if model.backbone.head is None or model.task.kind != "causal-lm":
         return 0
-    whole = LOGIT * model.backbone.head.weight.shape[0] * tokens
-    return min(whole, CHUNK * LOGIT // 4) if chunks else whole
+    return min(LOGIT * model.backbone.head.weight.shape[0] * words, MOST_LOGITS)
+
+
+def answer_share(examples: Examples) -> float:
+    """The largest share of an example's tokens that are predicted: prompts are not."""
+    if not isinstance(examples, TextExamples):
+        return 0.0
+    rows, lengths = range(len(examples)), examples.lengths()
+    prompts = (max(examples.prompt_length(row), 1) for row in rows)
+    shares = (1 - prompt / max(n, 1) for prompt, n in zip(prompts, lengths, strict=True))
+    return max(shares, default=0.0)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloom.backbones.four_bit import stored_bytes
 from fedloom.backbones.mask_head import MaskHead
 from fedloom.tuning.base import Losses, Rows, Task
 from fedloom.tuning.examples import Examples, ImageExamples, TextExamples
@@ -135,5 +136,4 @@ def module_memory(module: Any, dtype: torch.dtype, tokens: int, *, backward: boo
     taken = activation_bytes(module.config, dtype) * tokens
     if not backward:
         taken = taken * 2 // max(int(module.config.num_hidden_layers), 2)
-    weights = sum(int(p.numel()) * int(p.element_size()) for p in module.parameters())
-    return weights + taken
+    return stored_bytes(module) + taken

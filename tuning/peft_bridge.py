@@ -39,9 +39,15 @@ class AnyPeft:
         self._options = {key: _as_list(value) for key, value in options.items()}
 
     def build(
-        self, folder: Path, task: Task, *, dtype: torch.dtype, device: torch.device
+        self,
+        folder: Path,
+        task: Task,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        four_bit: bool = False,
     ) -> CohortModel:
-        """Load the model in a folder and attach the method to it.
+        """Load the model in a folder, in 4 bits or as it is, and attach the method to it.
 
         Raises:
             ModelError: peft or transformers is not installed, or the folder cannot be read.
@@ -50,7 +56,7 @@ class AnyPeft:
         from fedloom.tuning.bridged_model import BridgedModel
 
         self._config(task, ())  # a mistake is told before a large model is read
-        return BridgedModel(folder, self, task, dtype=dtype, device=device)
+        return BridgedModel(folder, self, task, dtype=dtype, device=device, four_bit=four_bit)
 
     def wrap(self, module: nn.Module, task: Task, heads: Sequence[str]) -> Any:
         """PEFT's model around a `transformers` model, which is changed in place.

@@ -1,6 +1,7 @@
 """PEFT's ``adapter_config.json`` for the adapters with a batched form."""
 
-from fedloom.tuning.base import Adapter, Catalog, Exported, Part, Task
+from fedloom.tuning.base import Adapter, Catalog, Part, Task
+from fedloom.tuning.exported import Exported
 
 __all__ = ["arguments_of", "auto_of", "exported_for", "task_type_of"]
 

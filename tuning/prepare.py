@@ -8,6 +8,7 @@ import torch
 from fedloom.backbones import files
 from fedloom.backbones.emulator import emulator_of
 from fedloom.backbones.formats import scheme_of
+from fedloom.backbones.four_bit import asks_four_bit
 from fedloom.backbones.precision import best_dtype
 from fedloom.backbones.quantize import quantized_of
 from fedloom.core.errors import ConfigError
@@ -88,7 +89,7 @@ def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Pat
     if backbone.emulator.wanted:
         trained = distilling_of(backbone, folder, device, note)
         folder = emulator_of(folder, backbone.emulator, trained)
-    if not backbone.quantization:
+    if not backbone.quantization or asks_four_bit(backbone):
         return folder
     text = f"storing {backbone.name} as {backbone.quantization}, once"
     return quantized_of(folder, scheme_of(backbone.quantization), lambda: note(text))

@@ -24,7 +24,7 @@ from fedloom.tuning.cut import Cut, own_train
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.far import Far, remote_loss, remote_span
 from fedloom.tuning.fused_model import FusedModel
-from fedloom.tuning.needs import WORKING, per_token, weights_at
+from fedloom.tuning.needs import WORKING, logit_bytes, weights_at
 from fedloom.tuning.readout import losses_at, places_of
 from fedloom.tuning.store import Store
 
@@ -97,8 +97,9 @@ class SplitSession:
         blocks = side.depth - (self._cut.last - self._cut.first)
         kept = (blocks if backward else 0) + WORKING if blocks else 0
         longest = int(self._batches.lengths.max(initial=0))
-        taken = per_token(side, longest, kept, head="head" in home)
-        return weights_at(side, home) + tokens * taken
+        taken = side.backbone.saved_bytes_per_token(longest) * kept * tokens
+        words = logit_bytes(side, tokens) if "head" in home else 0
+        return weights_at(side, home) + taken + words
 
     def losses(self, store: Store, rows: Rows) -> Losses:
         """One batch of the active clients.

@@ -9,12 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedloom.backbones.four_bit import dense_of, weight_count
 from fedloom.backbones.huggingface import is_linear, linears_of, load, norm_kind, norms_of
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
-from fedloom.tuning.base import Adapter, Catalog, Exported, Frozen, Losses, Rows, Task
+from fedloom.tuning.base import Adapter, Catalog, Frozen, Losses, Rows, Task
 from fedloom.tuning.composition import Composition
 from fedloom.tuning.examples import Examples
+from fedloom.tuning.exported import Exported
 from fedloom.tuning.heads import HEAD, OWN, heads_of, mean_of, owns_head
 from fedloom.tuning.losses import filled_slots
 from fedloom.tuning.module_words import word_start
@@ -42,6 +44,7 @@ class SwappedModel:
         task: what it is trained for.
         dtype: of the frozen weights and activations.
         device: where it runs.
+        four_bit: the layers' linear maps are kept in bitsandbytes' NF4.
     """
 
     batched = True
@@ -55,6 +58,7 @@ class SwappedModel:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        four_bit: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.adapter, self.task, self.dtype = adapter, task, dtype
@@ -65,6 +69,7 @@ class SwappedModel:
             classes=task.classes,
             dtype=dtype,
             device=self.device,
+            four_bit=four_bit,
         )
         config: Any = self.module.config
         self.pad = int(getattr(config, "pad_token_id", None) or 0)
@@ -113,7 +118,7 @@ class SwappedSession:
         self._model, self._train, self._examples = model, train, examples
         self._parts = model.composition.active(params, params.layout.select(train))
         self._lengths = examples.lengths()
-        self._weights = sum(p.numel() for p in model.module.parameters())
+        self._weights = weight_count(model.module)
 
     def store(self, params: Params, clients: int) -> Store:
         """Rows for k clients."""
@@ -209,6 +214,6 @@ def _frozen(module: Any) -> Frozen:
     bias = getattr(module, "bias", None)
     bias = bias if isinstance(bias, Tensor) else None
     if is_linear(module):
-        return Frozen(module.weight, bias, transposed=not isinstance(module, nn.Linear))
+        return Frozen(dense_of(module), bias, transposed=not isinstance(module, nn.Linear))
     eps, centred = norm_kind(module) or (None, False)
     return Frozen(module.weight, bias, eps=eps, centred=centred)

@@ -25,17 +25,22 @@ from fedloom.backbones.kernels.base import Engine
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
 from fedloom.backbones.kernels.dynamic_int8 import DynamicInt8
+from fedloom.backbones.kernels.kleidiai import KleidiAI
 from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.errors import ConfigError, nearest
 
 __all__ = ["ENGINES", "Measured", "choose", "engine_of", "measure"]
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (DEQUANTIZE, DynamicInt8())}
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine for engine in (DEQUANTIZE, DynamicInt8(), KleidiAI())
+}
 """All engines by name; the first is the reference."""
 
 _VERSION = 3  # of the engines: what was found of older ones is found again
 _TOKENS, _WIDTH, _INNER = 256, 768, 1536
 _TIMES = 3
+_FEW, _HOPELESS = 32, 5
+"""Tokens that all are tried with; what takes so many times as long as the fastest is out."""
 _FORWARD_ERROR, _BACKWARD_ERROR = 0.03, 0.01
 """Relative errors, by Frobenius norms, that an engine may have beside the stored matrix."""
 
@@ -120,8 +125,14 @@ def _remembered(scheme: Scheme, dtype: torch.dtype, names: tuple[str, ...]) -> s
             return str(name)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    measured = {name: measure(ENGINES[name], scheme, dtype) for name in names}
-    right = [name for name in names if measured[name].right] or [DEQUANTIZE.name]
+    tried = {name: measure(ENGINES[name], scheme, dtype, tokens=_FEW, times=1) for name in names}
+    fastest = min(found.seconds for found in tried.values())
+    measured = {
+        name: measure(ENGINES[name], scheme, dtype)
+        for name, found in tried.items()
+        if found.seconds <= _HOPELESS * fastest
+    }
+    right = [name for name in measured if measured[name].right] or [DEQUANTIZE.name]
     best = min(right, key=lambda name: measured[name].seconds)
     _note(path, {"engine": best, "seconds": {n: m.seconds for n, m in measured.items()}})
     return best
@@ -162,24 +173,31 @@ def _note(path: Path, facts: Mapping[str, object]) -> None:
         pass
 
 
-def measure(engine: Engine, scheme: Scheme, dtype: torch.dtype) -> Measured:
+def measure(
+    engine: Engine,
+    scheme: Scheme,
+    dtype: torch.dtype,
+    *,
+    tokens: int = _TOKENS,
+    times: int = _TIMES,
+) -> Measured:
     """Time an engine on one thread of the CPU, and look at its errors: some ten milliseconds."""
     made = torch.Generator().manual_seed(0)
     packed = pack(torch.randn(_INNER, _WIDTH, generator=made), scheme)
-    x = torch.randn(_TOKENS, _WIDTH, generator=made).to(dtype)
-    dy = torch.randn(_TOKENS, _INNER, generator=made).to(dtype)
+    x = torch.randn(tokens, _WIDTH, generator=made).to(dtype)
+    dy = torch.randn(tokens, _INNER, generator=made).to(dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two that wait for each other time the scheduler
     try:
-        return _measured(engine, packed, x, dy)
+        return _measured(engine, packed, x, dy, times)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured(engine: Engine, packed: Packed, x: Tensor, dy: Tensor) -> Measured:
+def _measured(engine: Engine, packed: Packed, x: Tensor, dy: Tensor, times: int) -> Measured:
     matrix, whole = engine.made(packed, x.dtype, Buffer()), packed.whole()
     seconds = []
-    for _ in range(_TIMES + 1):  # the first one prepares
+    for _ in range(times + 1):  # the first one prepares
         began = time.thread_time()  # not wall time: a busy machine must not decide
         y, dx = matrix.forward(x, None), matrix.dx(dy)
         seconds.append(time.thread_time() - began)

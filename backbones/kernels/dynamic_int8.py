@@ -7,20 +7,19 @@ weight. The gradient is ``dy W~``, of what is stored (`fedloom.backbones.kernels
 """
 
 import functools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fedloom.backbones.formats import Scheme
 from fedloom.backbones.kernels.base import Capabilities
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.dequantize import Dequantized
+from fedloom.backbones.kernels.dynamic import DynamicWeight
 from fedloom.backbones.kernels.native import unpack_rows, unpacks
 from fedloom.backbones.schemes import Packed, row_chunks
 
-__all__ = ["DynamicInt8", "DynamicInt8Weight"]
+__all__ = ["DynamicInt8"]
 
 _ROWS = 256
 """Rows of inputs at a time: what is made of them stays in a cache."""
@@ -29,72 +28,35 @@ _CHUNK = 2 << 20
 _TYPES = (torch.float32, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class DynamicInt8Weight:
-    """A frozen ``[d_out, d_in]`` matrix (`fedloom.backbones.product.Quantized`).
+class _Integers:
+    """``diag(t) (X Q^T) diag(s)``; what is stored is used as it is."""
 
-    Attributes:
-        plain: the matrix, as the reference multiplies with it.
-    """
+    def kept(self, plain: Dequantized) -> int:
+        """Nothing."""
+        return 0
 
-    plain: Dequantized
-
-    @property
-    def shape(self) -> torch.Size:
-        """``[d_out, d_in]``."""
-        return self.plain.shape
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that is kept."""
-        return self.plain.nbytes
-
-    @property
-    def packed(self) -> Packed:
-        """The matrix as it is stored."""
-        return self.plain.packed
-
-    def __getitem__(self, rows: slice) -> "DynamicInt8Weight":
-        """Some rows, sharing the numbers."""
-        return DynamicInt8Weight(self.plain[rows])
-
-    def whole(self) -> Tensor:
-        """W~ itself; see `Quantized.whole`."""
-        return self.plain.whole()
-
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """``x W~^T + b`` of rounded rows; a derivative's rows are rounded as the others are."""
-        plain = forward_ad.unpack_dual(x)
-        if plain.tangent is None:
-            return self._forward(x, bias)
-        made = self._forward(plain.primal, bias), self._forward(plain.tangent, None)
-        dual: Tensor = forward_ad.make_dual(*made)
-        return dual
-
-    def _forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        y = x.new_empty(len(x), self.shape[0])
+    def forward(self, plain: Dequantized, x: Tensor, bias: Tensor | None) -> Tensor:
+        """``x W~^T + b``; see `fedloom.backbones.kernels.dynamic.RoundedProduct`."""
+        y = x.new_empty(len(x), plain.shape[0])
         starts = range(0, len(x), _ROWS)
         inputs = [_rounded(x[start : start + _ROWS].float()) for start in starts]
-        for rows in row_chunks(self.shape, _CHUNK):
-            weight, scale = self._codes(rows)
+        for rows in row_chunks(plain.shape, _CHUNK):
+            weight, scale = _codes(plain, rows)
             for start, (codes, steps) in zip(starts, inputs, strict=True):
                 own = torch._int_mm(codes, weight.t()).to(torch.float32).mul_(steps).mul_(scale)
                 y[start : start + _ROWS, rows] = own if bias is None else own.add_(bias[rows])
         return y
 
-    def _codes(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Some rows in 8 bits, and the step of each, ``[n]``."""
-        packed = self.plain.packed[rows]
-        if not packed.scheme.group:
-            return packed.codes, packed.scale
-        codes = self.plain.buffer.of(packed.shape, torch.int8, packed.codes.device)
-        steps = torch.empty(packed.shape[0])
-        unpack_rows(packed, codes, steps)
-        return codes, steps
 
-    def dx(self, dy: Tensor) -> Tensor:
-        """``dy W~``; see `Quantized.dx`."""
-        return self.plain.dx(dy)
+def _codes(plain: Dequantized, rows: slice) -> tuple[Tensor, Tensor]:
+    """Some rows in 8 bits, and the step of each, ``[n]``."""
+    packed = plain.packed[rows]
+    if not packed.scheme.group:
+        return packed.codes, packed.scale
+    codes = plain.buffer.of(packed.shape, torch.int8, packed.codes.device)
+    steps = torch.empty(packed.shape[0])
+    unpack_rows(packed, codes, steps)
+    return codes, steps
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,10 +85,10 @@ class DynamicInt8:
         """int8, and int4 where the compiled code is there; on a CPU whose products are exact."""
         if dtype not in _TYPES or device.type != "cpu" or not _exact():
             return False
-        if scheme.gguf or scheme.kind not in ("int8", "int4"):
+        if scheme.gguf or scheme.wide or scheme.kind not in ("int8", "int4"):
             return False
         return scheme.kind == "int8" or unpacks(scheme, device, dtype)
 
-    def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicInt8Weight:
+    def made(self, packed: Packed, dtype: torch.dtype, buffer: Buffer) -> DynamicWeight:
         """The matrix; what is stored is used as it is."""
-        return DynamicInt8Weight(Dequantized(packed, dtype, buffer))
+        return DynamicWeight(Dequantized(packed, dtype, buffer), _Integers())

@@ -48,7 +48,8 @@ def _declare(library: ctypes.CDLL, name: str, *arguments: type) -> None:
 def unpacks(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `unpack` works for that format, on that device, to numbers of that type."""
     there = device.type == "cpu" and dtype in _DTYPES and _library() is not None
-    return there and bool(scheme.group)
+    levels = scheme.kind == "nf4" and scheme.wide
+    return there and bool(scheme.group) and not levels
 
 
 def unpack(packed: Packed, out: Tensor) -> None:
@@ -62,7 +63,7 @@ def unpack(packed: Packed, out: Tensor) -> None:
         TypeError: a tensor is not contiguous, or `out` is of another type or shape.
     """
     scheme, library = packed.scheme, _library()
-    fits = bool(scheme.group) and out.shape == packed.shape and out.dtype in _DTYPES
+    fits = unpacks(scheme, out.device, out.dtype) and out.shape == packed.shape
     whole = all(tensor.is_contiguous() for tensor in (*packed.tensors, out))
     if library is None or not fits or not whole:
         raise TypeError("unpack: contiguous tensors on the CPU that fit each other are needed")

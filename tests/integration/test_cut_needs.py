@@ -67,9 +67,10 @@ def test_a_language_models_logits_count_where_its_head_is(model_folder: Folders)
     model = fused(CASES["gpt2-lm"], model_folder, torch.float32)
     job = Job(backbone=BackboneConfig(task="causal-lm", max_tokens=8), split=SplitConfig(bottom=0))
     (home,) = cut_table(job, model, Cut(0, 2)).needs
-    assert home.per_token == 16 * 120
+    assert (home.per_token, home.logits) == (0, 16 * 120)
+    assert home.most_logits == 4 * 64 * MIB  # 64 MiB of float32 logits at a time
     (far,) = cut_table(job, model, Cut(0, 2, "far")).needs
-    assert far.per_token == 0
+    assert (far.per_token, far.logits) == (0, 0)
 
 
 def test_images_take_as_many_tokens_as_patches(model_folder: Folders) -> None:

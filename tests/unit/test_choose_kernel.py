@@ -11,7 +11,7 @@ from torch import Tensor
 from fedloom.backbones.formats import SCHEMES, Scheme
 from fedloom.backbones.kernels import choose as probe
 from fedloom.backbones.kernels import dynamic_int8
-from fedloom.backbones.kernels.base import Capabilities
+from fedloom.backbones.kernels.base import Capabilities, Engine
 from fedloom.backbones.kernels.buffer import Buffer
 from fedloom.backbones.kernels.choose import choose, engine_of, measure
 from fedloom.backbones.kernels.dequantize import DEQUANTIZE
@@ -81,13 +81,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_engine(monkeypatch: pytest.MonkeyPatch, engine: Quick) -> None:
-    """That engine beside the reference, which takes ten times as long as it does."""
+    """That engine beside the reference, which takes four times as long as it does."""
     monkeypatch.setattr(probe, "ENGINES", {"dequantize": DEQUANTIZE, "quick": engine})
     real = measure
 
-    def timed(which: object, scheme: Scheme, dtype: torch.dtype) -> probe.Measured:
-        found = real(which, scheme, dtype)  # type: ignore[arg-type]
-        seconds = 0.1 if which is engine else 1.0
+    def timed(which: object, scheme: Scheme, dtype: torch.dtype, **how: int) -> probe.Measured:
+        found = real(which, scheme, dtype, **how)  # type: ignore[arg-type]
+        seconds = 0.25 if which is engine else 1.0
         return probe.Measured(seconds, found.forward, found.backward)
 
     monkeypatch.setattr(probe, "measure", timed)
@@ -117,6 +117,25 @@ def test_what_was_found_is_found_again(cache: Path, monkeypatch: pytest.MonkeyPa
     note.write_text("{")  # damaged: it is measured again
     probe._remembered.cache_clear()
     assert choose(INT8, torch.float32, CPU).name == "dequantize"
+
+
+def test_what_is_far_too_slow_is_not_timed_at_length(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        probe, "ENGINES", {"dequantize": DEQUANTIZE, "a": Quick(1, 1, "a"), "quick": Quick(1, 1)}
+    )
+    seconds = {"dequantize": 1.0, "a": 5.1, "quick": 4.9}
+    asked: list[tuple[str, bool]] = []
+
+    def timed(which: Engine, scheme: Scheme, dtype: torch.dtype, **how: int) -> probe.Measured:
+        asked.append((which.name, bool(how)))
+        return probe.Measured(seconds[which.name], 0.0, 0.0)
+
+    monkeypatch.setattr(probe, "measure", timed)
+    assert choose(INT8, torch.float32, CPU).name == "dequantize"
+    few = [(name, True) for name in ("dequantize", "a", "quick")]
+    assert asked == [*few, ("dequantize", False), ("quick", False)]
 
 
 def test_learners_get_what_they_need(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

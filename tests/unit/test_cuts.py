@@ -50,3 +50,11 @@ def test_a_kind_of_device_has_no_less_than_nothing() -> None:
         Tier("pi", memory_mb=-1)
     with pytest.raises(ConfigError, match=r"tiers.pi.bottom = -1: 0 or more"):
         Tier("pi", bottom=-1)
+
+
+def test_logits_are_no_more_than_there_are_at_a_time() -> None:
+    # 10 of weights; 8 tokens an example, each 1 in the blocks and 5 of logits, of which 90 at most.
+    table = CutTable(1, (Need(10, 0, 1, 5, 90),), 8)
+    one, many = LocalWork(batch_size=1), LocalWork(batch_size=4)
+    assert table.memory(1, one) == 10 + 8 + 40
+    assert table.memory(1, many) == 10 + 32 + 90

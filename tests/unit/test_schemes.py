@@ -67,7 +67,7 @@ def test_no_number_moves_far(name: str, seed: int, size: float) -> None:
     assert float((moved.view(3, -1, scheme.group or 256) / largest).max()) <= most * 1.0001
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "int8"])
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("int8", "nf4-64-wide")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_c_unpacks_the_same_bits(name: str, dtype: torch.dtype) -> None:
     scheme = SCHEMES[name]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fused_models import CPU, config, randomise
 from torch import Tensor
+from torch.autograd import forward_ad
 from transformers import AutoModelForCausalLM
 
 from fedloom.backbones.fused import FusedBackbone, load_fused
@@ -55,3 +56,31 @@ def test_bfloat16_is_as_close_as_it_can_be(tmp_path: Path, monkeypatch: pytest.M
     ours = found(model, rows, target)
     torch.testing.assert_close(ours[0], each, rtol=1e-2, atol=1e-2)
     assert float((ours[2] - slope).float().norm() / slope.float().norm()) < 1e-2
+
+
+def test_derivatives_go_through_some_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = backbone("gpt2", tmp_path, torch.float64)
+    torch.manual_seed(0)
+    rows, along = torch.randn(2, 11, 32, dtype=torch.float64)
+    target, made = torch.randint(0, 50, (11,)), []
+    real = FusedBackbone.token_logits
+
+    def counted(self: FusedBackbone, hidden: Tensor) -> Tensor:
+        made.append(len(hidden))
+        return real(self, hidden)
+
+    monkeypatch.setattr(FusedBackbone, "token_logits", counted)
+
+    def derivative() -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad(), forward_ad.dual_level():
+            each, words = word_losses(model, forward_ad.make_dual(rows, along), target)
+            value, slope = forward_ad.unpack_dual(each)
+            return value, slope, words
+
+    whole = derivative()
+    monkeypatch.setattr(module, "CHUNK", 16 * 4 * 50)  # four rows of 50 words
+    for ours, theirs in zip(derivative(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    assert made == [11, 4, 4, 3]
