@@ -9,10 +9,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 FLOWER := 1.26.1 1.41.0
 FLOWER_TESTS := $(wildcard tests/unit/test_flower_*.py tests/integration/test_flower_*.py)
 
-.PHONY: demo test test-flower lint clean help
+.PHONY: demo test test-flower lint arm64 clean help
 
 help:  ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
 
 demo: .venv/ready  ## a federation of 1,455 clients, simulated on this machine
 	$(BIN)/fedloom fetch minilm
@@ -31,6 +31,11 @@ lint: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+export FEDLOOM_ARM64 ?= $(HOME)/.cache/fedloom/arm64
+arm64: .venv/ready  ## nightly, as root: clients on emulated ARM processors, in that folder
+	$(BIN)/python tests/arm64/make_root.py $(FEDLOOM_ARM64)
+	FEDLOOM_KILLS=1 OMP_NUM_THREADS=1 nice -n 10 $(BIN)/pytest -s tests/arm64
 
 clean:  ## remove the environment and what builds leave
 	rm -rf .venv .venv-flower-* build dist *.egg-info

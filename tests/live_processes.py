@@ -31,7 +31,7 @@ from fedloom.simulation.held import SLOT
 
 __all__ = ["Fleet", "era_rows", "free_ports", "table_of", "tensors", "until"]
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "text_era.jsonl.gz"
+FIXTURE = Path(__file__).parent / "fixtures" / "text_era.jsonl.gz"
 LONGEST = 90.0
 """Seconds that anything may take."""
 
