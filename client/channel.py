@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import grpc
 
 from fedloom.client.refusals import failure
+from fedloom.client.watch import Watch
 from fedloom.core.contract import CLIENT_HEADER, MESSAGE, PROTOCOL, REASON
 from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos import federation_pb2 as wire
@@ -49,8 +50,6 @@ _SECONDS = 30.0
 """That an answer may take which the server does not hold back."""
 _SHORT = 5.0
 """That one may take of many servers, each of which will do."""
-
-Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,14 @@ class Channel:
         request = wire.DownloadRequest(sha256=sha256, offset=offset)
         with self._failing():
             call = self._stub.Download(request, metadata=self._metadata)
-            with self._tracked(call), _Watch(call.cancel, self._idle) as watch:
+            with self._tracked(call), Watch(call.cancel, self._idle) as watch:
                 for chunk in call:
                     watch.moved()
                     yield chunk
 
     def upload(self, parts: Iterator[wire.UploadPart]) -> int:
         """Send a header and chunks; the number of the update in the server's ledger."""
-        with _Watch(None, self._idle) as watch:
+        with Watch(None, self._idle) as watch:
             future = self._stub.Upload.future(watch.over(parts), metadata=self._metadata)
             watch.cancel = future.cancel
             with self._failing(), self._tracked(future):
@@ -155,6 +154,20 @@ class Channel:
             begun(call.cancel)
             with self._tracked(call):
                 yield from call
+
+    def exchange(self, method: str, parts: Sequence[bytes]) -> Generator[bytes, None, None]:
+        """Send bytes to a call of another service of this server; the bytes that it answers.
+
+        Args:
+            method: ``/service/call``.
+            parts: what is sent, each part a message.
+        """
+        with self._failing():
+            call = self._channel.stream_stream(method)(iter(parts), metadata=self._metadata)
+            with self._tracked(call), Watch(call.cancel, self._idle) as watch:
+                for part in call:
+                    watch.moved()
+                    yield part
 
     def abandon(self) -> None:
         """End every call, now and from now on. May be called from any thread."""
@@ -206,41 +219,6 @@ class Channel:
             return TransferError("the call was given up: this device stops", code="abandoned")
         text = f"no answer from {self.server}: nothing moved for {self._idle:.0f} s, or it was cut"
         return TransferError(text, code="unreachable", retry_after=0.0)
-
-
-class _Watch:
-    """Cancels a transfer that stands still; gRPC itself would wait for ever."""
-
-    def __init__(self, cancel: Callable[[], object] | None, idle: float) -> None:
-        self.cancel = cancel
-        self._idle = idle
-        self._moves = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fedloom-watch", daemon=True)
-
-    def __enter__(self) -> "_Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def moved(self) -> None:
-        self._moves += 1
-
-    def over(self, parts: Iterator[Reply]) -> Iterator[Reply]:
-        for part in parts:
-            self.moved()
-            yield part
-
-    def _run(self) -> None:
-        seen = -1
-        while not self._ended.wait(self._idle):
-            if self._moves == seen and self.cancel is not None:
-                self.cancel()
-                return
-            seen = self._moves
 
 
 def enrol(host: str, port: int, authority: bytes, request: wire.EnrolRequest) -> wire.EnrolReply:

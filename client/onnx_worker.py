@@ -23,6 +23,7 @@ from fedloom.tuning.asking import task_of
 from fedloom.tuning.data import Corpus
 from fedloom.tuning.learning import Assignment
 from fedloom.tuning.onnx.model import OnnxModel
+from fedloom.tuning.ranking import check_trains_ranks
 
 __all__ = ["OnnxWorker"]
 
@@ -82,7 +83,10 @@ class OnnxWorker:
         task, examples = order.task, self.corpus.train
         if not len(examples):
             raise DataError("this device has no training examples")
-        learner = learner_of(task.learner or self.manifest.job.learner)
+        asked = task.learner or self.manifest.job.learner
+        learner = learner_of(asked)
+        if task.rank is not None:
+            check_trains_ranks(learner, asked.name)
         params, briefing = self._incoming.received(order, frame, coming)
         rows = np.arange(len(examples))
         own = Assignment(task.client, rows, task.round, task.seed, task.batches)

@@ -24,6 +24,7 @@ from fedloom.codecs.base import Codec
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.layout import Layout
 from fedloom.core.machine import peak_memory
+from fedloom.core.ranks import limited
 from fedloom.core.registry import create
 from fedloom.core.types import (
     Briefing,
@@ -38,6 +39,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import IDLE, Assignment, Learner, LocalResult
 from fedloom.tuning.own import held_tensors, holds, own_model
 from fedloom.tuning.prepare import dtype_of
+from fedloom.tuning.ranking import check_trains_ranks
 from fedloom.tuning.split_training import SplitTraining
 from fedloom.tuning.stage_session import StageSession
 
@@ -129,7 +131,11 @@ class Worker:
         if not len(self.corpus.train):
             raise DataError("this device has no training examples")
         params, briefing = self._incoming.received(order, frame, coming)
-        learner = cast(Learner, create("learners", task.learner or self.manifest.job.learner))
+        params = limited(params, task.rank)
+        asked = task.learner or self.manifest.job.learner
+        learner = cast(Learner, create("learners", asked))
+        if task.rank is not None:
+            check_trains_ranks(learner, asked.name)
         result = self._trained(order, learner, params, briefing)
         if not result.num_examples:
             raise DataError(IDLE)

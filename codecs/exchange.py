@@ -8,7 +8,8 @@ import numpy as np
 from fedloom.codecs.base import Codec
 from fedloom.codecs.briefing import with_briefing, without_briefing
 from fedloom.core.errors import CodecError
-from fedloom.core.layout import Layout, Vector
+from fedloom.core.layout import SIDE, Layout, Vector
+from fedloom.core.ranks import cut_to
 from fedloom.core.seeds import derive
 from fedloom.core.steps import Steps
 from fedloom.core.types import (
@@ -30,7 +31,8 @@ def changed(stages: Sequence[Selectors], layout: Layout) -> Layout:
     """What goes down: the tensors that a client may not have yet.
 
     Those that clients of any stage so far send, and so change in the global model, and of them
-    those that the present stage sends down. What is kept by clients never changes there.
+    those that the present stage sends down; and what the server alone moves. What is kept by
+    clients never changes there.
 
     Args:
         stages: the selectors of each stage so far, the present one last; with none, nothing has
@@ -40,7 +42,8 @@ def changed(stages: Sequence[Selectors], layout: Layout) -> Layout:
     if not stages:
         return Layout(())
     sent, down = sent_by(stages, layout), layout.select(stages[-1].down)
-    return Layout(tuple(spec for spec in down if spec.name in sent))
+    wanted = {spec.name for spec in down if spec.name in sent}
+    return Layout(tuple(spec for spec in layout if spec.name in wanted or SIDE in spec.tags))
 
 
 def sent_by(stages: Sequence[Selectors], layout: Layout) -> Layout:
@@ -107,7 +110,7 @@ def client_update(
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     delta_sent = Delta(sent, vector, steps)
     if not getattr(codec, "sends_steps", False):
-        delta_sent = _in_order(delta_sent.dense(), model)
+        delta_sent = cut_to(_in_order(delta_sent.dense(), model), task.rank)
     try:
         payload = codec.encode(delta_sent, seed=seed % 2**63)
     except CodecError:

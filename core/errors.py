@@ -33,6 +33,7 @@ __all__ = [
     "UnknownNameError",
     "UpdateRefusedError",
     "nearest",
+    "one_of",
     "require",
 ]
 
@@ -145,3 +146,12 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
     """Raise `ConfigError` naming the field, its value and what is allowed, unless `condition`."""
     if not condition:
         raise ConfigError(f"{field} = {value!r}: {allowed}")
+
+
+def one_of(field: str, value: object, known: tuple[str, ...]) -> None:
+    """Refuse a value that is none of those that are known.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    require(value in known, field, value, f"one of {', '.join(known)}")

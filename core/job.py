@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from fedloom.core.backbone_job import BackboneConfig
 from fedloom.core.config import build, merge
-from fedloom.core.emulation import EmulatorConfig
-from fedloom.core.errors import ConfigError, require
+from fedloom.core.errors import ConfigError, one_of, require
 from fedloom.core.layout import ALL, NONE, Selector
-from fedloom.core.patterns import check_pattern, check_words
 from fedloom.core.registry import Component
 from fedloom.core.running import RunConfig
 from fedloom.core.serving import ServerConfig
@@ -28,80 +27,6 @@ __all__ = [
     "Stage",
     "job_from",
 ]
-
-
-def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
-    require(value in known, field, value, f"one of {', '.join(known)}")
-
-
-FORMATS = (
-    *("", "int8", "int4", "int4-64", "int4-128", "nf4"),
-    *("uint4-32", "uint4-64", "uint4-128", "q8_0", "q4_0", "q4_1"),
-)
-"""Names of `BackboneConfig.quantization`."""
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """The frozen model.
-
-    Attributes:
-        name: ``minilm``, ``smollm2``, a folder in transformers' format, or a hub name.
-        task: ``classify`` (text), ``causal-lm`` or ``classify-image``.
-        pooling: what a classifier reads: ``model`` (the model's own way: first token, pooler, last
-            token), ``mean`` (the mean over tokens, as sentence encoders are trained), ``last``
-            (the last token, from which a language model goes on) or ``mask`` (the place of
-            ``{mask}`` in the pattern, as a masked language model reads it).
-        head_init: ``zeros`` or ``normal`` (standard deviation 0.02) for a new head, or ``words``:
-            it says from the start which class's word the backbone knows to fit best.
-        pattern: what stands around each text: ``{text}``, and ``{mask}`` where the model predicts
-            at a place (``mask`` only); empty for the text alone.
-        words: for a head of words a word or phrase for each class, in the order of the classes;
-            empty for the classes' names.
-        normalize: scale the pooled vector to length sqrt(width) before the head (``mean`` only).
-        max_tokens: longer texts are cut.
-        dtype: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 where the processor multiplies it
-            faster, by a short measurement).
-        engine: ``fused`` (own blocks), ``transformers`` (module swap), or ``auto``.
-        quantization: format that frozen matrices are stored in, sent in and multiplied from: empty
-            (as the folder has them) or one of `FORMATS`: ``int8`` (a scale for each row), ``int4``
-            and ``nf4`` (for each group; bitsandbytes' in engine ``transformers``), ``uint4`` (and a
-            least value), or GGUF's blocks.
-        kernel: what multiplies with weights in fewer bits: ``auto`` (the fastest here that the
-            learners can use), ``dequantize``, ``dynamic-int8`` or ``kleidiai``.
-        emulator: what devices get in its place (offsite tuning).
-    """
-
-    name: str = "minilm"
-    task: str = "classify"
-    pooling: str = "mean"
-    head_init: str = "zeros"
-    pattern: str = ""
-    words: tuple[str, ...] = ()
-    normalize: bool = False
-    max_tokens: int = 64
-    dtype: str = "float32"
-    engine: str = "auto"
-    quantization: str = ""
-    kernel: str = "auto"
-    emulator: EmulatorConfig = EmulatorConfig()
-
-    def __post_init__(self) -> None:
-        _one_of("backbone.task", self.task, ("classify", "causal-lm", "classify-image"))
-        _one_of("backbone.pooling", self.pooling, ("mean", "model", "last", "mask"))
-        _one_of("backbone.head_init", self.head_init, ("zeros", "normal", "words"))
-        _one_of("backbone.dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        _one_of("backbone.engine", self.engine, ("auto", "fused", "transformers"))
-        _one_of("backbone.quantization", self.quantization, FORMATS)
-        _one_of("backbone.kernel", self.kernel, ("auto", "dequantize", "dynamic-int8", "kleidiai"))
-        require(self.max_tokens >= 2, "backbone.max_tokens", self.max_tokens, "2 or more")
-        check_pattern(self.pattern, task=self.task, pooling=self.pooling)
-        if self.head_init == "words":
-            said = {"pattern": self.pattern, "task": self.task, "pooling": self.pooling}
-            check_words(self.words, **said)
-        else:
-            text = f"none: the head starts from backbone.head_init = {self.head_init!r}"
-            require(not self.words, "backbone.words", self.words, text)
 
 
 @dataclass(frozen=True)
@@ -232,7 +157,7 @@ class EvaluateConfig:
         require(0 <= self.hold_out < 1, "evaluate.hold_out", self.hold_out, "in [0, 1)")
         require(self.every >= 1, "evaluate.every", self.every, "1 or more")
         require(self.clients >= 0, "evaluate.clients", self.clients, "0 or more")
-        _one_of("evaluate.split", self.split, ("valid", "test"))
+        one_of("evaluate.split", self.split, ("valid", "test"))
 
 
 @dataclass(frozen=True)
@@ -252,6 +177,7 @@ class Job:
     stages: tuple[Stage, ...] = (Stage(),)
     evaluate: EvaluateConfig = EvaluateConfig()
     device: Component = Component("none")
+    attack: Component = Component("none")
     tiers: tuple[Tier, ...] = ()
     run: RunConfig = field(default_factory=RunConfig)
     server: ServerConfig = ServerConfig()

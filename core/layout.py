@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 
 from fedloom.core.errors import LayoutError
 
-__all__ = ["ALL", "NONE", "Layout", "Selector", "TensorSpec", "Vector"]
+__all__ = ["ALL", "FIXED", "NONE", "SIDE", "Layout", "Selector", "TensorSpec", "Vector"]
 
 Vector: TypeAlias = NDArray[np.float32]
 Selector: TypeAlias = tuple[str, ...]
 
 ALL: Selector = ("*",)
 NONE: Selector = ()
+SIDE, FIXED = "side", "fixed"
+"""Tags of tensors that no client trains, whatever a selector says: what the server alone moves and
+every client gets, and what stays as the seed makes it."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,17 @@ class TensorSpec:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def trains(self) -> bool:
+        """Whether a client may train it: it is no tensor of the server's own, nor a fixed one."""
+        return not self.tags & {SIDE, FIXED}
+
     def matches(self, pattern: str) -> bool:
-        """Whether `pattern` is one of the tags, or a glob over the name or the block."""
-        return (
+        """Whether `pattern` is one of the tags, or a glob over the name or the block.
+
+        Nothing matches a tensor that does not train.
+        """
+        return self.trains and (
             pattern in self.tags
             or fnmatch.fnmatchcase(self.name, pattern)
             or fnmatch.fnmatchcase(self.block, pattern)
@@ -147,7 +158,7 @@ class Layout:
 
     def _vocabulary(self) -> str:
         blocks = sorted({spec.block for spec in self.specs})
-        tags = sorted({tag for spec in self.specs for tag in spec.tags})
+        tags = sorted({tag for spec in self.specs if spec.trains for tag in spec.tags})
         return f"blocks: {_some(blocks)}; tags: {_some(tags)}; names: {_some(self.names)}"
 
     def spans(self, part: "Layout") -> list[tuple[slice, slice]]:

@@ -2,7 +2,7 @@
 
 Each of the extension points is a group. A third party adds to one by an entry point of the group
 ``fedloom.<group>`` or by writing ``module:Name`` in a configuration; a module may be a file in the
-current folder.
+current folder. A strategy of another framework is written with the framework's name before it.
 """
 
 import importlib
@@ -14,12 +14,24 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fedloom.core.component import Component, Option
 from fedloom.core.config import convert
 from fedloom.core.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["BUILT_IN", "GROUPS", "Component", "Option", "create", "find", "inside", "names"]
+__all__ = [
+    "BUILT_IN",
+    "DIALECTS",
+    "GROUPS",
+    "Component",
+    "Option",
+    "create",
+    "find",
+    "inside",
+    "load",
+    "names",
+]
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "strategies": {
@@ -34,6 +46,15 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "scaffold": "fedloom.strategies.drift:Scaffold",
         "fedyogi": "fedloom.strategies.fedopt:fedyogi",
         "fedadagrad": "fedloom.strategies.fedopt:fedadagrad",
+        "median": "fedloom.strategies.coordinatewise:median",
+        "trimmed-mean": "fedloom.strategies.coordinatewise:trimmed_mean",
+        "krum": "fedloom.strategies.krum:krum",
+        "multi-krum": "fedloom.strategies.krum:multi_krum",
+        "bulyan": "fedloom.strategies.bulyan:bulyan",
+        "rfa": "fedloom.strategies.geometric_median:rfa",
+        "centred-clipping": "fedloom.strategies.centred_clipping:CentredClipping",
+        "norm-bounding": "fedloom.strategies.norm_bounding:norm_bounding",
+        "fltrust": "fedloom.strategies.fltrust:fltrust",
         "zeroth-order": "fedloom.strategies.zeroth_order:zeroth_order",
         "bbtv2": "fedloom.strategies.black_box:BBTv2",
         "fed-bbpt": "fedloom.strategies.black_box:fed_bbpt",
@@ -43,6 +64,15 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fedbfpt": "fedloom.strategies.fedbfpt:fedbfpt",
         "fedpeptao": "fedloom.strategies.fedpeptao:FedPepTAO",
         "fedadapter": "fedloom.strategies.fedadapter:FedAdapter",
+        "fedit": "fedloom.strategies.lora.means:fedit",
+        "ffa-lora": "fedloom.strategies.lora.means:ffa_lora",
+        "rolora": "fedloom.strategies.lora.means:rolora",
+        "fedsa-lora": "fedloom.strategies.lora.means:fedsa_lora",
+        "fedex-lora": "fedloom.strategies.lora.exact:fedex_lora",
+        "flora": "fedloom.strategies.lora.exact:flora",
+        "flexlora": "fedloom.strategies.lora.mixed:flexlora",
+        "hetlora": "fedloom.strategies.lora.mixed:hetlora",
+        "lora-fair": "fedloom.strategies.lora.mixed:lora_fair",
     },
     "codecs": {
         "float32": "fedloom.codecs.dense:Float32",
@@ -56,6 +86,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "adapters": {
         "lora": "fedloom.tuning.lora:Lora",
+        "fed-sb": "fedloom.tuning.core_lora:CoreLora",
         "ia3": "fedloom.tuning.adapters:Ia3",
         "bitfit": "fedloom.tuning.adapters:BitFit",
         "bottleneck": "fedloom.tuning.adapters:Bottleneck",
@@ -90,6 +121,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "phone": "fedloom.core.devices:phone",
         "laptop": "fedloom.core.devices:laptop",
     },
+    "attacks": {
+        "none": "fedloom.simulation.attacks:none",
+        "sign-flip": "fedloom.simulation.attacks:SignFlip",
+        "gaussian": "fedloom.simulation.attacks:Gaussian",
+        "label-flip": "fedloom.simulation.attacks:LabelFlip",
+        "alie": "fedloom.simulation.attacks:Alie",
+        "ipm": "fedloom.simulation.attacks:Ipm",
+    },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",
         "iid": "fedloom.simulation.partition:iid",
@@ -99,6 +138,10 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
 }
 GROUPS = tuple(BUILT_IN)
+DIALECTS: Mapping[tuple[str, str], str] = {
+    ("strategies", "flwr"): "fedloom.strategies.flower.named:named",
+}
+"""What makes the names of another framework, written ``dialect:name``: by group and dialect."""
 
 
 def names(group: str) -> dict[str, str]:
@@ -113,13 +156,25 @@ def find(group: str, name: str) -> Callable[..., object]:
     Raises:
         UnknownNameError: nothing answers to the name; the message lists what does.
     """
+    dialect, _, inner = name.partition(":")
+    if (group, dialect) in DIALECTS:
+        made_by: Callable[[str], Callable[..., object]] = load(group, DIALECTS[group, dialect])
+        return made_by(inner)
     # What is installed is looked through only for names that are not built in: it takes 10 ms.
-    target = BUILT_IN[group].get(name) or names(group).get(name, name)
+    return load(group, BUILT_IN[group].get(name) or names(group).get(name, name))
+
+
+def load(group: str, target: str) -> Callable[..., Any]:
+    """What a ``module:Name`` stands for in `group`; a module may be a file in the current folder.
+
+    Raises:
+        UnknownNameError: there is no such module, or nothing of that name in it.
+    """
     module_name, colon, attribute = target.partition(":")
     if not colon:
-        hint = nearest(name, names(group))
-        raise UnknownNameError(f"{group}: unknown name {name!r}; {hint}, or 'module:Name'")
-    where = f"{group}: {name!r}"
+        hint = nearest(target, names(group))
+        raise UnknownNameError(f"{group}: unknown name {target!r}; {hint}, or 'module:Name'")
+    where = f"{group}: {target!r}"
     module = _load(module_name, where)
     found = getattr(module, attribute, None)
     if found is None:
@@ -128,17 +183,21 @@ def find(group: str, name: str) -> Callable[..., object]:
         raise UnknownNameError(text)
     if not callable(found):
         raise UnknownNameError(f"{where} is a {type(found).__name__}; expected a class or function")
-    made: Callable[..., object] = found
+    made: Callable[..., Any] = found
     return made
 
 
 def create(group: str, component: Component) -> object:
     """Call the object that a component names with the component's options.
 
+    What stands for a component already, because it was given as an object, is given back.
+
     Raises:
         UnknownNameError: nothing answers to the name.
         ConfigError: an option is unknown, missing, of another type or refused.
     """
+    if component.made is not None:
+        return component.made
     factory = find(group, component.name)
     where = f"{group}.{component.name}"
     signature = inspect.signature(factory)

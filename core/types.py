@@ -172,6 +172,8 @@ class ClientTask:
         blocks: layers of the backbone that run, in order, some left out or taken twice; empty for
             all as they are.
         branch: name of the branch of the model to start from; empty for the model itself.
+        rank: of the adapter's low rank, what the client trains and sends (`fedloom.core.ranks`);
+            None for all of it.
     """
 
     client: ClientId
@@ -187,6 +189,7 @@ class ClientTask:
     bottom: int | None = None
     blocks: tuple[int, ...] = ()
     branch: str = ""
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ class Tier:
         bottom: blocks of a split model that such a device has below the far ones, whatever its
             memory.
         device: whose time and energy a simulated one takes; None for the job's.
+        rank: of the adapter's low rank, what such a device trains and sends.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Tier:
     memory_mb: int = 0
     bottom: int | None = None
     device: Component | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "tiers.name", self.name, "not empty")
@@ -165,3 +167,4 @@ class Tier:
         require(self.memory_mb >= 0, f"{where}.memory_mb", self.memory_mb, "0 (not known) or more")
         fixed = self.bottom is None or self.bottom >= 0
         require(fixed, f"{where}.bottom", self.bottom, "0 or more")
+        require(self.rank is None or self.rank >= 1, f"{where}.rank", self.rank, "1 or more")

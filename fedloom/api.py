@@ -9,6 +9,7 @@ from fedloom.core.config import merge, read_toml, to_table
 from fedloom.core.errors import ConfigError, nearest
 from fedloom.core.job import STAGE_KEYS, Job, job_from
 from fedloom.core.registry import Component
+from fedloom.given import with_objects
 
 if TYPE_CHECKING:
     from fedloom.results.observe import Observer
@@ -51,7 +52,8 @@ def simulate(
         observer: who watches; None for the same progress as on the command line.
         resume: go on from the last checkpoint, where there is one.
         overwrite: delete what an earlier run left in the folder.
-        **keys: top-level keys of the configuration; tables as dictionaries.
+        **keys: top-level keys of the configuration; tables as dictionaries. ``strategy`` may be an
+            object too: a strategy of one's own, or one of Flower's.
 
     Raises:
         FedloomError: a setting, file or model that cannot be used; the message says which and why.
@@ -117,7 +119,7 @@ def job_of(source: Source, changes: Mapping[str, object] | None = None) -> Job:
     """
     table = table_of(source)
     above: dict[str, Any] = {}
-    for path, value in (changes or {}).items():
+    for path, value in with_objects(changes or {}).items():
         above = merge(above, _nested(path, _plain(value)))
     return job_from(_lay_over(table, _located(above, Path.cwd())))
 
@@ -169,7 +171,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Component):
-        return to_table(value)
+        return to_table(value) if value.made is None else value
     return str(value) if isinstance(value, Path) else value
 
 

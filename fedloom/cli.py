@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fedloom import __version__
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.export_command import add_export
+from fedloom.flower_commands import add_flower_commands
 from fedloom.layers_command import add_layers
 from fedloom.live_commands import add_live_commands
 from fedloom.merge_command import add_merge
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add_layers(commands.add_parser("layers", help="which layers clients should share"))
     _add_server(commands.add_parser("server", help="run a job with real devices"))
     add_live_commands(commands)
+    add_flower_commands(commands)
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))
     _add_init(commands.add_parser("init", help="write a commented configuration"))
     add_new(commands.add_parser("new", help="write a package with a strategy of your own"))

@@ -12,6 +12,7 @@ import numpy as np
 from fedloom.codecs.base import Codec
 from fedloom.core.errors import CodecError, LayoutError, UpdateRefusedError
 from fedloom.core.layout import Layout
+from fedloom.core.ranks import of_rank
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Payload, Selectors
 
@@ -37,7 +38,7 @@ class Admission:
         decode: a payload, and the layout of what its client was asked to send, into a delta.
         travels: which of what a client sends back it holds; all but over a split model.
         closed: the clients whose update is counted; no second one of theirs is.
-        sent: what clients with given selectors, and a given cut, were asked to send.
+        sent: what clients with given selectors, a given cut and rank were asked to send.
     """
 
     tasks: Mapping[ClientId, ClientTask]
@@ -45,7 +46,7 @@ class Admission:
     decode: Decode
     travels: Travels = everything
     closed: set[ClientId] = field(default_factory=set)
-    sent: dict[tuple[Selectors, int | None], Layout] = field(default_factory=dict)
+    sent: dict[tuple[Selectors, int | None, int | None], Layout] = field(default_factory=dict)
 
     def admit(self, update: ClientUpdate) -> ClientUpdate:
         """The update with its delta decoded, if it can be used.
@@ -67,7 +68,7 @@ class Admission:
             text = f"num_examples = {update.num_examples}: above 0 is allowed"
             raise UpdateRefusedError(text, code="weight")
         try:
-            self.layout.spans(delta.whole)
+            of_rank(self.layout, task.rank).spans(delta.whole)
         except LayoutError as error:
             text = f"not the model's tensors: {error}"
             raise UpdateRefusedError(text, code="layout") from None
@@ -104,7 +105,8 @@ class Admission:
         return cast(Codec, create("codecs", task.codec)).decode
 
     def _sent(self, task: ClientTask) -> Layout:
-        alike = task.selectors, task.bottom
+        alike = task.selectors, task.bottom, task.rank
         if alike not in self.sent:
-            self.sent[alike] = self.travels(task, task.selectors.sent(self.layout))
+            asked = of_rank(task.selectors.sent(self.layout), task.rank)
+            self.sent[alike] = self.travels(task, asked)
         return self.sent[alike]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedloom.core.errors import RunError
+from fedloom.core.layout import ALL
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
@@ -190,7 +191,7 @@ class Federation:
                 stages=tuple(stage.name for stage in job.stages),
                 clients=len(self.register.clients()),
                 classes=len(self.plan.classes),
-                trainable=start.layout.size,
+                trainable=start.layout.select(ALL).size,
                 backbone=job.backbone.name,
                 resumed_from=course.done,
             )

@@ -19,7 +19,7 @@ from fedloom.core.types import (
 from fedloom.server.admission import Admission, Decode
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.contract import check_applied, check_tasks, hook
+from fedloom.strategies.contract import check_applied, check_ranks, check_tasks, hook
 from fedloom.strategies.remembering import Memory, folded
 
 __all__ = ["Decode", "Dispatch", "run_round"]
@@ -63,6 +63,7 @@ async def run_round(
     with hook("configure", number):
         planned = strategy.configure(state, cohort)
     tasks = check_tasks(planned, state, cohort)
+    check_ranks(strategy, tasks.values(), state.params.layout, number)
 
     admission, tally = Admission(tasks, state.params.layout, decode), Tally()
     total: Any | None = None

@@ -19,6 +19,7 @@ from fedloom.server.course import Judge
 from fedloom.server.plan import Finished, Plan
 from fedloom.server.split_plan import SplitPlan
 from fedloom.tuning.activations import Activations
+from fedloom.tuning.aggregating import inexact
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import choose_device, measure_capacity
@@ -48,6 +49,9 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     check_split(job)
     _check_live_split(job)
     _check_branches(job)
+    if job.attack.name != "none":
+        text = "only simulated clients attack; leave the key out"
+        raise ConfigError(f"attack = {job.attack.name!r}: {text}")
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
@@ -63,6 +67,8 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     model = model_of(job, folder, classes, dtype=dtype, device=device)
     _check_judged(job, known=corpus is not None)
     check_selectors(job, model.layout)
+    for line in inexact(job, model.layout):
+        note(line)
     split, cuts = _split(job, model, note)
     files = _files(folder if split is None else _home_files(folder, job, split))
     start = model.initial(job.seed)

@@ -17,6 +17,7 @@ from fedloom.core.client_vectors import ClientVectors
 from fedloom.core.devices import Device, depth
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, Selector
+from fedloom.core.ranks import limited
 from fedloom.core.registry import create
 from fedloom.core.types import (
     Briefing,
@@ -36,6 +37,7 @@ from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.cohort import chunks, size_of
 from fedloom.tuning.depth import picked
 from fedloom.tuning.learning import IDLE, NOTHING, Assignment, Learner, LocalResult
+from fedloom.tuning.ranking import check_trains_ranks
 from fedloom.tuning.sparing import Sparing
 from fedloom.tuning.split_training import SplitTraining
 
@@ -116,7 +118,7 @@ def dispatcher(
     room = Semaphore(federation.capacity.workers)
 
     def work(chunk: list[ClientTask]) -> list[ClientUpdate | Refusal]:
-        start = start_of(chunk[0])
+        start = limited(start_of(chunk[0]), chunk[0].rank)
         with room:
             trained = _train(federation, start, briefing, chunk)
         if federation.personal is not None:
@@ -154,12 +156,13 @@ def dispatcher(
 
 
 def _groups(split: SplitTraining | None, tasks: list[ClientTask]) -> list[list[ClientTask]]:
-    """Tasks that can share a chunk: the same start, numbers, tensors, way of training, and cut."""
+    """Tasks that can share a chunk: the same start, numbers, tensors, rank, learner, and cut."""
     found: dict[object, list[ClientTask]] = {}
     for task in tasks:
         way = repr((task.learner, task.codec))  # options need not be hashable
         cut = split.at(task.bottom).cut if split is not None else None
-        key = (task.branch, task.work, task.selectors.train, task.blocks, way, cut)
+        start = task.branch, task.rank
+        key = (start, task.work, task.selectors.train, task.blocks, way, cut)
         found.setdefault(key, []).append(task)
     return list(found.values())
 
@@ -168,6 +171,10 @@ def _alike(
     federation: Federation, tasks: list[ClientTask], branches: Mapping[str, Branch]
 ) -> list[list[ClientTask]]:
     check_branches(tasks, branches)
+    for task in tasks:
+        if task.rank is not None:
+            name = task.learner.name if task.learner else type(federation.learner).__name__
+            check_trains_ranks(federation.learner_of(task), name)
     found = _groups(federation.split, tasks)
     if federation.split is not None and any(task.branch for task in tasks):
         raise ConfigError("branch: clients of a split model start from the same one")

@@ -19,12 +19,15 @@ from fedloom.core.job_devices import device_by_tier
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
+from fedloom.simulation.attackers import Attackers, attackers_of, poisoned
+from fedloom.simulation.attacks import NoAttack
 from fedloom.simulation.few_labels import few_labels
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.simulation.holdout import HeldBack
 from fedloom.simulation.partition import Rule, TrainingRows
 from fedloom.simulation.population import Population
 from fedloom.tuning.activations import Activations
+from fedloom.tuning.aggregating import inexact
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.capacity import Capacity, choose_device, measure_capacity
@@ -72,6 +75,7 @@ class Prepared:
         choices: what was chosen by looking at the machine.
         split: how clients train over a split model; None where they hold all of it.
         device_of: whose time and energy a client takes; None where that is not counted.
+        attackers: clients that do not play by the rules.
     """
 
     job: Job
@@ -85,6 +89,7 @@ class Prepared:
     choices: Choices
     split: SplitTraining | None = None
     device_of: Callable[[ClientId], Device | None] = lambda client: None
+    attackers: Attackers = Attackers(NoAttack(), frozenset())
 
     @property
     def curve(self) -> Examples:
@@ -123,6 +128,7 @@ def prepare(
         FedloomError: something that the job names is not there or does not fit.
     """
     create("partitions", job.partition)
+    create("attacks", job.attack)
     check_split(job)
     check_names(job)
     keep_large_blocks()
@@ -131,7 +137,7 @@ def prepare(
     corpus = _corpus(job, folder, data)
     if corpus.dropped:
         observer.note(f"{corpus.dropped} rows without a label or text were left out")
-    corpus, population = _dealt(job, corpus, observer)
+    corpus, population, attackers = _dealt(job, corpus, observer)
     by_tier = device_by_tier(job)
     dtype = (
         getattr(torch, earlier.dtype) if earlier else dtype_of(job.backbone, device, observer.note)
@@ -140,6 +146,8 @@ def prepare(
     if model.note:
         observer.note(model.note)
     check_selectors(job, model.layout)
+    for line in inexact(job, model.layout):
+        observer.note(line)
     split = split_of(job, model, corpus.train)
     for line in (*(told(job, split.table) if split is not None else ()), *exposed(job.split)):
         observer.note(line)
@@ -159,6 +167,7 @@ def prepare(
         choices,
         split,
         lambda client: by_tier(population.tier(client)),
+        attackers,
     )
 
 
@@ -184,8 +193,8 @@ def _corpus(job: Job, folder: Path, data: object) -> Corpus:
     return corpus
 
 
-def _dealt(job: Job, corpus: Corpus, observer: Observer) -> tuple[Corpus, Population]:
-    """The corpus with the labels that it keeps, and the clients."""
+def _dealt(job: Job, corpus: Corpus, observer: Observer) -> tuple[Corpus, Population, Attackers]:
+    """The corpus with the labels that it keeps or is given, the clients, and who attacks."""
     rule = cast(Rule, create("partitions", job.partition))
     partition: Partition = rule(TrainingRows.of(corpus), job.seed)
     if partition.empty:
@@ -194,6 +203,10 @@ def _dealt(job: Job, corpus: Corpus, observer: Observer) -> tuple[Corpus, Popula
         text = "the few labels are all for training: set it to 0"
         raise ConfigError(f"evaluate.hold_out = {job.evaluate.hold_out}: {text}")
     corpus, partition = few_labels(corpus, partition, job.data, job.seed)
+    attackers = attackers_of(job, partition)
+    if attackers.names:
+        observer.note(f"{len(attackers.names)} of {len(partition)} clients attack")
+    corpus = poisoned(corpus, partition, attackers)
     if job.evaluate.hold_out:
         partition = HeldBack(partition, job.evaluate.hold_out, job.seed)
-    return corpus, Population(partition, job.seed, job.tiers)
+    return corpus, Population(partition, job.seed, job.tiers), attackers

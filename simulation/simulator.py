@@ -9,6 +9,7 @@ import torch
 from fedloom.core.interrupt import Interrupt
 from fedloom.core.job import Job
 from fedloom.core.job_devices import outgrown
+from fedloom.core.layout import ALL
 from fedloom.core.types import Params
 from fedloom.results.history import History
 from fedloom.results.observe import Observer, RunInfo, Summary
@@ -134,7 +135,7 @@ def _info(prepared: Prepared, directory: RunDirectory, start: Params, done: int)
         clients=len(prepared.population),
         examples=len(prepared.corpus.train),
         classes=len(prepared.corpus.classes),
-        trainable=start.layout.size,
+        trainable=start.layout.select(ALL).size,
         backbone=job.backbone.name,
         resumed_from=done,
     )

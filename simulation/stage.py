@@ -20,6 +20,7 @@ from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.judged import judged
 from fedloom.server.memories import memory_of
 from fedloom.server.round import run_round
+from fedloom.simulation.attackers import attacked
 from fedloom.simulation.branches import branched
 from fedloom.simulation.dispatch import Federation, dispatcher
 from fedloom.simulation.held import Held
@@ -127,6 +128,7 @@ class Stages:
                 sizes = held.sizes(model, cohort)
                 branches = branched(strategy, state, down, before, briefing)
                 handing = dispatcher(federation, params, sizes, briefing, branches=branches)
+                handing = attacked(handing, prepared.attackers, params.layout, federation.codec_of)
                 dispatch = held.noting(model, handing)
                 state, report = asyncio.run(
                     run_round(strategy, state, cohort, dispatch, decode=up.decode, memory=memory)

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.errors import UpdateRefusedError, require
+from fedloom.core.fixed_point import SCALE, fold, largest
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientUpdate, Delta, Params
 
 __all__ = ["FixedPointSum", "WeightedMean"]
 
-_SCALE = 2.0**34
 _LIMIT = 2**63
-_CHUNK = 1 << 16  # elements worked on at a time: the scratch (768 kB) stays in a core's cache
 
 
 @dataclass(eq=False)
@@ -57,6 +56,8 @@ class WeightedMean:
     """
 
     absent: str = "skip"
+    averages = True
+    """The next model is the mean of the clients' tensors, each by itself."""
 
     def __post_init__(self) -> None:
         known = ("skip", "unchanged")
@@ -83,7 +84,7 @@ class WeightedMean:
         bound = whole.bound + max(weight, 1) * _peak(update.client, delta.vector)
         _check_bound(bound, f"client {update.client!r}")
         for here, there in spans:
-            _fold(whole.sums[here], delta.vector[there], weight)
+            fold(whole.sums[here], delta.vector[there], weight)
         whole.weights[_positions(whole.layout, delta.layout)] += weight
         whole.weight += weight
         whole.bound = bound
@@ -117,7 +118,7 @@ class WeightedMean:
             weight = own if self.absent == "skip" else total.weight
             if weight:
                 span = total.layout.span(spec.name)
-                means[span] = total.sums[span] / (weight * _SCALE)
+                means[span] = total.sums[span] / (weight * SCALE)
         zeros = np.zeros(params.layout.size, dtype=np.float32)
         return Delta(params.layout, params.layout.scatter(zeros, total.layout, means))
 
@@ -127,6 +128,8 @@ def _covering(total: FixedPointSum | None, layout: Layout) -> FixedPointSum:
     if total is None:
         zeros = np.zeros(layout.size, dtype=np.int64)
         return FixedPointSum(layout, zeros, np.zeros(len(layout.specs), dtype=np.int64), 0, 0)
+    if layout is total.layout or layout.specs == total.layout.specs:
+        return total
     new = Layout(tuple(spec for spec in layout if spec.name not in total.layout))
     if not new.specs:
         return total
@@ -137,38 +140,23 @@ def _covering(total: FixedPointSum | None, layout: Layout) -> FixedPointSum:
     )
 
 
-def _positions(whole: Layout, part: Layout) -> NDArray[np.intp]:
+def _positions(whole: Layout, part: Layout) -> NDArray[np.intp] | slice:
     """The place of each tensor of `part` among the tensors of `whole`."""
+    if part is whole or part.specs == whole.specs:
+        return slice(None)
     place = {name: i for i, name in enumerate(whole.names)}
     return np.array([place[name] for name in part.names], dtype=np.intp)
 
 
 def _peak(client: str, vector: Vector) -> int:
     """The largest magnitude of ``q`` in a delta."""
-    if not vector.size:
-        return 0
-    largest = max(float(vector.max()), -float(vector.min()))
-    if not np.isfinite(largest):
+    peak = largest(vector)
+    if not np.isfinite(peak):
         raise UpdateRefusedError(f"client {client!r}: the delta is not finite")
-    return round(largest * _SCALE)
+    return round(peak * SCALE)
 
 
 def _check_bound(bound: int, who: str) -> None:
     if bound >= _LIMIT:
-        text = f"sum(num_examples * max|delta|) = {bound / _SCALE:.3g}; below {_LIMIT / _SCALE:.3g}"
+        text = f"sum(num_examples * max|delta|) = {bound / SCALE:.3g}; below {_LIMIT / SCALE:.3g}"
         raise UpdateRefusedError(f"{who}: the sum could overflow: {text} is allowed")
-
-
-def _fold(sums: NDArray[np.int64], vector: Vector, weight: int) -> None:
-    """``sums += rint(vector * 2^34) * weight`` in place, without a temporary of their length."""
-    size = min(_CHUNK, vector.size)
-    scaled, whole = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.int64)
-    for start in range(0, vector.size, _CHUNK):
-        part = vector[start : start + _CHUNK]
-        q, words = scaled[: part.size], whole[: part.size]
-        np.multiply(part, np.float32(_SCALE), out=q)  # exact: a power of two
-        np.rint(q, out=q)
-        np.copyto(words, q, casting="unsafe")  # exact: rounded, and within the bound
-        if weight != 1:
-            words *= weight
-        sums[start : start + _CHUNK] += words

@@ -1,6 +1,6 @@
 """What a strategy is, and the three smaller parts that built-in strategies are composed of."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ __all__ = [
     "Aggregator",
     "Branching",
     "Briefed",
+    "Exacting",
     "Judged",
     "Planner",
     "Remembering",
@@ -130,6 +131,22 @@ class Planner(Protocol):
 
     def plan(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
         """The tasks of one round."""
+        ...
+
+
+class Exacting(Protocol):
+    """An aggregator that does not work with just any clients."""
+
+    def check_cohort(self, clients: Collection[ClientId]) -> None:
+        """Look at who is to have a task, before the round starts; it may be nobody.
+
+        Raises:
+            ConfigError: they cannot make a round; the message says who can.
+        """
+        ...
+
+    def lacking(self, total: Any) -> int:
+        """Updates that a round's total lacks, since clients dropped out; 0 where `mean` works."""
         ...
 
 

@@ -15,19 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.checkpoint import load_state, save_state
-from fedloom.core.errors import RunError, StrategyError, UpdateRefusedError
+from fedloom.core.errors import ConfigError, RunError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec, Vector
+from fedloom.core.ranks import of_rank
 from fedloom.core.seeds import stream
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Cohort, Delta, Params, State
 from fedloom.strategies.base import Remembering, Strategy
-from fedloom.strategies.contract import check_applied, check_tasks, first_state, hook
+from fedloom.strategies.contract import (
+    check_applied,
+    check_ranks,
+    check_tasks,
+    first_state,
+    hook,
+)
 from fedloom.strategies.remembering import Memory, folded, layout_of
 
 __all__ = ["check_strategy"]
 
 _LAYOUT = Layout((TensorSpec("a", (2, 3)), TensorSpec("b", (5,)), TensorSpec("c", (1, 4))))
-_COHORT = tuple(Client(f"client-{i}", 1 + 7 * i) for i in range(5))
 _ROUNDS = 3
 _POOL = 20
 
@@ -36,7 +42,8 @@ def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
     """Take a strategy through a few rounds, in several orders, and through a checkpoint.
 
     Once with deltas number by number, and once for each way in which clients may step along known
-    directions (those that it names as its ``schemes``, or all).
+    directions (those that it names as its ``schemes``, or all). A strategy that refuses a cohort
+    as too small (a `ConfigError` from ``configure``) is checked with a larger one, of up to 17.
 
     It must keep the layout, stay finite, advance the version by one each round, give tasks to
     members of the cohort only, live with an empty cohort and with a single client, leave its
@@ -57,15 +64,33 @@ def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
 
 def _check(trial: "_Trial") -> None:
     trial.run((), ())
-    trial.run(_COHORT[:1], (0,))
-    once = trial.run(_COHORT, (0, 1, 2, 3, 4))
-    again = trial.run(_COHORT, (0, 1, 2, 3, 4))
+    cohort = _taken(trial)
+    forward = tuple(range(len(cohort)))
+    last = forward[-1]
+    once = trial.run(cohort, forward)
+    again = trial.run(cohort, forward)
     _same(once, again, "apply: the same rounds twice give two results; what changes is for State")
-    for order in ((4, 3, 2, 1, 0), (2, 0, 4, 1, 3)):
-        other = trial.run(_COHORT, order)
+    for order in (forward[::-1], (2, 0, last, 1, *forward[3:last])):
+        other = trial.run(cohort, order)
         _same(once, other, "accumulate: another order of the updates gives another result")
-    saved = trial.run(_COHORT, (0, 1, 2, 3, 4), save=True)
+    saved = trial.run(cohort, forward, save=True)
     _same(once, saved, "apply: a state that was saved and loaded gives another result")
+    trial.run(cohort, forward[:1])
+
+
+def _taken(trial: "_Trial") -> tuple[Client, ...]:
+    """A cohort of a few clients that the strategy takes; of a single one it may refuse the task."""
+    for size in (1, 5, 9, 17):
+        cohort = tuple(Client(f"client-{i}", 1 + 7 * i) for i in range(size))
+        try:
+            trial.run(cohort, range(size))
+        except StrategyError as error:
+            if size == 17 or not isinstance(error.__cause__, ConfigError):
+                raise
+        else:
+            if size > 1:
+                break
+    return cohort
 
 
 @dataclass(frozen=True)
@@ -130,6 +155,7 @@ class _Trial:
         with hook("configure", number), _unwritten("configure", *arrays):
             planned = self.strategy.configure(state, cohort)
         tasks = check_tasks(planned, state, cohort)
+        check_ranks(self.strategy, tasks.values(), self.layout, number)
         deltas = {name: self._delta(task) for name, task in sorted(tasks.items())}
         total: Any | None = None
         for name in _ordered(list(deltas), order):
@@ -150,7 +176,7 @@ class _Trial:
 
     def _delta(self, task: ClientTask) -> Delta:
         """A made-up answer to a task: the same for the same task."""
-        sent = task.selectors.sent(self.layout)
+        sent = of_rank(task.selectors.sent(self.layout), task.rank)
         if self.directions is None:
             return Delta(sent, _made_up("delta", sent.size, task))
         moved = Layout(sent.specs[:-1] or sent.specs)

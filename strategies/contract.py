@@ -7,6 +7,7 @@ import numpy as np
 
 from fedloom.core.errors import ConfigError, LayoutError, StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout
+from fedloom.core.ranks import largest_rank
 from fedloom.core.types import (
     BRIEFING_TYPES,
     Briefing,
@@ -24,6 +25,7 @@ __all__ = [
     "briefing_of",
     "check_applied",
     "check_branches",
+    "check_ranks",
     "check_state",
     "check_tasks",
     "first_state",
@@ -105,6 +107,24 @@ def check_branches(tasks: Iterable[ClientTask], branches: Collection[str]) -> No
     if lacking:
         text = f"tasks start from {sorted(lacking)}; it has {sorted(branches)}"
         raise ConfigError(f"branch: {text}")
+
+
+def check_ranks(strategy: object, tasks: Iterable[ClientTask], layout: Layout, round: int) -> None:
+    """Check that clients are asked for ranks that the adapter has, of a strategy that takes them.
+
+    Raises:
+        StrategyError: they are not; nothing has been handed out.
+    """
+    where, most = f"configure, round {round}", largest_rank(layout)
+    for task in tasks:
+        if task.rank is None:
+            continue
+        if not 1 <= task.rank <= most:
+            text = f"{task.client!r} is asked for rank {task.rank}; the adapter has 1 to {most}"
+            raise StrategyError(f"{where}: {text}")
+        if not getattr(strategy, "takes_ranks", False):
+            text = f"{task.client!r} is asked for rank {task.rank}; the strategy takes whole ones"
+            raise StrategyError(f"{where}: {text}")
 
 
 def check_tasks(tasks: object, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:

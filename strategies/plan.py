@@ -69,4 +69,5 @@ def fitted(task: ClientTask, tier: Tier) -> ClientTask:
         work=tier.local or task.work,
         selectors=selectors,
         bottom=tier.bottom,
+        rank=tier.rank,
     )

@@ -12,7 +12,9 @@ import fedloom
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(fedloom.__path__, "fedloom.")
-    if not module.name.endswith((".__main__", "._native"))  # that is a library of C
+    if not module.name.endswith(
+        (".__main__", "._native", "._fixed_point")
+    )  # that is a library of C
 )
 
 

@@ -63,6 +63,9 @@ def check_agreement(job: Job) -> None:
             for field, (own, other) in told.items():
                 _same(way, field, own, other)
         strategy = create("strategies", way.stage.strategy)
+        if getattr(strategy, "whole_deltas", False):
+            text = f"'tensors'; strategy {way.stage.strategy.name!r} takes whole deltas"
+            raise ConfigError(f"{way.where}learner.send = 'scalars': {text}")
         if search.guided and getattr(strategy, "guided", False):
             text = f"strategy {way.stage.strategy.name!r} has clients choose along its guide"
             raise ConfigError(f"{way.where}learner.guided = True: False; {text}")

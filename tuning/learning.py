@@ -94,9 +94,10 @@ class Learner(Protocol):
     """How a cohort turns its data into updates.
 
     One with an attribute `keeps` that is true lets clients start from `Assignment.own` and returns
-    `LocalResult.kept`. One with a method ``remembers(sent) -> Layout`` has clients hold those
-    tensors besides (`fedloom.tuning.own`). One with an attribute `correction` goes with strategies
-    that have the same. One whose passes hold several rows of a client says how
+    `LocalResult.kept`. One with `ranks` moves nothing that has no gradient, so that clients may
+    have a part of the adapter's rank. One with a method ``remembers(sent) -> Layout`` has clients
+    hold those tensors besides (`fedloom.tuning.own`). One with an attribute `correction` goes with
+    strategies that have the same. One whose passes hold several rows of a client says how
     many: by an attribute `copies`, or a method ``rows_at_once(tokens) -> int`` where that depends
     on the tokens of a batch. An attribute `loads` says how many bytes of libraries it makes torch
     load that others have no use for.

@@ -1,21 +1,21 @@
 """LoRA with a batched form. Names, start and the saved format are PEFT's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedloom.backbones.base import Linear
 from fedloom.core.errors import ConfigError, require
+from fedloom.core.layout import Vector
 from fedloom.tuning.base import Catalog, Part
 from fedloom.tuning.parts import LoraPart
 from fedloom.tuning.placing import blocks_at, chosen, targets_for
+from fedloom.tuning.side import SidePart, with_sides
 
 if TYPE_CHECKING:
     from fedloom.backbones.loftq import Pair
 
-__all__ = ["Lora"]
+__all__ = ["LORA_TARGETS", "Lora"]
 
 LORA_TARGETS = {
     "bert": ("query", "value"),
@@ -40,6 +40,8 @@ class Lora:
             they are scaled by is of that rank.
         init: ``random`` (a new LoRA: B is zero), or ``loftq``: the start that was found together
             with the stored weights (``fedloom quantize --loftq``), of every linear map.
+        side: R, the rank of what the server has beside each of them, for strategies that put what
+            two factors cannot hold there (0: nothing); see `fedloom.tuning.side`.
     """
 
     affine = False
@@ -53,6 +55,7 @@ class Lora:
         rslora: bool = False,
         ranks: tuple[tuple[int, int], ...] = (),
         init: str = "random",
+        side: int = 0,
     ) -> None:
         require(rank >= 1, "adapter.rank", rank, "1 or more")
         require(alpha >= 0, "adapter.alpha", alpha, "0 (twice the rank) or more")
@@ -60,6 +63,7 @@ class Lora:
             text = f"1 to adapter.rank = {rank}"
             require(1 <= own <= rank, f"adapter.ranks of layer {layer}", own, text)
         require(init in ("random", "loftq"), "adapter.init", init, "random or loftq")
+        require(side >= 0, "adapter.side", side, "0 (none) or more")
         self._loftq = init == "loftq"
         whole = targets in ((), ("all-linear",)) and not layers and not ranks
         if self._loftq and not whole:
@@ -67,20 +71,23 @@ class Lora:
             raise ConfigError(f"adapter.init = {init!r}: {text}")
         self._rank, self._alpha, self._ranks = rank, alpha, ranks
         self._targets = ("all-linear",) if self._loftq else targets
-        self._layers, self._rslora = layers, rslora
+        self._layers, self._rslora, self._side = layers, rslora, side
 
     def parts(self, catalog: Catalog) -> Sequence[Part]:
-        """A and B for every target.
+        """A and B for every target, and what the server has beside them.
 
         Raises:
             ConfigError: a target names nothing, or there is no start of this rank to begin with.
         """
-        return [
-            LoraPart(x, rank, self._scaling(rank), self._start(catalog, x))
-            for x, rank in self._chosen(catalog)
-        ]
+        parts: list[Part] = []
+        for x, rank in self._chosen(catalog):
+            scaling = self._scaling(rank)
+            parts.append(LoraPart(x, rank, scaling, self._start(catalog, x)))
+            if self._side:
+                parts.append(SidePart(x, self._side, scaling))
+        return parts
 
-    def _start(self, catalog: Catalog, linear: Linear) -> Pair | None:
+    def _start(self, catalog: Catalog, linear: Linear) -> "Pair | None":
         if not self._loftq:
             return None
         found = catalog.start(linear.name)
@@ -114,10 +121,11 @@ class Lora:
         """``LoraConfig``; the modules are named in full, so that layers need no pattern."""
         found = self._chosen(catalog)
         lower = {linear.name: rank for linear, rank in found if rank != self._rank}
+        more = self._side  # what is beside a pair is written as a part of it, scaled as it is
         config: dict[str, object] = {
             "peft_type": "LORA",
-            "r": self._rank,
-            "lora_alpha": self._alpha_of(self._rank),
+            "r": self._rank + more,
+            "lora_alpha": self._written_alpha(self._rank),
             "lora_dropout": 0.0,
             "use_rslora": self._rslora,
             "bias": "none",
@@ -125,6 +133,18 @@ class Lora:
             "target_modules": [linear.name for linear, _ in found],
         }
         if lower:
-            alphas = {name: self._alpha_of(rank) for name, rank in lower.items()}
-            config |= {"rank_pattern": lower, "alpha_pattern": alphas}
+            alphas = {name: self._written_alpha(rank) for name, rank in lower.items()}
+            ranks = {name: rank + more for name, rank in lower.items()}
+            config |= {"rank_pattern": ranks, "alpha_pattern": alphas}
         return config
+
+    def _written_alpha(self, rank: int) -> float:
+        """The alpha with which PEFT scales the whole as a pair of a rank is scaled here."""
+        if not self._side:
+            return self._alpha_of(rank)
+        whole = rank + self._side
+        return self._scaling(rank) * (math.sqrt(whole) if self._rslora else whole)
+
+    def merged(self, tensors: Mapping[str, Vector]) -> dict[str, Vector]:
+        """The tensors as PEFT knows them: one pair in place of two beside each other."""
+        return with_sides(tensors)

@@ -26,6 +26,8 @@ from fedloom.tuning.export import write_params
 from fedloom.tuning.fused_model import FusedModel
 from fedloom.tuning.mergers import Merger, merger_of
 from fedloom.tuning.parts import HeadPart
+from fedloom.tuning.peft_format import as_peft_has_them
+from fedloom.tuning.side import SidePart
 
 __all__ = ["HEADS", "Merged", "merge"]
 
@@ -89,7 +91,7 @@ def merge(
     parts = {
         model.within(part.module): part
         for part in model.composition.parts
-        if not isinstance(part, HeadPart)
+        if not isinstance(part, HeadPart | SidePart)  # a side-car is in with its pair
     }
     if not parts:
         raise ConfigError("nothing to merge: only a head was trained, the backbone is as it was")
@@ -98,7 +100,7 @@ def merge(
     ]
     config, source = read_config(folder), open_checkpoint(folder, torch.device("cpu"))
     table, shape = _config(config, mergers[0], scheme), read_shape(config)
-    tensors = params.layout.unflatten(params.vector)
+    tensors = as_peft_has_them(model.adapter, params.layout.unflatten(params.vector))
     heads = _heads(params, tensors) if model.task.pooling == "model" else {}
     work = _Work(source, mergers[0], _placed(source, shape, parts), tensors, heads, progress)
     turned = FAMILIES[shape.family].transposed

@@ -12,6 +12,7 @@ from fedloom.backbones.shifted import raised, raised_scheme, rescaled, rescaled_
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Vector
 from fedloom.tuning.base import Part
+from fedloom.tuning.core_lora import CorePart
 from fedloom.tuning.parts import LoraPart
 from fedloom.tuning.peqa import PeqaPart
 from fedloom.tuning.qa_lora import QaLoraPart
@@ -60,9 +61,9 @@ def merger_of(part: Part, *, stored: bool, requantize: bool) -> Merger:
     Raises:
         ConfigError: it does not merge, or `requantize` is not for it.
     """
-    if isinstance(part, LoraPart) and requantize and not stored:
+    if isinstance(part, LoraPart | CorePart) and requantize and not stored:
         raise ConfigError("--requantize: the backbone is not stored in fewer bits")
-    if isinstance(part, LoraPart):
+    if isinstance(part, LoraPart | CorePart):
         return _Added(floats=not requantize)
     if requantize:
         raise ConfigError("--requantize: only LoRA needs it; nothing else is rounded in merging")
@@ -117,14 +118,14 @@ class _Groups:
 
 
 class _Added:
-    """LoRA: ``W + s B A`` as floats, or in the format of W again."""
+    """LoRA: ``W + s B A`` as floats, or in the format of W again; factors as PEFT has them."""
 
     def __init__(self, *, floats: bool) -> None:
         self.floats = floats
 
     def numbers(self, part: Part, tensors: Mapping[str, Vector]) -> Tensor:
-        assert isinstance(part, LoraPart)
-        a, b = (_tensor(tensors[spec.name]) for spec in part.specs)
+        assert isinstance(part, LoraPart | CorePart)
+        a, b = (_tensor(tensors[part.specs[place].name]) for place in (0, -1))
         return part.scaling * (b @ a)
 
     def dense(self, numbers: Tensor, packed: Packed | None) -> Tensor:

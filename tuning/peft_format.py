@@ -1,9 +1,13 @@
 """PEFT's ``adapter_config.json`` for the adapters with a batched form."""
 
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+
+from fedloom.core.layout import Vector
 from fedloom.tuning.base import Adapter, Catalog, Part, Task
 from fedloom.tuning.exported import Exported
 
-__all__ = ["arguments_of", "auto_of", "exported_for", "task_type_of"]
+__all__ = ["arguments_of", "as_peft_has_them", "auto_of", "exported_for", "task_type_of"]
 
 AUTO = {
     ("classify", "model"): "AutoModelForSequenceClassification",
@@ -58,7 +62,23 @@ def exported_for(
         "task_type": task_type_of(task),
         "modules_to_save": None if own_head or not heads else [part.module for part in heads],
     }
+    if hasattr(adapter, "merged"):
+        convert = partial(_contents, adapter, left_out)
     return Exported(config, auto, arguments_of(task), frozenset(left_out), convert)
+
+
+def as_peft_has_them(adapter: Adapter, tensors: Mapping[str, Vector]) -> Mapping[str, Vector]:
+    """An adapter's tensors, those that PEFT does not know made part of those that it does."""
+    merge: Callable[[Mapping[str, Vector]], Mapping[str, Vector]] | None
+    merge = getattr(adapter, "merged", None)
+    return tensors if merge is None else merge(tensors)
+
+
+def _contents(
+    adapter: Adapter, left_out: Collection[str], tensors: Mapping[str, Vector]
+) -> dict[str, Vector]:
+    plain = Exported({}, left_out=frozenset(left_out))
+    return plain.contents(as_peft_has_them(adapter, tensors))
 
 
 def _is_plain(parts: tuple[Part, ...]) -> bool:

@@ -15,10 +15,12 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
+from fedloom.tuning.aggregating import check_strategies
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 from fedloom.tuning.distill import distilling_of
 from fedloom.tuning.keeping import check_keeping
 from fedloom.tuning.plug_in import check_emulator
+from fedloom.tuning.ranking import check_ranks
 
 __all__ = ["check_names", "check_selectors", "dtype_of", "folder_of"]
 
@@ -57,11 +59,14 @@ def check_selectors(job: Job, layout: Layout) -> None:
 
     Raises:
         ConfigError: a pattern matches no tensor, nothing is left to move along directions or to
-            send, a codec cannot send what trains, or tensors are kept that cannot be.
+            send, a codec cannot send what trains, tensors are kept or ranks dealt that cannot be,
+            or a strategy has no use for the adapter.
     """
     check_keeping(job, layout)
     check_moved(job, layout)
     check_sent(job, layout)
+    check_ranks(job, layout)
+    check_strategies(job, layout)
 
 
 def folder_of(backbone: BackboneConfig, device: torch.device, note: Note) -> Path:

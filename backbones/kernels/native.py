@@ -1,14 +1,13 @@
 """The few lines of C that unpack codes, where the installation could compile them."""
 
 import ctypes
-import functools
-import importlib.util
 
 import torch
 from torch import Tensor
 
 from fedloom.backbones.formats import NF4, Scheme
 from fedloom.backbones.schemes import Packed
+from fedloom.core.compiled import compiled
 
 __all__ = ["unpack", "unpack_rows", "unpacks"]
 
@@ -19,25 +18,19 @@ _INT4 = ("int4-32", "int4-64", "int4-128")
 _LEVELS = (ctypes.c_float * 16)(*NF4)
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled code; None where there is none, or it was compiled for another processor."""
-    spec = importlib.util.find_spec(_MODULE)
-    if spec is None or spec.origin is None:
-        return None
-    try:
-        found = ctypes.CDLL(spec.origin)
-        three, counts = (_POINTER,) * 3, (_COUNT, _COUNT)
-        for dtype in ("float32", "bfloat16"):
-            for kind in ("int4", "nf4"):
-                _declare(found, f"fedloom_{kind}_{dtype}", *three, *counts, _POINTER)
-            for kind in ("wide4", "wide8"):
-                wide = *three, _POINTER, *counts, ctypes.c_int32
-                _declare(found, f"fedloom_{kind}_{dtype}", *wide)
-        _declare(found, "fedloom_int4_int8", *(_POINTER,) * 4, *(_COUNT,) * 3)
-    except (OSError, AttributeError):  # the latter: of other sources than these
-        return None
-    return found
+    return compiled(_MODULE, _declare_all)
+
+
+def _declare_all(library: ctypes.CDLL) -> None:
+    three, counts = (_POINTER,) * 3, (_COUNT, _COUNT)
+    for dtype in ("float32", "bfloat16"):
+        for kind in ("int4", "nf4"):
+            _declare(library, f"fedloom_{kind}_{dtype}", *three, *counts, _POINTER)
+        for kind in ("wide4", "wide8"):
+            wide = *three, _POINTER, *counts, ctypes.c_int32
+            _declare(library, f"fedloom_{kind}_{dtype}", *wide)
+    _declare(library, "fedloom_int4_int8", *(_POINTER,) * 4, *(_COUNT,) * 3)
 
 
 def _declare(library: ctypes.CDLL, name: str, *arguments: type) -> None:

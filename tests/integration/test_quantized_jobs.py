@@ -11,8 +11,8 @@ from small_jobs import classify_table
 from fedloom.api import job_of
 from fedloom.backbones.formats import SCHEMES, scheme_of
 from fedloom.backbones.notes import scheme_in
+from fedloom.core.backbone_job import FORMATS
 from fedloom.core.errors import ConfigError, ModelError
-from fedloom.core.job import FORMATS
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import simulate
 from fedloom.tuning.build import model_of

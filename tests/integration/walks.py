@@ -61,7 +61,7 @@ def measured(gauge: Gauge, session: Session, params: Params, z: torch.Tensor) ->
     """Slopes at the start along ``z [k, d]``, one direction for each client's first batch."""
     rows = [next(iter(local_batches(own, ONE))) for own in cohort()]
     store = session.store(params, len(rows))
-    spot = Spot(session, params, store, torch.arange(params.layout.size))
+    spot = Spot(session, params, store, torch.arange(store.trained.size))
     owner = np.arange(len(rows))
     with torch.no_grad():
         here = session.losses(store, rows)

@@ -5,6 +5,7 @@ import pytest
 
 from fedloom.client import channel
 from fedloom.client.channel import Channel, Credentials, enrol
+from fedloom.client.watch import Watch
 from fedloom.core.errors import TransferError
 from fedloom.protos.federation_pb2 import EnrolRequest
 
@@ -42,7 +43,7 @@ def test_enrolling_where_nobody_listens(tmp_path: object) -> None:
 
 def test_a_watch_ends_what_stands_still_and_not_what_moves() -> None:
     ended = threading.Event()
-    with channel._Watch(ended.set, 0.2) as watch:
+    with Watch(ended.set, 0.2) as watch:
         for _ in range(20):
             time.sleep(0.02)
             watch.moved()

@@ -1,3 +1,4 @@
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from fedloom.codecs.block_drop import BlockDrop
 from fedloom.codecs.quantized import Int8
 from fedloom.core.component import Option
 from fedloom.core.errors import ConfigError, UnknownNameError
-from fedloom.core.registry import GROUPS, Component, create, find, inside, names
+from fedloom.core.registry import BUILT_IN, GROUPS, Component, create, find, inside, names
 from fedloom.strategies.fedavg import fedavg
 
 
@@ -26,6 +27,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_built_in_name_stands_for_its_object() -> None:
     assert find("strategies", "fedavg") is fedavg
     assert create("codecs", Component("int8", {"block": 32})) == Int8(block=32)
+
+
+# Options are read by the types that a signature states: their names alone would let anything pass.
+@pytest.mark.parametrize("group", GROUPS)
+def test_built_in_factories_state_types(group: str) -> None:
+    for name in BUILT_IN[group]:
+        stated = inspect.signature(find(group, name)).parameters.values()
+        assert not [p.name for p in stated if isinstance(p.annotation, str)], name
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

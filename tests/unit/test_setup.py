@@ -13,6 +13,7 @@ from small_jobs import WORDS, classify_table, labelled_rows, write_rows
 from fedloom.core.errors import ConfigError, DataError
 from fedloom.core.job import Job, job_from
 from fedloom.core.layout import ALL
+from fedloom.core.registry import Component
 from fedloom.core.split import SplitConfig
 from fedloom.core.types import ClientTask
 from fedloom.server.plan import Finished
@@ -71,6 +72,13 @@ def test_a_stage_ends_by_evaluations_that_somebody_makes(
         plan_of(job, silent)
     asking = dataclasses.replace(job.server, evaluate_clients=2)
     assert plan_of(dataclasses.replace(job, server=asking), silent).judging is None
+
+
+def test_a_live_federation_has_no_attackers(text_model: dict[str, Path], tmp_path: Path) -> None:
+    job = job_of(text_model, tmp_path, classes=CLASSES)
+    job = dataclasses.replace(job, attack=Component("alie"))
+    with pytest.raises(ConfigError, match="attack = 'alie': only simulated clients attack"):
+        plan_of(job, silent)
 
 
 def test_what_cannot_be_served(text_model: dict[str, Path], tmp_path: Path) -> None:

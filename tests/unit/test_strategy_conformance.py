@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from fedloom.core.component import Option
 from fedloom.core.errors import StrategyError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.registry import BUILT_IN, Component, create, find
@@ -21,11 +22,17 @@ from fedloom.strategies.base import Strategy
 from fedloom.strategies.conformance import check_strategy
 from fedloom.strategies.fedavg import fedavg
 
-NEEDED = {"feddyn": {"clients": 8}, "scaffold": {"clients": 8}}
+NEEDED: Mapping[str, Mapping[str, Option]] = {
+    "feddyn": {"clients": 8},
+    "fltrust": {"root": "client-0"},
+    "scaffold": {"clients": 8},
+}
+"""What a built-in strategy has to be told."""
+
 VARIANTS = [
     *(Component(name, NEEDED.get(name, {})) for name in BUILT_IN["strategies"]),
     *(
-        Component(name, {"absent": "unchanged"})
+        Component(name, {**NEEDED.get(name, {}), "absent": "unchanged"})
         for name in BUILT_IN["strategies"]
         if "absent" in inspect.signature(find("strategies", name)).parameters
     ),

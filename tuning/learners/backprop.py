@@ -31,6 +31,9 @@ class Backprop:
     keeps = True
     """Clients may have tensors of their own."""
 
+    ranks = True
+    """Clients may have a part of the adapter's rank: what has no gradient does not move."""
+
     def train(
         self,
         session: Session,

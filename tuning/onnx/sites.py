@@ -26,7 +26,9 @@ def check_part(part: Part) -> None:
     """
     known = isinstance(part, Ia3Part | LoraPart)
     if not known and not (isinstance(part, BottleneckPart) and part.units == 1):
-        text = "the engine onnx has the adapters head, ia3, lora and bottleneck (units = 1)"
+        text = (
+            "the engine onnx has the adapters head, ia3, lora (side = 0) and bottleneck (units = 1)"
+        )
         raise ConfigError(f"adapter: {text}; others need torch")
 
 

@@ -1,0 +1,87 @@
+"""Flower's strategies by name: ``flwr:FedAdam``, or ``flwr:my_module:MyStrategy`` for one's own."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fedloom.core.component import Component
+from fedloom.core.errors import ConfigError, UnknownNameError, nearest
+from fedloom.core.registry import create, load
+from fedloom.strategies.flower.hosting import flower
+from fedloom.strategies.flower.strategy import FlowerStrategy, Judged
+
+__all__ = ["hosted", "named"]
+
+_HOOKS = ("configure_evaluate", "aggregate_evaluate")
+
+
+def named(name: str) -> Callable[..., FlowerStrategy]:
+    """What makes the strategy of a name, with the options of Flower's class.
+
+    An option ``strategy`` names the one inside, for the strategies of Flower's that wrap another.
+
+    Args:
+        name: of a class of ``flwr.serverapp.strategy``, or ``module:Name``.
+
+    Raises:
+        ConfigError: Flower is not installed.
+        UnknownNameError: nothing answers to the name.
+    """
+    known: Any = flower().serverapp.strategy
+    if ":" in name:
+        found = load("strategies", name)
+    elif name in known.__all__ and name not in ("Strategy", "Result"):
+        found = getattr(known, name)
+    else:
+        names = [one for one in known.__all__ if one not in ("Strategy", "Result")]
+        raise UnknownNameError(f"strategies: unknown name 'flwr:{name}'; {nearest(name, names)}")
+
+    def make(**options: Any) -> FlowerStrategy:
+        if "strategy" in options:
+            options["strategy"] = _inside(options["strategy"])
+        try:
+            return hosted(found(**options))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from None
+
+    make.__signature__ = inspect.signature(found)  # type: ignore[attr-defined]
+    return make
+
+
+def hosted(strategy: Any) -> FlowerStrategy:
+    """A strategy of Flower's as one of ours.
+
+    Raises:
+        ConfigError: it is none of Flower's, or aggregates trees.
+    """
+    return (Judged if _evaluates(strategy) else FlowerStrategy)(strategy)
+
+
+def _inside(option: Any) -> Any:
+    """The strategy that another wraps, from its name or table."""
+    table = {"name": option} if isinstance(option, str) else dict(option)
+    name = table.pop("name", "")
+    if not name.startswith("flwr:"):
+        raise ConfigError(f"strategy = {name!r}: expected one of Flower's, such as 'flwr:FedAvg'")
+    made = create("strategies", Component(name, table))
+    assert isinstance(made, FlowerStrategy)
+    return made.inner
+
+
+def _evaluates(strategy: Any) -> bool:
+    """Whether hooks that are not Flower's own follow the evaluation; Flower's only average it."""
+    while strategy is not None:
+        owners = [_owner(type(strategy), hook) for hook in _HOOKS]
+        averaging = getattr(strategy, "evaluate_metrics_aggr_fn", None)
+        if not all(_is_flowers(one) for one in (*owners, averaging)):
+            return True
+        strategy = getattr(strategy, "strategy", None)
+    return False
+
+
+def _owner(cls: type, hook: str) -> object:
+    return next(base for base in cls.__mro__ if hook in vars(base))
+
+
+def _is_flowers(thing: object) -> bool:
+    return thing is None or str(getattr(thing, "__module__", "")).split(".")[0] == "flwr"

@@ -1,0 +1,1 @@
+"""Federated LoRA: how updates of two factors become the next ones."""
