@@ -32,7 +32,7 @@ lint: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-export FEDLOOM_ARM64 ?= $(HOME)/.cache/fedloom/arm64
+arm64: export FEDLOOM_ARM64 ?= $(HOME)/.cache/fedloom/arm64
 arm64: .venv/ready  ## nightly, as root: clients on emulated ARM processors, in that folder
 	$(BIN)/python tests/arm64/make_root.py $(FEDLOOM_ARM64)
 	FEDLOOM_KILLS=1 OMP_NUM_THREADS=1 nice -n 10 $(BIN)/pytest -s tests/arm64
