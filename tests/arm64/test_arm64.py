@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,15 @@ def program(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("fedloom", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
     library = f"{NATIVE}/_native.cpython-311-aarch64-linux-gnu.so"
-    compile = ["gcc", "-O3", "-shared", "-fPIC", "-o", library, f"{NATIVE}/native.c"]
-    done = call(root, compile, binds={PROGRAM: folder}, env=environment(PROCESSORS[0]))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (extension,) = project["tool"]["setuptools"]["ext-modules"]
+    compile = ["gcc", *extension["extra-compile-args"], "-shared", "-fPIC", "-o", library]
+    done = call(
+        root,
+        [*compile, f"{NATIVE}/native.c"],
+        binds={PROGRAM: folder},
+        env=environment(PROCESSORS[0]),
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
