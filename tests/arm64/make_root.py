@@ -20,7 +20,7 @@ from wheels import CLIENT, TOO_NEW, WITH_PIP, download, unpack, wanted
 __all__ = ["default_folder", "lacking", "main", "root_of"]
 
 PACKAGES = ("gcc", "libc6-dev", "python3", "python3-venv")
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 REGISTRATION = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
 _TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static"}
@@ -108,7 +108,7 @@ def debian(folder: Path, packages: Sequence[str]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     first = ["debootstrap", "--arch=arm64", "--foreign", "--variant=minbase"]
     first += [f"--include={','.join(packages)}", f"--cache-dir={cache}"]
-    subprocess.run([*first, SUITE, str(root), MIRROR], check=True)
+    subprocess.run([*first, SUITE, str(root)], check=True)
     quick = root / "etc" / "dpkg" / "dpkg.cfg.d" / "unsafe-io"
     quick.parent.mkdir(parents=True, exist_ok=True)
     quick.write_text("force-unsafe-io\n")
