@@ -61,7 +61,7 @@ def digests() -> Iterator[tuple[str, str]]:
     yield "directions", demo_digest()
     yield "ledger", chain_digest()
     sums = np.zeros(ROWS * WIDTH, dtype=np.int64)
-    fold(sums, matrix().numpy().ravel() / np.float32(1000), 3)
+    fold(sums, (matrix() / 1000).view(-1).numpy(), 3)
     yield "sums", sha256(torch.from_numpy(sums))
     for name, scheme in SCHEMES.items():
         packed = pack(matrix(), scheme)
