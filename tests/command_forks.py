@@ -180,7 +180,7 @@ def _parent() -> socket.socket:
 def _import_everything() -> None:
     fedloom = importlib.import_module("fedloom")
     for module in pkgutil.walk_packages(fedloom.__path__, "fedloom."):
-        if not module.name.endswith((".__main__", "._native")):
+        if not module.name.rpartition(".")[2].startswith("_"):  # main modules, and compiled C
             with suppress(ModuleNotFoundError):  # of an extra
                 importlib.import_module(module.name)
 

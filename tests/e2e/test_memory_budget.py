@@ -91,7 +91,7 @@ def test_a_budget_is_kept(folder: Path, tmp_path: Path) -> None:
 @LINUX
 def test_memory_that_runs_out_in_mid_round(folder: Path, tmp_path: Path) -> None:
     """The owner says 4 GB, but the system gives less: smaller ways are tried, and one does."""
-    found = client(folder, tmp_path, "4GB", "100")
+    found = client(folder, tmp_path, "4GB", "170")
     assert not found["error"]
     again = [line for line in found["log"] if line.startswith("out of memory (")]
     assert again, found["log"]
