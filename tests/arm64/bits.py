@@ -9,6 +9,7 @@ import json
 import platform
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from ledger_digest import chain_digest
 from replay_digest import demo_digest
@@ -17,6 +18,7 @@ from torch import Tensor
 from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.kernels import native
 from fedloom.backbones.schemes import Packed, pack
+from fedloom.core.fixed_point import fold
 from fedloom.core.seeds import stream
 
 __all__ = ["digests"]
@@ -58,6 +60,9 @@ def digests() -> Iterator[tuple[str, str]]:
     """Directions and models of ledgers, stored matrices, and what they unpack to."""
     yield "directions", demo_digest()
     yield "ledger", chain_digest()
+    sums = np.zeros(ROWS * WIDTH, dtype=np.int64)
+    fold(sums, (matrix() / 1000).view(-1).numpy(), 3)
+    yield "sums", sha256(torch.from_numpy(sums))
     for name, scheme in SCHEMES.items():
         packed = pack(matrix(), scheme)
         yield f"{name} stored", sha256(*packed.tensors)

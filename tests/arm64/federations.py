@@ -139,10 +139,13 @@ def distance(folder: Path) -> float:
 
 
 def ledger(run: Path) -> dict[str, bytes]:
-    """The steps of a run whose clients send slopes: their directions, as keys, and integers."""
-    path = max((run / "checkpoints").glob("round-*.safetensors"))
-    found = load_file(path)
-    return {name: array.tobytes() for name, array in found.items() if "slot/ledger/" in name}
+    """The steps of a run whose clients send slopes: their directions, as keys, and integers.
+
+    Digests of the models that come of them are left out: their heads are sums of floats.
+    """
+    found = load_file(max((run / "checkpoints").glob("round-*.safetensors")))
+    names = (name for name in found if name.startswith("slot/ledger/"))
+    return {name: found[name].tobytes() for name in names if not name.endswith("/digests")}
 
 
 def _models(run: Path) -> list[NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""Make what the emulation runs in: an arm64 Debian and the client's wheels, about 2 GB.
+"""Make what the emulation runs in: an arm64 Debian and the client's wheels, about 2.2 GB.
 
 Usage, as root: ``python tests/arm64/make_root.py [FOLDER]`` (`$FEDLOOM_ARM64`, or else
 ``~/.cache/fedloom/arm64``). It needs the Debian packages debootstrap and qemu-user-static, and a

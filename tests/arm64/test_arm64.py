@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,6 @@ CLIENTS = {
 PLAYED = [(client, job) for client, (_, jobs) in CLIENTS.items() for job in jobs]
 TOLERANCE = 1e-5
 """Of a round's step. Sums in float32 in another order, of another torch, differ by 1e-7 or so."""
-NATIVE = f"{PROGRAM}/fedloom/backbones/kernels"
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,15 @@ def program(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("program")
     for name in ("fedloom", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
-    library = f"{NATIVE}/_native.cpython-311-aarch64-linux-gnu.so"
-    compile = ["gcc", "-O3", "-shared", "-fPIC", "-o", library, f"{NATIVE}/native.c"]
-    done = call(root, compile, binds={PROGRAM: folder}, env=environment(PROCESSORS[0]))
-    assert done.returncode == 0, done.stderr
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for extension in project["tool"]["setuptools"]["ext-modules"]:
+        place = f"{PROGRAM}/{extension['name'].replace('.', '/')}.cpython-311-aarch64-linux-gnu.so"
+        sources = [f"{PROGRAM}/fedloom/{source}" for source in extension["sources"]]
+        compile = ["gcc", *extension["extra-compile-args"], "-shared", "-fPIC", "-o", place]
+        done = call(
+            root, [*compile, *sources], binds={PROGRAM: folder}, env=environment(PROCESSORS[0])
+        )
+        assert done.returncode == 0, done.stderr
     return folder
 
 
