@@ -7,7 +7,7 @@ from fedloom.codecs.base import Codec
 from fedloom.codecs.exchange import client_update
 from fedloom.core.layout import Layout
 from fedloom.core.machine import peak_memory
-from fedloom.core.types import ClientTask, Cost
+from fedloom.core.types import ClientTask
 from fedloom.tuning.learning import LocalResult
 
 __all__ = ["finished_of"]
@@ -39,12 +39,7 @@ def finished_of(
         codec,
         num_examples=result.num_examples,
         metrics=result.metrics,
-        cost=Cost(
-            bytes_down=received,
-            flops=result.flops,
-            seconds=result.seconds,
-            tokens=result.tokens,
-        ),
+        cost=result.cost(received),
         model=model,
         steps=result.steps,
     )

@@ -252,7 +252,6 @@ def _update(
 ) -> ClientUpdate:
     """What the client would send, and what it cost."""
     codec = federation.codec_of(task)
-    received = bytes_down + result.bytes_down
     update = client_update(
         task,
         result.layout,
@@ -260,13 +259,7 @@ def _update(
         codec,
         num_examples=result.num_examples,
         metrics=result.metrics,
-        cost=Cost(
-            bytes_down=received,
-            flops=result.flops,
-            peak_memory=result.memory,
-            seconds=result.seconds,
-            tokens=result.tokens,
-        ),
+        cost=result.cost(bytes_down + result.bytes_down),
         model=params.layout,
         steps=result.steps,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.steps import Steps
-from fedloom.core.types import Briefing, ClientId, Delta, LocalWork, Params
+from fedloom.core.types import Briefing, ClientId, Cost, Delta, LocalWork, Params
 from fedloom.tuning.base import Session
 
 __all__ = ["IDLE", "NOTHING", "Assignment", "Learner", "LocalResult"]
@@ -82,6 +82,16 @@ class LocalResult:
     bytes_up: int = 0
     bytes_down: int = 0
     kept: Params | None = None
+
+    def cost(self, bytes_down: int) -> Cost:
+        """What it cost, beside so many bytes that came down for it; bytes up are the codec's."""
+        return Cost(
+            bytes_down=bytes_down,
+            flops=self.flops,
+            peak_memory=self.memory,
+            seconds=self.seconds,
+            tokens=self.tokens,
+        )
 
     @property
     def whole(self) -> bool:
