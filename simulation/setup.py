@@ -146,12 +146,12 @@ def prepare(
     if model.note:
         observer.note(model.note)
     check_selectors(job, model.layout)
-    for line in inexact(job, model.layout):
-        observer.note(line)
     split = split_of(job, model, corpus.train)
     for line in (*(told(job, split.table) if split is not None else ()), *exposed(job.split)):
         observer.note(line)
     capacity = _capacity(job, model, device, earlier)
+    for line in inexact(job, model.layout):
+        observer.note(line)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     activations = Activations(model, memory, disk, cache)
     choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)

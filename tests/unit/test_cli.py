@@ -183,7 +183,7 @@ def test_list_shows_names_with_what_they_are(capsys: pytest.CaptureFixture[str])
 
 def test_list_of_an_unknown_group(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "models"]) == 2
-    assert "fedloom: error: group 'models': known: adapters, backbones" in capsys.readouterr().err
+    assert "fedloom: error: group 'models': known: adapters, attacks" in capsys.readouterr().err
 
 
 def test_report_prints_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
