@@ -5,7 +5,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from fedloom.core.errors import ConfigError, LayoutError, StrategyError, UpdateRefusedError
+from fedloom.core.errors import (
+    ConfigError,
+    LayoutError,
+    StrategyError,
+    UpdateRefusedError,
+)
 from fedloom.core.layout import Layout
 from fedloom.core.ranks import largest_rank
 from fedloom.core.types import (
@@ -45,7 +50,9 @@ def hook(name: str, round: int) -> Iterator[None]:
     except Exception as error:
         if name == "accumulate" and isinstance(error, UpdateRefusedError):
             raise
-        text = f"{name}, round {round}: raised {type(error).__name__}: {error}"
+        # A setting that cannot be says by itself what is wrong; of other errors the kind helps.
+        kind = "" if isinstance(error, ConfigError) else f"raised {type(error).__name__}: "
+        text = f"{name}, round {round}: {kind}{error}"
         raise StrategyError(text) from error
 
 
