@@ -2,7 +2,7 @@
 
 q-FedAvg: Li, Sanjabi, Beirami and Smith, "Fair Resource Allocation in Federated Learning", ICLR
 2020, https://arxiv.org/abs/1905.10497, Algorithm 2. With F_k a client's loss and L = 1 / eta of its
-local steps:
+local steps, the largest eta where tensors have their own:
 
     d_k = L (theta_k - theta)
     theta <- theta + sum F_k^q d_k / sum (q F_k^(q - 1) ||d_k||^2 + L F_k^q)
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedloom.core.errors import UpdateRefusedError, require
+from fedloom.core.slopes import rate_of
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
 from fedloom.strategies.compose import Composed
@@ -79,7 +80,7 @@ class FairMean:
         if not 0 < loss < math.inf:
             text = f"metrics.loss = {loss}: above 0 and finite, to weigh it by"
             raise UpdateRefusedError(f"client {update.client!r}: {text}")
-        slope = 1 / update.work.lr
+        slope = 1 / max((rate_of(spec, update.work) for spec in delta.layout), default=1.0)
         square = float(np.square(delta.vector, dtype=np.float64).sum()) * slope**2
         scale = self.q * loss ** (self.q - 1) * square + slope * loss**self.q
         weighed = Delta(delta.layout, np.float32(slope * loss**self.q) * delta.vector)
