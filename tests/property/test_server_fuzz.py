@@ -143,9 +143,18 @@ def _gives_up(message: bytes) -> bool:
         return False
 
 
+def _has_no_delta(message: bytes) -> bool:
+    """Whether chance has made a report that there is no delta: who says so is asked no more."""
+    try:
+        part = pb.UploadPart.FromString(message)
+    except Exception:
+        return False
+    return part.HasField("header") and not part.header.size
+
+
 @pytest.mark.skipif(
     "FEDLOOM_KILLS" not in os.environ,
-    reason="of a nightly run: a report without a delta, drawn by chance, ends what it waits for",
+    reason="of a nightly run",
 )
 @bounded
 @given(headers, st.lists(chunks, max_size=3), st.booleans(), st.data())
@@ -165,5 +174,7 @@ def test_an_upload(
     if whole:
         parts[1:] = parts_of(task, FRAME)[1:]
     sent = [spoiled(data, part.SerializeToString()) for part in parts]
+    if _has_no_delta(sent[0]):
+        return
     call = mallory.channel.stream_unary("/fedloom.v1.Federation/Upload")
     check(lambda: call(iter(sent), metadata=mallory.metadata, timeout=20))
