@@ -49,9 +49,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     check_split(job)
     _check_live_split(job)
     _check_branches(job)
-    if job.attack.name != "none":
-        text = "only simulated clients attack; leave the key out"
-        raise ConfigError(f"attack = {job.attack.name!r}: {text}")
+    _check_attack(job)
     check_names(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
@@ -98,6 +96,12 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
 
     finish = _Finish(model, classes, whole, test)
     return Plan(job, start, classes, files, judging, finish, cuts, split)
+
+
+def _check_attack(job: Job) -> None:
+    if job.attack.name != "none":
+        text = "only simulated clients attack; leave the key out"
+        raise ConfigError(f"attack = {job.attack.name!r}: {text}")
 
 
 def _check_live_split(job: Job) -> None:
