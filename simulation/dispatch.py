@@ -98,27 +98,38 @@ def dispatcher(
     briefing: Briefing = NOTHING,
     *,
     branches: Mapping[str, Branch] = NO_BRANCHES,
+    cut: Callable[[int], Branch | None] = lambda rank: None,
 ) -> Dispatch:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
-    `bytes_down` says what each client received for them; those of `branches`, theirs.
+    `bytes_down` says what each client received for them; those of `branches`, theirs, and `cut`
+    what those receive who have a part of the adapter's rank, where that is sent to them alone.
 
     Updates come in the order of the chunks, whatever thread is done first, so that two runs are
     the same to the bit.
     """
 
+    def sent_to(task: ClientTask) -> Branch | None:
+        if task.branch:
+            return branches[task.branch]
+        return None if task.rank is None else cut(task.rank)
+
     def start_of(task: ClientTask) -> Params:
-        return branches[task.branch].params if task.branch else params
+        own = sent_to(task)
+        if own is not None and not task.branch:
+            return own.params
+        return limited(params if own is None else own.params, task.rank)
 
     def size_down(task: ClientTask) -> int:
-        return branches[task.branch].bytes_down if task.branch else bytes_down[task.client]
+        own = sent_to(task)
+        return bytes_down[task.client] if own is None else own.bytes_down
 
     # Updates are encoded in the pool too, beside the training of other chunks: a device is not kept
     # waiting for a processor's work, and no more chunks than it has room for are on it.
     room = Semaphore(federation.capacity.workers)
 
     def work(chunk: list[ClientTask]) -> list[ClientUpdate | Refusal]:
-        start = limited(start_of(chunk[0]), chunk[0].rank)
+        start = start_of(chunk[0])
         with room:
             trained = _train(federation, start, briefing, chunk)
         if federation.personal is not None:
@@ -232,8 +243,8 @@ def _fitting(
 
 def _assignment(federation: Federation, params: Params, task: ClientTask) -> Assignment:
     rows, personal = federation.rows_of(task.client), federation.personal
-    own = None if personal is None else own_of(personal, task.client, params)
-    return Assignment(task.client, rows, task.round, task.seed, task.batches, own)
+    own = None if personal is None else limited(own_of(personal, task.client, params), task.rank)
+    return Assignment(task.client, rows, task.round, task.seed, task.batches, own, rank=task.rank)
 
 
 def _keep(personal: ClientVectors, trained: list[tuple[ClientTask, LocalResult]]) -> None:
@@ -262,6 +273,7 @@ def _update(
         cost=result.cost(bytes_down + result.bytes_down),
         model=params.layout,
         steps=result.steps,
+        rank=result.rank,
     )
     cost = replace(update.cost, bytes_up=update.cost.bytes_up + result.bytes_up)
     update = replace(update, cost=_on_device(federation, task, cost, params.layout))

@@ -26,7 +26,7 @@ from fedloom.server.gate import Gate
 from fedloom.server.judged import judged
 from fedloom.server.live_round import order_of
 from fedloom.server.manifest import manifest
-from fedloom.server.memories import memory_of
+from fedloom.server.memories import remembered
 from fedloom.server.plan import Finished, Plan
 from fedloom.server.publishing import Published, Publishing
 from fedloom.server.records import Ticket
@@ -34,6 +34,7 @@ from fedloom.server.round import Dispatch, run_round
 from fedloom.server.selection import choose
 from fedloom.server.setup import plan_of
 from fedloom.strategies.base import Strategy
+from fedloom.tuning.ranking import prunes
 
 __all__ = ["check_carried", "server_app"]
 
@@ -140,14 +141,14 @@ class _OverGrid:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up = cast(Codec, create("codecs", job.up(index)))
         publishing = Publishing(self.plan, self.contents)
-        with memory_of(strategy, job, index, state, done=first - 1) as memory:
+        with remembered(strategy, job, index, state, done=first - 1) as kept:
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 published = publishing.round(index, strategy, state, number - 1)
                 cohort = self._cohort(number, stage, state)
                 dispatch = self._dispatch(index, number, state, up, published)
                 state, report = asyncio.run(
-                    run_round(strategy, state, cohort, dispatch, decode=up.decode, memory=memory)
+                    run_round(strategy, state, cohort, dispatch, decode=up.decode, kept=kept)
                 )
                 judge = partial(self._judged, index)
                 state, report = judged(strategy, state, report, judge)
@@ -182,6 +183,7 @@ class _OverGrid:
                 norm_bound=server.norm_bound,
                 max_examples=server.max_examples,
                 largest=OVERHEAD + 1024 + 8 * state.params.layout.size,
+                prunes=prunes(self.plan.job),
             )
             replies = self.grid.send_and_receive(messages, timeout=server.longest)
             for update in _updates(replies, names, gate, number):
@@ -190,7 +192,9 @@ class _OverGrid:
         return dispatch
 
     def _message(self, task: ClientTask, index: int, published: Published) -> Any:
-        content = published.branches[task.branch] if task.branch else published.models.content
+        models = published.models
+        own = published.branches[task.branch] if task.branch else models.cut(task.rank)
+        content = models.content if own is None else own
         node = self.clients[task.client][1]
         order, model = order_of(task, index), self._bytes(content)
         return asked("train", node, order=order, manifest=self.manifest, model=model)
