@@ -173,7 +173,8 @@ class _OverGrid:
         async def dispatch(
             tasks: Mapping[ClientId, ClientTask],
         ) -> AsyncIterator[ClientUpdate | Refusal]:
-            messages = [self._message(task, index, published) for task in tasks.values()]
+            models = {name: self._model(task, published) for name, task in tasks.items()}
+            messages = [self._message(task, index, models[name]) for name, task in tasks.items()]
             names = {self.clients[name][1]: name for name in tasks}
             gate = Gate(
                 tasks,
@@ -186,15 +187,18 @@ class _OverGrid:
                 prunes=prunes(self.plan.job),
             )
             replies = self.grid.send_and_receive(messages, timeout=server.longest)
-            for update in _updates(replies, names, gate, number):
+            sizes = {name: model.size for name, model in models.items()}
+            for update in _updates(replies, names, gate, number, sizes):
                 yield update
 
         return dispatch
 
-    def _message(self, task: ClientTask, index: int, published: Published) -> Any:
+    def _model(self, task: ClientTask, published: Published) -> Content:
         models = published.models
         own = published.branches[task.branch] if task.branch else models.cut(task.rank)
-        content = models.content if own is None else own
+        return models.content if own is None else own
+
+    def _message(self, task: ClientTask, index: int, content: Content) -> Any:
         node = self.clients[task.client][1]
         order, model = order_of(task, index), self._bytes(content)
         return asked("train", node, order=order, manifest=self.manifest, model=model)
@@ -204,7 +208,11 @@ class _OverGrid:
 
 
 def _updates(
-    replies: Sequence[Any], names: Mapping[int, ClientId], gate: Gate, number: int
+    replies: Sequence[Any],
+    names: Mapping[int, ClientId],
+    gate: Gate,
+    number: int,
+    sizes: Mapping[ClientId, int],
 ) -> Iterator[ClientUpdate | Refusal]:
     """What came, each checked as a live server does."""
     for reply in replies:
@@ -214,6 +222,7 @@ def _updates(
             continue
         try:
             result, payload = told(reply)
+            result = replace(result, cost=replace(result.cost, bytes_down=sizes[client]))
             yield gate.admit(Ticket("", number, client), result, payload or None)
         except UpdateRefusedError as error:
             yield Refusal(client, str(error))
