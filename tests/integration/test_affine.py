@@ -54,7 +54,7 @@ def test_the_flag_is_what_a_mean_of_two_says(
                 noise = draw.normal(scale=0.3, size=spec.size).astype(np.float32)
                 vector[begun.layout.span(spec.name)] += noise
         states.append(vector)
-    states.append((states[0] + states[1]) / 2)
+    states.append((states[0] + states[1]) / np.float32(2))
     torch.manual_seed(0)
     inputs: dict[str, tuple[Tensor, Tensor]] = {}
     made = []

@@ -1,4 +1,4 @@
-"""What every method of federated LoRA leaves as it is: a cohort of one, and one that did nothing."""
+"""What every method of federated LoRA keeps: a cohort of one, and one that did nothing."""
 
 import numpy as np
 import pytest
