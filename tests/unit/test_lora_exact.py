@@ -22,6 +22,7 @@ from lora_rounds import (
 
 from fedloom.core.layout import Layout
 from fedloom.core.types import ClientUpdate, Delta, Params
+from fedloom.strategies.lora.algebra import Matrix
 
 SETTING = ("fedex-lora", "flora", "flexlora", "hetlora", "lora-fair")
 NEEDS_SIDE = ("fedex-lora", "flora")
@@ -100,7 +101,8 @@ def test_flora_weighs_a_client_once() -> None:
 
 
 def test_flora_begins_anew_with_other_numbers_each_round() -> None:
-    params, seen = start(ROOM), []
+    params = start(ROOM)
+    seen: list[Matrix] = []
     for seed in (1, 2):
         local = locals_of(params, WHOLE, seed)
         params = applied(strategy("flora"), params, updates_of(params, local, WHOLE))[0].params
