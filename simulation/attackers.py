@@ -115,8 +115,7 @@ def attacked(
             if learned is None:
                 yield _forged(attack, update, delta, codec_of(task), task)
             else:
-                whole = widened(Params(part, delta.dense().vector), sent)
-                learned.add(replace(update, payload=None, delta=Delta(sent, whole.vector)))
+                learned.add(replace(update, payload=None, delta=_whole(delta.dense(), sent)))
                 waiting.append(update)
         if learned is None:
             return
@@ -147,6 +146,12 @@ def _forged(
     assert update.payload is not None
     up = update.cost.bytes_up - update.payload.nbytes + payload.nbytes
     return replace(update, payload=payload, cost=replace(update.cost, bytes_up=up))
+
+
+def _whole(delta: Delta, sent: Layout) -> Delta:
+    """A change of some tensors with zeros beyond its client's rank."""
+    layout = Layout(tuple(spec for spec in sent if spec.name in delta.layout))
+    return Delta(layout, widened(Params(delta.layout, delta.vector), layout).vector)
 
 
 def _rank(update: ClientUpdate, task: ClientTask) -> int | None:

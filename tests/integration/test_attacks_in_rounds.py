@@ -50,7 +50,7 @@ def test_attackers_have_parts_of_the_rank_as_others_do(
     strategy = {"name": "flora", "ranks": [[1, 0.5], [2, 0.5]]}
     table = classify_table(text_model["classify"], attack={"name": attack, "clients": 4})
     table["adapter"] = {"name": "lora", "rank": 2, "side": 8}
-    table["stages"] = [{**table["stages"][0], "clients_per_round": 12, "strategy": strategy}]
+    table["stages"] = [{**table["stages"][1], "rounds": 2, "strategy": strategy}]
     table["run"]["directory"] = str(tmp_path)
     run = fedloom.simulate(table, data=labelled_rows(), observer=Quiet())
     assert not np.asarray(run.history["refused"]).any()
