@@ -48,7 +48,6 @@ from fedloom.server.segments import Segments
 from fedloom.server.selection import choose, count, placed
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
-from fedloom.tuning.ranking import prunes
 
 if TYPE_CHECKING:
     from fedloom.server.split_hosting import Hosting
@@ -109,7 +108,8 @@ class Live:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         later = sum(later.rounds for later in self.plan.job.stages[index + 1 :])
         self._stand(rounds=last + later)
-        with remembered(strategy, self.plan.job, index, state, done=first - 1) as kept:
+        stands = strategy, self.plan.job, index, state
+        with remembered(*stands, done=first - 1, prunes=self.plan.prunes) as kept:
             for number in range(first, last + 1):
                 state, report = self._round(number, index, strategy, state, kept)
                 state, report = judged(strategy, state, report, partial(self._candidate, index))
@@ -245,7 +245,7 @@ class Live:
             travels=self.plan.split.up if self.plan.split else everything,
             device_of=lambda client: by_tier(known[client].tier),
             examples_of=lambda client: known[client].num_examples,
-            prunes=prunes(self.plan.job),
+            prunes=self.plan.prunes,
         )
 
     def _open(self, number: int, index: int, stage: Stage, drawn: int) -> OpenRound:

@@ -13,7 +13,6 @@ from fedloom.server.pruned_ranks import RECORD, PrunedRanks
 from fedloom.server.remembered import Remembered
 from fedloom.strategies.base import Remembering, Strategy
 from fedloom.strategies.remembering import Memory, layout_of
-from fedloom.tuning.ranking import prunes
 
 __all__ = ["facts_of", "remembered"]
 
@@ -25,7 +24,7 @@ def facts_of(job: Job, layout: Layout) -> dict[str, str | int]:
 
 @contextmanager
 def remembered(
-    strategy: Strategy, job: Job, index: int, state: State, *, done: int
+    strategy: Strategy, job: Job, index: int, state: State, *, done: int, prunes: bool = False
 ) -> Iterator[Remembered]:
     """What is remembered of each client in a stage, in the run's folder.
 
@@ -35,6 +34,7 @@ def remembered(
         index: which of its stages.
         state: where the stage stands; one that has had no round begins with no records.
         done: rounds of the run that are done.
+        prunes: whether clients may give up some of their rank for good.
 
     Raises:
         RunError: a file cannot be used, is of another run, or lacks rounds that are done.
@@ -55,6 +55,6 @@ def remembered(
         if layout.specs:
             own = records(f"stage-{index}.sqlite", layout)
             memory = Memory(cast(Remembering, strategy), layout, own)
-        if prunes(job):
+        if prunes:
             pruned = PrunedRanks(records(f"ranks-{index}.sqlite", RECORD))
         yield Remembered(memory, pruned)

@@ -32,6 +32,7 @@ from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import Learner
 from fedloom.tuning.own import holds
+from fedloom.tuning.ranking import prunes
 from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Stages", "evaluator", "training_session"]
@@ -104,7 +105,8 @@ class Stages:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
         first_model = None if stage.down == ALL else prepared.model.initial(job.seed)
 
-        beside = remembered(strategy, job, index, state, done=first - 1)
+        stands = strategy, job, index, state
+        beside = remembered(*stands, done=first - 1, prunes=prunes(job))
         with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool, beside as kept:
             federation = self._federation(index, up, pool)
             for number in range(first, last + 1):

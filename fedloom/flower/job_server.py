@@ -34,7 +34,6 @@ from fedloom.server.round import Dispatch, run_round
 from fedloom.server.selection import choose
 from fedloom.server.setup import plan_of
 from fedloom.strategies.base import Strategy
-from fedloom.tuning.ranking import prunes
 
 __all__ = ["check_carried", "server_app"]
 
@@ -141,7 +140,8 @@ class _OverGrid:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up = cast(Codec, create("codecs", job.up(index)))
         publishing = Publishing(self.plan, self.contents)
-        with remembered(strategy, job, index, state, done=first - 1) as kept:
+        stands = strategy, job, index, state
+        with remembered(*stands, done=first - 1, prunes=self.plan.prunes) as kept:
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 published = publishing.round(index, strategy, state, number - 1)
@@ -184,7 +184,7 @@ class _OverGrid:
                 norm_bound=server.norm_bound,
                 max_examples=server.max_examples,
                 largest=OVERHEAD + 1024 + 8 * state.params.layout.size,
-                prunes=prunes(self.plan.job),
+                prunes=self.plan.prunes,
             )
             replies = self.grid.send_and_receive(messages, timeout=server.longest)
             sizes = {name: model.size for name, model in models.items()}
