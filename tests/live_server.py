@@ -167,9 +167,10 @@ class Server:
 
     def ended(self) -> dict[str, Any]:
         """How it says that it ended, once all its rounds are done and everybody has heard of it."""
+        until = time.monotonic() + SECONDS
         for device in self.devices:
             while not device.check_in(5.0).HasField("done"):
-                pass
+                assert time.monotonic() < until, f"{device.name} never heard that it is over"
         out, err = self.process.communicate(timeout=SECONDS)
         assert self.process.returncode == 0, err
         assert "Traceback" not in err
