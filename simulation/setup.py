@@ -20,7 +20,7 @@ from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
 from fedloom.simulation.attackers import Attackers, attackers_of, poisoned
-from fedloom.simulation.attacks import NoAttack
+from fedloom.simulation.attacks import none
 from fedloom.simulation.few_labels import few_labels
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.simulation.holdout import HeldBack
@@ -89,7 +89,7 @@ class Prepared:
     choices: Choices
     split: SplitTraining | None = None
     device_of: Callable[[ClientId], Device | None] = lambda client: None
-    attackers: Attackers = Attackers(NoAttack(), frozenset())
+    attackers: Attackers = Attackers(none(), frozenset())
 
     @property
     def curve(self) -> Examples:
