@@ -127,10 +127,7 @@ def prepare(
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
-    create("partitions", job.partition)
-    create("attacks", job.attack)
-    check_split(job)
-    check_names(job)
+    _check_named(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, device, observer.note)
@@ -153,8 +150,6 @@ def prepare(
     for line in inexact(job, model.layout):
         observer.note(line)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
-    activations = Activations(model, memory, disk, cache)
-    choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
     return Prepared(
         job,
         folder,
@@ -163,12 +158,20 @@ def prepare(
         corpus,
         population,
         capacity,
-        activations,
-        choices,
+        Activations(model, memory, disk, cache),
+        Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens),
         split,
         lambda client: by_tier(population.tier(client)),
         attackers,
     )
+
+
+def _check_named(job: Job) -> None:
+    """Raise for what does not fit, as far as that shows before anything is loaded."""
+    create("partitions", job.partition)
+    create("attacks", job.attack)
+    check_split(job)
+    check_names(job)
 
 
 def _capacity(
