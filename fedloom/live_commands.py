@@ -89,8 +89,8 @@ def _client(options: argparse.Namespace) -> int:
     if engine_of(settings) == "torch":
         require_torch()
     if options.check:
-        from fedloom.api import job_of
         from fedloom.client.probe import check
+        from fedloom.sources import job_of
 
         return check(settings, job_of(options.job) if options.job else None)
     write_logs(log, as_json=options.json_log)

@@ -15,7 +15,15 @@ from fedloom.core.registry import Component, create
 from fedloom.core.seeds import stream
 from fedloom.core.types import ClientTask, ClientUpdate, Delta, Refusal
 from fedloom.simulation.attackers import Attackers, attacked, attackers_of
-from fedloom.simulation.attacks import Attack, Spread, alie, gaussian, ipm, largest_hidden, sign_flip
+from fedloom.simulation.attacks import (
+    Attack,
+    Spread,
+    alie,
+    gaussian,
+    ipm,
+    largest_hidden,
+    sign_flip,
+)
 from fedloom.simulation.holdings import Partition
 
 LAYOUT = Layout((TensorSpec("a", (2,)), TensorSpec("b", (1,))))
