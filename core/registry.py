@@ -124,11 +124,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "attacks": {
         "none": "fedloom.simulation.attacks:none",
-        "sign-flip": "fedloom.simulation.attacks:SignFlip",
-        "gaussian": "fedloom.simulation.attacks:Gaussian",
-        "label-flip": "fedloom.simulation.attacks:LabelFlip",
-        "alie": "fedloom.simulation.attacks:Alie",
-        "ipm": "fedloom.simulation.attacks:Ipm",
+        "sign-flip": "fedloom.simulation.attacks:sign_flip",
+        "gaussian": "fedloom.simulation.attacks:gaussian",
+        "label-flip": "fedloom.simulation.attacks:label_flip",
+        "alie": "fedloom.simulation.attacks:alie",
+        "ipm": "fedloom.simulation.attacks:ipm",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",

@@ -56,6 +56,7 @@ class LiveRound:
         began: `time.monotonic` at which this process took the round up.
         answered: clients whose update was yielded.
         gone: clients that will not answer.
+        arrivals: ages of the round at which results came, in seconds, ascending.
     """
 
     opened: OpenRound

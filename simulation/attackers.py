@@ -139,7 +139,7 @@ def _forged(
     spread: Spread | None = None,
 ) -> ClientUpdate:
     noise = stream(task.seed, "attack", round=task.round, client=task.client)
-    forged = Delta(delta.layout, attack.forged(delta.vector, noise, spread))
+    forged = Delta(delta.layout, attack.forge(delta.vector, noise, spread))
     forged = cut_to(forged, _rank(update, task))
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     payload = codec.encode(forged, seed=seed % 2**63)

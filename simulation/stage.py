@@ -22,7 +22,8 @@ from fedloom.server.memories import remembered
 from fedloom.server.round import run_round
 from fedloom.simulation.attackers import attacked
 from fedloom.simulation.branches import Cuts, branched
-from fedloom.simulation.dispatch import Federation, dispatcher
+from fedloom.simulation.dispatch import dispatcher
+from fedloom.simulation.federation import Federation
 from fedloom.simulation.held import Held
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy

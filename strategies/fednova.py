@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.core.work import LocalWork
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
 from fedloom.strategies.compose import Composed
+from fedloom.strategies.decoded import decoded
 from fedloom.strategies.optimizers import Sgd
 from fedloom.strategies.plan import Constant
 
@@ -71,9 +71,7 @@ class NormalisedMean:
         Raises:
             UpdateRefusedError: as `WeightedMean.add`.
         """
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        length, delta = length_of(update.work, update.num_examples), update.delta.dense()
+        length, delta = length_of(update.work, update.num_examples), decoded(update).dense()
         unit = Delta(delta.layout, delta.vector / np.float32(length))
         sums = self.inner.add(total.sums if total else None, replace(update, delta=unit))
         examples = total.examples if total else {}
