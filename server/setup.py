@@ -76,8 +76,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         whole = partial(whole_of, job, folder, classes, dtype=dtype, device=device)
     if corpus is None:
         finish = _Finish(model, classes, whole)
-        own = job, start, classes, files, None, finish, cuts, split
-        return Plan(*own, prunes=prunes(job))
+        return Plan(job, start, classes, files, None, finish, cuts, split, prunes(job))
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
