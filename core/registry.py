@@ -109,6 +109,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "feddyn": "fedloom.tuning.learners.controlled:feddyn",
         "ifca": "fedloom.tuning.learners.clustered:Clustered",
         "pseudo-labels": "fedloom.tuning.learners.pseudo_labels:PseudoLabels",
+        "hetlora": "fedloom.tuning.learners.hetlora:HetLora",
         "scaffold": "fedloom.tuning.learners.controlled:scaffold",
     },
     "devices": {

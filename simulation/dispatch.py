@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Semaphore
@@ -48,20 +48,29 @@ class _Start:
         bytes_down: what each client received for it.
         briefing: what came beside it.
         branches: what clients of a branch start from instead, and what they received for it.
+        cut: the same of those who have a part of the adapter's rank; None where all of it comes.
     """
 
     params: Params
     bytes_down: Mapping[ClientId, int]
     briefing: Briefing
     branches: Mapping[str, Branch]
+    cut: Callable[[int], Branch | None]
 
     def model(self, task: ClientTask) -> Params:
-        return self.branches[task.branch].params if task.branch else self.params
+        own = self._own(task)
+        if own is not None and not task.branch:
+            return own.params  # nothing is beyond its rank
+        return limited(self.params if own is None else own.params, task.rank)
 
     def size(self, task: ClientTask) -> int:
+        own = self._own(task)
+        return self.bytes_down[task.client] if own is None else own.bytes_down
+
+    def _own(self, task: ClientTask) -> Branch | None:
         if task.branch:
-            return self.branches[task.branch].bytes_down
-        return self.bytes_down[task.client]
+            return self.branches[task.branch]
+        return None if task.rank is None else self.cut(task.rank)
 
 
 def dispatcher(
@@ -71,6 +80,7 @@ def dispatcher(
     briefing: Briefing = NOTHING,
     *,
     branches: Mapping[str, Branch] = NO_BRANCHES,
+    cut: Callable[[int], Branch | None] = lambda rank: None,
 ) -> Dispatch:
     """The round's dispatch: every client starts from `params` and `briefing`, as they came down.
 
@@ -83,8 +93,9 @@ def dispatcher(
         bytes_down: what each client received for it.
         briefing: what came beside it.
         branches: what clients of a branch start from instead, and what they received for it.
+        cut: the same of those who have a part of the adapter's rank; None where all of it comes.
     """
-    start = _Start(params, bytes_down, briefing, branches)
+    start = _Start(params, bytes_down, briefing, branches, cut)
     # Updates are encoded in the pool too, beside the training of other chunks: a device is not kept
     # waiting for a processor's work, and no more chunks than it has room for are on it.
     room = Semaphore(federation.capacity.workers)
@@ -119,7 +130,7 @@ def _work(
     federation: Federation, start: _Start, room: Semaphore, chunk: list[ClientTask]
 ) -> list[ClientUpdate | Refusal]:
     """Train a chunk while there is room for it, and make its updates."""
-    params = limited(start.model(chunk[0]), chunk[0].rank)
+    params = start.model(chunk[0])
     with room:
         trained = _train(federation, params, start.briefing, chunk)
     if federation.personal is not None:
@@ -161,8 +172,8 @@ def _fitting(
 
 def _assignment(federation: Federation, params: Params, task: ClientTask) -> Assignment:
     rows, personal = federation.rows_of(task.client), federation.personal
-    own = None if personal is None else own_of(personal, task.client, params)
-    return Assignment(task.client, rows, task.round, task.seed, task.batches, own)
+    own = None if personal is None else limited(own_of(personal, task.client, params), task.rank)
+    return Assignment(task.client, rows, task.round, task.seed, task.batches, own, rank=task.rank)
 
 
 def _keep(personal: ClientVectors, trained: list[tuple[ClientTask, LocalResult]]) -> None:
@@ -191,6 +202,7 @@ def _update(
         cost=result.cost(bytes_down + result.bytes_down),
         model=params.layout,
         steps=result.steps,
+        rank=result.rank,
     )
     cost = replace(update.cost, bytes_up=update.cost.bytes_up + result.bytes_up)
     update = replace(update, cost=_on_device(federation, task, cost, params.layout))

@@ -10,7 +10,7 @@ control is its mean gradient less c, so that the server finds it by itself:
     theta <- theta + lr / |S| sum (theta_k - theta)
     c     <- c + |S| / N  (1 / |S| sum (theta - theta_k) / (tau_k eta_k)  -  c)
 
-FedDyn (Acar et al., ICLR 2021, Algorithm 1):
+FedDyn (Acar et al., ICLR 2021):
 
     h     <- h - alpha / N sum (theta_k - theta)
     theta <- 1 / |S| sum theta_k - h / alpha

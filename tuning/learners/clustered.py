@@ -1,7 +1,7 @@
 """Clients that choose the best of several models, and train that one.
 
 IFCA: Ghosh, Chung, Yin and Ramchandran, "An Efficient Framework for Clustered Federated Learning",
-NeurIPS 2020, https://arxiv.org/abs/2006.04088, Algorithm 1, with model averaging. The strategy of
+NeurIPS 2020, https://arxiv.org/abs/2006.04088, with model averaging. The strategy of
 the same name sends all models; a client takes the one of the lowest loss on the batches that it is
 about to train on, the first of equals, trains it, and says which it was. What it remembers is the
 model that it chose: that is the one by which it is judged.
