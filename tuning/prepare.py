@@ -43,13 +43,15 @@ def check_names(job: Job) -> None:
             learners.append(create("learners", tier.learner))
         if tier.codec is not None:
             create("codecs", tier.codec)
+    useless = not all(getattr(one, "unlabelled", False) for one in learners)
     for stage in job.stages:
-        create("strategies", stage.strategy)
+        strategy = create("strategies", stage.strategy)
+        useless |= getattr(getattr(strategy, "planner", strategy), "own_learner", False)
         if stage.codec_up is not None:
             create("codecs", stage.codec_up)
     check_agreement(job)
     check_emulator(job)
-    if job.data.unlabelled and not all(getattr(one, "unlabelled", False) for one in learners):
+    if job.data.unlabelled and useless:
         text = "every learner must have a use for them, as 'pseudo-labels' has"
         raise ConfigError(f"data.unlabelled = true: {text}")
 
