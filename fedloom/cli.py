@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedloom import __version__
+from fedloom.complaint import complain
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.export_command import add_export
 from fedloom.flower_commands import add_flower_commands
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except FedloomError as error:
-        print(f"fedloom: error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print(f"fedloom: interrupted; {options.resume_hint}", file=sys.stderr)

@@ -19,8 +19,15 @@ from fedloom.core.types import (
 from fedloom.server.admission import Admission, Decode
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.contract import check_applied, check_ranks, check_tasks, hook
+from fedloom.strategies.contract import (
+    check_applied,
+    check_ranks,
+    check_tasks,
+    hook,
+    unwritten,
+)
 from fedloom.strategies.remembering import Memory, folded
+from fedloom.strategies.ways import check_ways
 
 __all__ = ["Decode", "Dispatch", "run_round"]
 
@@ -60,10 +67,11 @@ async def run_round(
             the round. Nothing is lost: `state` is as it was.
     """
     number = cohort.round
-    with hook("configure", number):
+    with hook("configure", number), unwritten(state):
         planned = strategy.configure(state, cohort)
     tasks = check_tasks(planned, state, cohort)
     check_ranks(strategy, tasks.values(), state.params.layout, number)
+    check_ways(tasks.values(), number)
 
     admission, tally = Admission(tasks, state.params.layout, decode), Tally()
     total: Any | None = None
@@ -82,7 +90,7 @@ async def run_round(
             admission.close(update.client)
             tally.accept(update)
 
-    with hook("apply", number):
+    with hook("apply", number), unwritten(state):
         applied = strategy.apply(state, total)
     after, metrics = check_applied(applied, state, number)
     if memory is not None:
