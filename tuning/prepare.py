@@ -15,7 +15,7 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
-from fedloom.tuning.aggregating import check_strategies
+from fedloom.tuning.aggregating import check_strategies, deals_learners
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 from fedloom.tuning.distill import distilling_of
 from fedloom.tuning.keeping import check_keeping
@@ -46,7 +46,7 @@ def check_names(job: Job) -> None:
     useless = not all(getattr(one, "unlabelled", False) for one in learners)
     for stage in job.stages:
         strategy = create("strategies", stage.strategy)
-        useless |= getattr(getattr(strategy, "planner", strategy), "own_learner", False)
+        useless |= deals_learners(strategy)
         if stage.codec_up is not None:
             create("codecs", stage.codec_up)
     check_agreement(job)

@@ -85,6 +85,7 @@ def test_whom_the_strategy_trusts_does_not_attack() -> None:
         ({"attack": {"name": "ipm", "clients": 101}}, "clients = 101; there are 100"),
         ({"attack": {"name": "ipm", "share": 2.0}}, "share = 2.0: 0 to 1"),
         ({"attack": "alie", "codec_up": "scalars"}, "it sends steps along known directions"),
+        ({"attack": "alie", "strategy": "bbtv2"}, "strategy 'bbtv2': its clients send steps along"),
         ({"attack": "alie", "split": {"mode": "v1"}}, "updates of a split model are not forged"),
     ],
 )
