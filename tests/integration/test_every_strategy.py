@@ -70,7 +70,7 @@ class Lines(Quiet):
 def table_of(backbone: Path, strategy: str, kind: str, codec: str) -> dict[str, Any]:
     learner = KINDS[kind].get("learner")
     same = ("scheme", "pool") if isinstance(learner, dict) and codec == "scalars" else ()
-    directions = {name: learner[name] for name in same if name in learner}
+    directions = {name: learner[name] for name in same if learner and name in learner}
     side = {"side": 4} if strategy in ("fedex-lora", "flora") else {}
     data = {"client": "client", "split": "split", **KINDS[kind].get("data", {})}
     return {
