@@ -77,8 +77,8 @@ def described(group: str, name: str) -> Entry:
     if name in known:
         return known[name]
     if (group, name.partition(":")[0]) in DIALECTS:
-        told = str(inspect.signature(find(group, name))).removesuffix(")").removeprefix("(")
-        return Entry(name, typed=tuple(told.split(", ")) if told else ())
+        options = inspect.signature(find(group, name)).parameters.values()
+        return Entry(name, typed=tuple(str(option) for option in options))
     module = name.partition(":")[0]
     if ":" not in name or group not in GROUPS or _source(module) is None:
         raise UnknownNameError(f"{group}: unknown name {name!r}; {nearest(name, known)}")
