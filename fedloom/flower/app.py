@@ -28,6 +28,8 @@ class FlowerApp:
         server: ``module:attribute`` of the ServerApp.
         client: ``module:attribute`` of the ClientApp.
         config: ``run_config``: dotted keys and plain values.
+        resumes_itself: it saves its own state and goes on from there: ``[tool.fedloom]
+            resumes-itself = true``; nothing is to be told it again.
     """
 
     folder: Path
@@ -35,6 +37,7 @@ class FlowerApp:
     server: str
     client: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    resumes_itself: bool = False
 
     def server_app(self) -> Any:
         """The ServerApp; the app's code is run to get it.
@@ -101,7 +104,8 @@ def read_app(folder: str | Path, changes: Iterable[str] = ()) -> FlowerApp:
             raise ConfigError(f"--run-config {key}: the app knows {known}")
         config[key] = convert(type(config[key]), value, f"--run-config {key}")
     name = str(_table(table, "project").get("name", path.name))
-    return FlowerApp(path, name, components["serverapp"], components["clientapp"], config)
+    itself = _table(table, "tool", "fedloom").get("resumes-itself") is True
+    return FlowerApp(path, name, components["serverapp"], components["clientapp"], config, itself)
 
 
 def assigned(texts: Iterable[str], option: str) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def folder_for(
             cannot be resumed.
     """
     path = Path(out or f"runs/{app.name}-app").expanduser()
+    most = 0 if app.resumes_itself else most
     number = uuid4().int >> 65 if live else 1
     told = {
         "app": app.name,
@@ -93,9 +94,10 @@ def folder_for(
             if not (path / "app.json").exists():
                 raise RunError(f"{path} is not empty, --out elsewhere")
             if resume and not overwrite:
-                return AppRun(path, _resumed(path, told), seed, most)
+                number = _resumed(path, told, journal=not app.resumes_itself)
+                return AppRun(path, number, seed, most)
             if not overwrite:
-                left = (path / _JOURNAL).exists()
+                left = app.resumes_itself or (path / _JOURNAL).exists()
                 raise RunError(f"{path} holds a run; {'--resume goes on, ' * left}{_HOW}")
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -106,12 +108,12 @@ def folder_for(
     return AppRun(path, number, seed, most)
 
 
-def _resumed(path: Path, told: dict[str, Any]) -> int:
+def _resumed(path: Path, told: dict[str, Any], *, journal: bool) -> int:
     """The number of the run that is there, where it can go on."""
     found = RunDirectory(path).table("app")
     if (path / "summary.json").exists():
         raise RunError(f"{path} holds this run, finished; {_HOW}")
-    if not (path / _JOURNAL).exists():
+    if journal and not (path / _JOURNAL).exists():
         raise RunError(f"{path} holds a run that kept no journal, and cannot go on; {_HOW}")
     for name, value in told.items():
         if name not in ("folder", "run") and found.get(name) != value:

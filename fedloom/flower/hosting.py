@@ -73,7 +73,7 @@ class Node:
             text = f"the reply has {len(data)} bytes, of at most {largest}"
         except Exception as error:  # what an app puts into a reply may be anything
             data, text = b"", f"the reply cannot be written: {type(error).__name__}: {error}"
-        if data and len(data) <= largest:
+        if data and (reply.has_error() or len(data) <= largest):
             return reply, data
         reply = failed(message, UNANSWERABLE, text)
         return reply, packed(reply)

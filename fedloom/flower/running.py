@@ -47,7 +47,7 @@ def run_server_app(app: FlowerApp, carrier: Carrier, run: AppRun, observer: Obse
     began = time.monotonic()
     journal = Journal(run.journal, most=run.most) if run.most else None
     lines = _Lines(app, run, observer)
-    rounds = Rounds(lines.add)
+    rounds = Rounds(lines.add, after=lines.done if app.resumes_itself else 0)
     context = Context(run.number, 1, {}, RecordDict(), dict(app.config))
     info = RunInfo(app.name, run.path, lines.planned, ("flower",), clients=len(carrier.nodes()))
     observer.started(replace(info, resumed_from=lines.done))

@@ -45,20 +45,22 @@ class _Kind:
 
 
 class Rounds:
-    """Makes a line of every exchange of training on arrays, and of the evaluation after it.
+    """Makes a line of every exchange of training, and of the evaluation after it.
 
     Older apps have an exchange for each node; those of one round name it as their group.
 
     Args:
         done: given each line, once the next round begins or the app ends.
+        after: rounds that are done already.
     """
 
-    def __init__(self, done: Callable[[RoundLine], None]) -> None:
+    def __init__(self, done: Callable[[RoundLine], None], *, after: int = 0) -> None:
         self._done = done
         self._line: RoundLine | None = None
         self._trained = self._judged = _Kind("")
         self._began = self._last = time.monotonic()
-        self._up = self._down = self._count = 0
+        self._up = self._down = 0
+        self._count = after
         self.evaluated: Metrics = {}
 
     @property
@@ -74,7 +76,7 @@ class Rounds:
         kind, group = first.message_type.partition(".")[0], str(first.group_id)
         down, up = sum(map(_bytes_of, messages)), sum(map(_bytes_of, replies))
         self._up, self._down = self._up + up, self._down + down
-        if kind == "train" and _carries(messages, replies):
+        if kind == "train" and up + down:  # without either it is a preparation
             if self._line is None or not group or group != self._trained.group:
                 self.finish()
                 self._count += 1
@@ -132,12 +134,6 @@ def _plain(numbers: Mapping[str, Any]) -> Metrics:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _carries(messages: Sequence[Any], replies: Sequence[Any]) -> bool:
-    """Whether an exchange is about a model, and not a preparation."""
-    contents = (one.content for one in (*messages, *replies) if one.has_content())
-    return any(content.array_records for content in contents)
 
 
 def _bytes_of(message: Any) -> int:
