@@ -6,6 +6,7 @@ until it is where it was; then it goes on with them.
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,12 +32,15 @@ class _Past:
         batches: replies that were given together, by id; and how many messages were sent by then.
         nodes: who was there, the last time that it was asked after so many messages.
         settled: messages that were answered, or withdrawn.
+        done: messages that were answered, since a later one to their node was, but whose reply had
+            not been asked for.
     """
 
     sent: dict[str, Likeness] = field(default_factory=dict)
     batches: list[tuple[dict[str, Place], int]] = field(default_factory=list)
     nodes: dict[int, list[int]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
 
 
 class Recorded:
@@ -55,6 +59,7 @@ class Recorded:
         self._past, self._count, self._batch = _Past(), 0, 0
         self._told: Sequence[int] = ()
         self._contexts: dict[int, bytes] = {}
+        self._held: dict[str, Any] = {}
         self._read()
 
     @property
@@ -86,10 +91,13 @@ class Recorded:
             if self._behind:
                 self._check(message, found)
                 self._count += 1
-                if number in self._past.settled:
+                if number in self._past.done:
+                    self._held[number] = message
+                if number in self._past.settled | self._past.done:
                     return
             else:
-                self._add({"sent": number, **found.written()})
+                node = message.metadata.dst_node_id
+                self._add({"sent": number, "node": node, **found.written()})
         self._carrier.send(message)
 
     def replies(self, ids: Iterable[str]) -> list[Any]:
@@ -101,6 +109,9 @@ class Recorded:
                 return found
             self._batch += 1
             batch = self._batch
+            again = [self._held.pop(number) for number in wanted & self._held.keys()]
+        for message in again:
+            self._carrier.send(message)
         for reply in self._carrier.replies(wanted):
             with self._lock:
                 self._write(reply, batch)
@@ -166,9 +177,12 @@ class Recorded:
     def _read(self) -> None:
         """Take in the journal; a context is given back where its reply is there too."""
         past, waiting, contexts = self._past, dict[str, tuple[int, Place]](), dict[int, Place]()
+        queues, nodes = defaultdict[int, list[str]](list), dict[str, int]()
         for line, place in self._journal.entries():
             if "sent" in line:
                 past.sent[line["sent"]] = Likeness.read(line)
+                nodes[line["sent"]] = line["node"]
+                queues[line["node"]].append(line["sent"])
             elif "nodes" in line:
                 self._told = past.nodes[len(past.sent)] = line["nodes"]
             elif "withdrawn" in line:
@@ -182,9 +196,14 @@ class Recorded:
                 self._batch = line["batch"]
                 past.batches[-1][0][number] = place
                 past.settled.add(number)
+                queue = queues[nodes[number]]
+                if number in queue:  # whatever came before it was answered before it
+                    past.done.update(queue[: queue.index(number)])
+                    del queue[: queue.index(number) + 1]
                 if number in waiting:
                     node, where = waiting.pop(number)
                     contexts[node] = where
+        past.done -= past.settled
         for node, place in contexts.items():
             self._contexts[node] = self._journal.bytes_of(place)
             self._carrier.restore(node, self._contexts[node])

@@ -1,4 +1,4 @@
-"""Virtual nodes in this process: a message is answered when its reply is asked for."""
+"""Virtual nodes in this process: messages are answered when one's reply is asked for."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +35,7 @@ class Simulated:
     ) -> None:
         self._nodes: dict[int, Node] = {}
         self._waiting: dict[str, Any] = {}
+        self._came: dict[str, Any] = {}
         self._seed, self._lock = seed, threading.Lock()
         for place in range(nodes):
             own = {**(node_config or {}), "partition-id": place, "num-partitions": nodes}
@@ -50,14 +51,21 @@ class Simulated:
             self._waiting[message.metadata.message_id] = message
 
     def replies(self, ids: Iterable[str]) -> Iterator[Any]:
-        """Answer messages, one after the other, in the order in which they were sent."""
+        """Answer messages, one after the other, in the order in which they were sent.
+
+        Those that were sent before one that is asked for are answered before it, whether anybody
+        asks for their replies or not.
+        """
         wanted = set(ids)
-        with self._lock:
-            asked = [number for number in self._waiting if number in wanted]
-        for number in asked:
+        while wanted:
             with self._lock:
-                message = self._waiting.pop(number, None)
-                found = [] if message is None else [self._answer(message)]
+                found = [self._came.pop(number) for number in wanted & self._came.keys()]
+                if not found:
+                    if wanted.isdisjoint(self._waiting):
+                        return
+                    message = self._waiting.pop(next(iter(self._waiting)))
+                    self._came[message.metadata.message_id] = self._answer(message)
+            wanted -= {reply.metadata.reply_to_message_id for reply in found}
             yield from found
 
     def withdraw(self, ids: Iterable[str]) -> None:
@@ -65,6 +73,7 @@ class Simulated:
         with self._lock:
             for number in ids:
                 self._waiting.pop(number, None)
+                self._came.pop(number, None)
 
     def is_over(self, ids: Iterable[str]) -> bool:
         """Never: all are answered."""

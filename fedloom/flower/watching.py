@@ -21,15 +21,18 @@ class _Kind:
     """What came of one kind of messages in a round: one exchange, or several of one group."""
 
     group: str
+    asked: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
     weighted: list[tuple[float, Metrics]] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
-    missing: int = 0
 
     def take(self, messages: Sequence[Any], replies: Sequence[Any]) -> None:
         """Take in an exchange."""
         good = [reply for reply in replies if reply.has_content()]
         self.weighted += [_numbers(reply.content) for reply in good]
-        self.missing += len(messages) - len(good)
+        asked = {message.metadata.dst_node_id for message in messages}
+        self.asked |= asked
+        self.failed |= asked - {reply.metadata.src_node_id for reply in good}
         for reply in replies:
             if reply.has_error():
                 why = str(reply.error.reason)
@@ -105,8 +108,8 @@ class Rounds:
         trained, metrics = self._trained, self._trained.mean()
         return replace(
             line,
-            accepted=len(trained.weighted),
-            refused=trained.missing,
+            accepted=len(trained.asked - trained.failed),
+            refused=len(trained.failed),
             refusals=tuple(trained.refusals),
             metrics=metrics,
             loss=next((metrics[name] for name in _LOSSES if name in metrics), math.nan),
@@ -143,5 +146,6 @@ def _bytes_of(message: Any) -> int:
     content = message.content
     arrays = (array for record in content.array_records.values() for array in record.values())
     configs = (value for record in content.config_records.values() for value in record.values())
-    long = sum(len(value) for value in configs if isinstance(value, bytes))
+    lists = (value if isinstance(value, list) else [value] for value in configs)
+    long = sum(len(value) for values in lists for value in values if isinstance(value, bytes))
     return long + sum(len(array.data) for array in arrays)

@@ -114,6 +114,17 @@ def test_a_node_that_is_not_there() -> None:
     assert list(nodes.replies(["m"])) == []
 
 
+def test_what_was_sent_before_is_answered_before() -> None:
+    nodes, seen = Simulated(app, 2, {}), []
+    nodes._nodes[1]._app = lambda message, context: seen.append(message.metadata.message_id)
+    for number in ("first", "second"):
+        nodes.send(asked("query", 1, number))
+    (second,) = nodes.replies(["second"])
+    (first,) = nodes.replies(["first"])
+    assert seen == ["first", "second"]
+    assert [r.metadata.reply_to_message_id for r in (first, second)] == seen
+
+
 def test_global_generators_are_as_they_were() -> None:
     torch = pytest.importorskip("torch")
     with seeded(1, "x"):

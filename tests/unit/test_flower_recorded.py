@@ -149,6 +149,22 @@ def test_who_did_not_answer_in_time_is_not_waited_for_again(started: Started) ->
     assert two.sent == {}
 
 
+def test_what_nobody_asked_the_reply_of_is_not_done_twice(started: Started) -> None:
+    one = Nodes()
+    grid = started(one)
+    (early,) = grid.push_messages([message(1)])
+    list(one.replies([early]))  # nodes answer in the order in which they are asked
+    assert counts(grid.send_and_receive([message(1), message(2)])) == [(1, 2), (2, 1)]
+
+    two = Nodes()
+    grid = started(two)
+    assert list(grid.push_messages([message(1)])) == [early]
+    assert counts(grid.send_and_receive([message(1), message(2)])) == [(1, 2), (2, 1)]
+    assert (two.worked, two.contexts) == ([], {1: b"..", 2: b"."})
+    # Its reply is lost with the process: who asks for it now has it done again.
+    assert counts(grid.pull_messages([early])) == [(1, 3)]
+
+
 @pytest.mark.parametrize(
     "other", [message(1, 2.0), message(1, text="y"), message(2), message(1, rate=0.5)]
 )
