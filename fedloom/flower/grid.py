@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedloom.flower.watching import Sent
+
 __all__ = ["AppGrid", "Carrier"]
 
 _LOOK = 0.02
@@ -58,21 +60,21 @@ class AppGrid(Grid):  # type: ignore[misc, unused-ignore]  # untyped here
 
     Args:
         carrier: of messages.
-        watch: given the messages and replies of each exchange.
+        watch: given what was sent and the replies of each exchange.
         run: number of the run.
     """
 
     def __init__(
         self,
         carrier: Carrier,
-        watch: Callable[[Sequence[Any], Sequence[Any]], None],
+        watch: Callable[[Sequence[Sent], Sequence[Any]], None],
         *,
         run: int = 1,
     ) -> None:
         self._carrier, self._watch = carrier, watch
         self._run = SimpleNamespace(run_id=run)
         self._lock = threading.Lock()
-        self._sent: dict[str, Any] = {}
+        self._sent: dict[str, Sent] = {}
         self._counts = Counter[str]()
 
     def set_run(self, run: Any) -> None:
@@ -142,16 +144,16 @@ class AppGrid(Grid):  # type: ignore[misc, unused-ignore]  # untyped here
             self._counts[kind] += 1
             text = f"{kind}\0{self._counts[kind]}"
             number = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            self._sent[number] = message
+            self._sent[number] = Sent.of(message)
         facts["_message_id"], facts["_run_id"], facts["_src_node_id"] = number, self._run.run_id, 1
         self._carrier.send(message)
         return number
 
-    def _forget(self, ids: Iterable[str]) -> list[Any]:
+    def _forget(self, ids: Iterable[str]) -> list[Sent]:
         with self._lock:
             return [self._sent.pop(number) for number in list(ids)]
 
-    def _tell(self, asked: Sequence[Any], found: Sequence[Any]) -> None:
+    def _tell(self, asked: Sequence[Sent], found: Sequence[Any]) -> None:
         if asked:
             with self._lock:
                 self._watch(asked, found)

@@ -24,7 +24,7 @@ from fedloom.strategies.flower.hosting import identified
 __all__ = ["run_server_app"]
 
 _KEYS = ("num-server-rounds", "num-rounds", "rounds")
-_RESUME = "--resume goes on with the run, where the app is repaired"
+_RESUME = "--resume goes on with the run, once the app is mended"
 
 
 def run_server_app(app: FlowerApp, carrier: Carrier, run: AppRun, observer: Observer) -> Summary:

@@ -10,10 +10,34 @@ from fedloom.core.types import Metrics, Refusal
 from fedloom.results.observe import RoundLine
 from fedloom.strategies.flower.records import EXAMPLES, metrics_of
 
-__all__ = ["Rounds"]
+__all__ = ["Rounds", "Sent"]
 
 _LOSSES = ("train_loss", "loss")
 _EXAMPLES = (EXAMPLES, "num_examples")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is remembered of a message that is out.
+
+    Attributes:
+        kind: its type.
+        group: its group; empty where it has none.
+        node: whom it is for.
+        size: bytes of its arrays and texts.
+    """
+
+    kind: str
+    group: str
+    node: int
+    size: int
+
+    @staticmethod
+    def of(message: Any) -> "Sent":
+        """Of a message."""
+        about = message.metadata
+        group = str(about.group_id)
+        return Sent(about.message_type, group, about.dst_node_id, _bytes_of(message))
 
 
 @dataclass
@@ -26,11 +50,11 @@ class _Kind:
     weighted: list[tuple[float, Metrics]] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
-    def take(self, messages: Sequence[Any], replies: Sequence[Any]) -> None:
+    def take(self, messages: Sequence[Sent], replies: Sequence[Any]) -> None:
         """Take in an exchange."""
         good = [reply for reply in replies if reply.has_content()]
         self.weighted += [_numbers(reply.content) for reply in good]
-        asked = {message.metadata.dst_node_id for message in messages}
+        asked = {message.node for message in messages}
         self.asked |= asked
         self.failed |= asked - {reply.metadata.src_node_id for reply in good}
         for reply in replies:
@@ -71,13 +95,12 @@ class Rounds:
         """Rounds so far."""
         return self._count
 
-    def watch(self, messages: Sequence[Any], replies: Sequence[Any]) -> None:
+    def watch(self, messages: Sequence[Sent], replies: Sequence[Any]) -> None:
         """Take in one exchange."""
         if not messages:
             return
-        first = messages[0].metadata
-        kind, group = first.message_type.partition(".")[0], str(first.group_id)
-        down, up = sum(map(_bytes_of, messages)), sum(map(_bytes_of, replies))
+        kind, group = messages[0].kind.partition(".")[0], messages[0].group
+        down, up = sum(message.size for message in messages), sum(map(_bytes_of, replies))
         self._up, self._down = self._up + up, self._down + down
         if kind == "train" and up + down:  # without either it is a preparation
             if self._line is None or not group or group != self._trained.group:
