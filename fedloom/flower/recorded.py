@@ -32,6 +32,7 @@ class _Past:
         batches: replies that were given together, by id; and how many messages were sent by then.
         nodes: who was there, the last time that it was asked after so many messages.
         settled: messages that were answered, or withdrawn.
+        withdrawn: those that nobody waits for.
         done: messages that were answered, since a later one to their node was, but whose reply had
             not been asked for.
     """
@@ -40,6 +41,7 @@ class _Past:
     batches: list[tuple[dict[str, Place], int]] = field(default_factory=list)
     nodes: dict[int, list[int]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
+    withdrawn: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
 
 
@@ -60,7 +62,17 @@ class Recorded:
         self._told: Sequence[int] = ()
         self._contexts: dict[int, bytes] = {}
         self._held: dict[str, Any] = {}
+        self._broken: RunError | None = None
         self._read()
+
+    def check(self) -> None:
+        """Find a ServerApp that has gone on where it was to be stopped, as older ones do.
+
+        Raises:
+            RunError: it has.
+        """
+        if self._broken is not None:
+            raise self._broken
 
     @property
     def _behind(self) -> bool:
@@ -87,6 +99,7 @@ class Recorded:
         """
         number = message.metadata.message_id
         with self._lock:
+            self.check()
             found = self._likenesses.of(message)
             if self._behind:
                 self._check(message, found)
@@ -122,14 +135,14 @@ class Recorded:
         """Forget messages, now and when the ServerApp is started again."""
         ids = list(ids)
         with self._lock:
-            if not self._behind and not self._past.settled.issuperset(ids):
+            if not self._behind and not self._past.withdrawn.issuperset(ids):
                 self._add({"withdrawn": ids})
         self._carrier.withdraw(ids)
 
     def is_over(self, ids: Iterable[str]) -> bool:
         """Whether messages were waited for in vain before."""
         with self._lock:
-            return self._past.settled.issuperset(ids)
+            return self._past.withdrawn.issuperset(ids)
 
     def kept(self, node: int) -> bytes:
         """As the carrier has it."""
@@ -160,7 +173,8 @@ class Recorded:
         what = "says something else" if before else "was not sent"
         text = f"started again, the ServerApp sends another message than before: {about} {what}"
         more = "its code, its files or its random numbers are others; --overwrite starts afresh"
-        raise RunError(f"{self._journal.path}: {text}; {more}")
+        self._broken = RunError(f"{self._journal.path}: {text}; {more}")
+        raise self._broken
 
     def _write(self, reply: Any, batch: int) -> None:
         number, node = reply.metadata.reply_to_message_id, reply.metadata.src_node_id
@@ -187,6 +201,7 @@ class Recorded:
                 self._told = past.nodes[len(past.sent)] = line["nodes"]
             elif "withdrawn" in line:
                 past.settled.update(line["withdrawn"])
+                past.withdrawn.update(line["withdrawn"])
             elif "context" in line:
                 waiting[line["of"]] = line["context"], place
             else:

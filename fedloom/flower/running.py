@@ -52,10 +52,13 @@ def run_server_app(app: FlowerApp, carrier: Carrier, run: AppRun, observer: Obse
     info = RunInfo(app.name, run.path, lines.planned, ("flower",), clients=len(carrier.nodes()))
     observer.started(replace(info, resumed_from=lines.done))
     try:
+        recorded = None
         if journal is not None:
-            carrier = Recorded(carrier, journal, observer.note)
+            recorded = carrier = Recorded(carrier, journal, observer.note)
         with seeded(run.seed, "app"), _quiet(run.path):
             app.server_app()(AppGrid(carrier, rounds.watch, run=run.number), context)
+        if recorded is not None:
+            recorded.check()
     except Exception as error:
         if journal is not None and journal.kept and not isinstance(error, FedloomError):
             error.add_note(f"{run.path}: {_RESUME}")
