@@ -21,6 +21,7 @@ __all__ = ["Recorded"]
 
 
 Place = tuple[int, int]
+_PATIENCE = 10.0
 
 
 @dataclass
@@ -56,7 +57,8 @@ class Recorded:
 
     def __init__(self, carrier: Carrier, journal: Journal, note: Callable[[str], None]) -> None:
         self._carrier, self._journal, self._note = carrier, journal, note
-        self._lock = threading.RLock()
+        self._lock = threading.Condition()  # around a lock that its thread may take again
+        self._thread = threading.get_ident()
         self._likenesses, self._roughly = Likenesses(), False
         self._past, self._count, self._batch = _Past(), 0, 0
         self._told: Sequence[int] = ()
@@ -101,9 +103,13 @@ class Recorded:
         with self._lock:
             self.check()
             found = self._likenesses.of(message)
+            if number not in self._past.sent and threading.get_ident() != self._thread:
+                # An older app's threads may come in another order: those from before come first.
+                self._lock.wait_for(lambda: not self._behind, timeout=_PATIENCE)
             if self._behind:
                 self._check(message, found)
                 self._count += 1
+                self._lock.notify_all()
                 if number in self._past.done:
                     self._held[number] = message
                 if number in self._past.settled | self._past.done:
