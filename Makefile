@@ -23,7 +23,8 @@ test: .venv/ready test-flower  ## every test
 
 test-flower: $(FLOWER:%=.venv-flower-%/ready)  ## what needs Flower, with two releases of it
 	OMP_NUM_THREADS=1 .venv-flower-$(firstword $(FLOWER))/bin/python -m pytest -n 2 \
-		-k 'conforms or ones_own or messages or comes_back' $(FLOWER_TESTS)
+		-k 'conforms or ones_own or messages or comes_back or ships or apps or flower_hosting \
+		or flower_mailbox or flower_recorded or flower_watching' $(FLOWER_TESTS)
 	OMP_NUM_THREADS=1 .venv-flower-$(lastword $(FLOWER))/bin/python -m pytest -n 2 \
 		--dist worksteal $(FLOWER_TESTS) tests/e2e/*flower*.py
 

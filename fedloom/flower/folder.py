@@ -93,10 +93,10 @@ def folder_for(
         if path.exists() and any(path.iterdir()):
             if not (path / "app.json").exists():
                 raise RunError(f"{path} is not empty, --out elsewhere")
-            if resume and not overwrite:
+            if resume and not overwrite and not _is_blank(path):
                 number = _resumed(path, told, journal=not app.resumes_itself)
                 return AppRun(path, number, seed, most)
-            if not overwrite:
+            if not overwrite and not _is_blank(path):
                 left = app.resumes_itself or (path / _JOURNAL).exists()
                 raise RunError(f"{path} holds a run; {'--resume goes on, ' * left}{_HOW}")
             shutil.rmtree(path)
@@ -106,6 +106,11 @@ def folder_for(
         text = f"{error.filename or path}: cannot be written: {error.strerror}"
         raise RunError(f"{text}; choose another folder with --out") from None
     return AppRun(path, number, seed, most)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether there is nothing to lose: the run had not begun."""
+    return not any((path / name).exists() for name in (_JOURNAL, "metrics.jsonl", "summary.json"))
 
 
 def _resumed(path: Path, told: dict[str, Any], *, journal: bool) -> int:

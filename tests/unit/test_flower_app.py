@@ -98,6 +98,8 @@ def test_a_folder_and_the_run_in_it(tmp_path: Path) -> None:
     app = read_app(written(tmp_path, PARTS + CONFIG))
     out = str(tmp_path / "out")
     live = folder_for(app, out, live=True, nodes=2, most=10)
+    live = folder_for(app, out, live=True, nodes=2, most=10)  # nothing had begun
+    (tmp_path / "out" / "metrics.jsonl").touch()
     with pytest.raises(RunError, match="holds a run; --overwrite runs it again, --out elsewhere"):
         folder_for(app, out)
     with pytest.raises(RunError, match="kept no journal, and cannot go on"):
