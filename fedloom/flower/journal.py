@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,12 @@ class Journal:
         return os.pread(self._file.fileno(), place[1], place[0])
 
     def add(self, line: Mapping[str, Any], data: bytes = b"", *, durable: bool = False) -> bool:
-        """Add an entry; whether the journal still goes on.
+        """Add an entry; whether the journal still goes on: it fits, and the disk takes it.
 
         Args:
             line: plain values.
             data: bytes beside it.
             durable: wait until it is on the disk.
-
-        Raises:
-            RunError: the disk cannot take it.
         """
         if not self.kept:
             return False
@@ -85,15 +83,17 @@ class Journal:
             self._file.flush()
             if durable:
                 os.fsync(self._file.fileno())
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from None
+        except OSError:
+            self.delete()
+            return False
         return True
 
     def delete(self) -> None:
         """It is not needed, or has become too large."""
         self.kept = False
         self.path.unlink(missing_ok=True)
-        self._file.close()
+        with suppress(OSError):  # what could not be written is not missed
+            self._file.close()
 
     def close(self) -> None:
         """Leave it for another start."""

@@ -192,7 +192,8 @@ class Recorded:
 
     def _add(self, line: dict[str, Any], data: bytes = b"", *, durable: bool = False) -> None:
         if self._journal.kept and not self._journal.add(line, data, durable=durable):
-            self._note(f"{self._journal.path} became too large: the run cannot be resumed any more")
+            why = "became too large, or the disk is full"
+            self._note(f"{self._journal.path} {why}: the run cannot be resumed any more")
 
     def _read(self) -> None:
         """Take in the journal; a context is given back where its reply is there too."""

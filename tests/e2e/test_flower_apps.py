@@ -143,7 +143,8 @@ def test_whoever_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         with ending(again):
             assert again.wait(90) == 0, (tmp_path / "server.log").read_text()
             # Half of the distance to the nodes' mean goes in each round.
-            assert "last [0.5, 0.5, 0.5, 0.5]" in again.communicate()[0]
+            assert again.stdout is not None
+            assert "last [0.5, 0.5, 0.5, 0.5]" in again.stdout.read()
         assert [client.wait(60) for client in clients] == [0, 0]
 
     found = lines_of(tmp_path / "live")

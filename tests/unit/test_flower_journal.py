@@ -81,6 +81,20 @@ def test_a_journal_that_becomes_too_large_is_deleted(opened: Open, tmp_path: Pat
     assert not (tmp_path / "j").exists()
 
 
+def test_a_disk_that_is_full_ends_the_journal_and_not_the_run(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = opened()
+    one.add({"a": 1})
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert not one.add({"b": 2}, durable=True)
+    assert not (tmp_path / "j").exists()
+
+
 def test_one_process_at_a_time(opened: Open) -> None:
     one = opened(100)
     with pytest.raises(RunError, match="another process is at this run"):

@@ -195,7 +195,7 @@ def test_a_journal_that_is_too_large_is_given_up_and_said(started: Started) -> N
 
     assert nodes.worked == [1, 1, 1]
     assert len(notes) == 1
-    assert "became too large: the run cannot be resumed any more" in notes[0]
+    assert "became too large, or the disk is full: the run cannot be resumed any more" in notes[0]
 
 
 def test_likeness_tells_contents_apart() -> None:
