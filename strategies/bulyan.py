@@ -3,8 +3,8 @@
 El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
 ICML 2018, https://arxiv.org/abs/1802.07927, section 4: Krum chooses an update, which is set aside,
 until ``theta = n - 2 f`` are chosen; each coordinate is then the mean of the ``beta = theta - 2 f``
-chosen values nearest to their median. It needs ``n >= 4 f + 3``. Clients count alike, whatever
-their examples.
+chosen values nearest to their median; of values that are just as far, those on both sides have the
+same say. It needs ``n >= 4 f + 3``. Clients count alike, whatever their examples.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from fedloom.core.errors import require
 from fedloom.core.layout import Layout, Vector
 from fedloom.strategies.bounds import Bound
 from fedloom.strategies.compose import Composed
-from fedloom.strategies.coordinatewise import by_column, middle
+from fedloom.strategies.coordinatewise import by_column
 from fedloom.strategies.held_cohort import HeldCohort
 from fedloom.strategies.krum import squared_distances
 from fedloom.strategies.optimizers import Sgd
+from fedloom.strategies.order import Statistic
 from fedloom.strategies.over_cohort import OverCohort, check_absent
 from fedloom.strategies.plan import Constant
 
@@ -48,26 +49,8 @@ class Bulyan:
         """The mean around the median of each coordinate of the chosen updates."""
         distances = squared_distances(held, layout)
         chosen = chosen_in_turn(distances, self.f, len(held) - 2 * self.f)
-        return by_column(held, layout, self._around, absent=self.absent, chosen=chosen)
-
-    def _around(self, values: NDArray[np.float32]) -> Vector:
-        """The mean of each row's ``beta`` values nearest to its median.
-
-        In ascending order these are neighbours. From those that start at a to those that start
-        at ``a + 1``, ``s[a + beta]`` comes in for ``s[a]``: it is nearer while
-        ``median - s[a] > s[a + beta] - median``.
-        """
-        beta = values.shape[1] - 2 * self.f
-        if beta <= 0:
-            return np.zeros(len(values), dtype=np.float32)
-        centre = middle(values)[:, None]
-        with np.errstate(over="ignore"):
-            later = centre - values[:, : 2 * self.f] > values[:, beta:] - centre
-        start = later.sum(axis=1, dtype=np.intp)
-        place = np.arange(values.shape[1])[None, :] - start[:, None]
-        inside = (place >= 0) & (place < beta)
-        kept = np.where(inside, values, np.float32(0)) * np.float32(1 / beta)
-        return np.asarray(kept.sum(axis=1), dtype=np.float32)
+        around = Statistic.AROUND
+        return by_column(held, layout, around, self.f, absent=self.absent, chosen=chosen)
 
 
 def bulyan(f: int = 1, lr: float = 1.0, absent: str = "skip") -> Composed:
