@@ -64,14 +64,15 @@ def _of_columns(
     width = max(_TILE // len(chosen), 1)
     for start in range(0, rows.shape[1], width):
         values = np.ascontiguousarray(rows[chosen, start : start + width].T)
-        if statistic is Statistic.MEDIAN:
-            found = _median(values)
-        elif statistic is Statistic.TRIMMED:
-            found = _trimmed(values, f)
-        else:
-            found = _around(values, f)
-        out[start : start + width] = found + np.float32(0)
+        with np.errstate(over="ignore"):  # of distances, and of what equal ends put aside
+            out[start : start + width] = _of_rows(statistic, values, f) + np.float32(0)
     return out
+
+
+def _of_rows(statistic: Statistic, values: NDArray[np.float32], f: int) -> Vector:
+    if statistic is Statistic.MEDIAN:
+        return _median(values)
+    return (_trimmed if statistic is Statistic.TRIMMED else _around)(values, f)
 
 
 def _median(values: NDArray[np.float32]) -> Vector:
@@ -98,8 +99,7 @@ def _around(values: NDArray[np.float32], f: int) -> Vector:
     """The mean of each row around its median."""
     kept = values.shape[1] - 2 * f
     centre = _median(values) + np.float32(0)
-    with np.errstate(over="ignore"):
-        away = np.abs(values - centre[:, None])
+    away = np.abs(values - centre[:, None])
     limit = np.partition(away, kept - 1, axis=1)[:, kept - 1, None]
     nearer, alike = away < limit, away == limit
     shared = _sums(values, alike) * (kept - nearer.sum(axis=1)) / alike.sum(axis=1)
