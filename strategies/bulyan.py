@@ -47,7 +47,7 @@ class Bulyan:
 
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The mean around the median of each coordinate of the chosen updates."""
-        distances = squared_distances(held, layout)
+        distances = squared_distances(held, layout, self.f)
         chosen = chosen_in_turn(distances, self.f, len(held) - 2 * self.f)
         around = Statistic.AROUND
         return by_column(held, layout, around, self.f, absent=self.absent, chosen=chosen)
@@ -82,18 +82,82 @@ def chosen_in_turn(distances: NDArray[np.float64], f: int, count: int) -> NDArra
         Their numbers, in the order of the choice.
     """
     n = len(distances)
-    others = distances.copy()
-    np.fill_diagonal(others, np.inf)
-    order = np.argsort(others, axis=1, kind="stable")
-    ranked = np.take_along_axis(others, order, axis=1)
-    left = np.ones(n, dtype=np.bool_)
+    near = _Nearest(distances, max(n - f - 2, 1))
     chosen: list[int] = []
     for done in range(count):
-        there = left[order]  # of the neighbours of each, nearest first
-        near = there & (np.cumsum(there, axis=1, dtype=np.int32) <= max(n - done - f - 2, 1))
-        score = np.where(near, ranked, 0.0).sum(axis=1)
-        candidates = np.flatnonzero(left)
-        best = int(candidates[np.argmin(score[candidates])])
-        chosen.append(best)
-        left[best] = False
+        chosen.append(near.best())
+        near.remove(chosen[-1], max(n - done - 1 - f - 2, 1))
     return np.array(chosen, dtype=np.intp)
+
+
+class _Nearest:
+    """Sums of distances to the nearest updates, while updates are taken away.
+
+    Sums are carried on: with one update less, and one neighbour less to count, a sum loses the one
+    that went, or else its farthest. What that rounds off is bounded, and whoever may have the least
+    sum within it is added up afresh, so that the choice is that of the plain sums.
+
+    Args:
+        distances: squared, of every two updates.
+        count: how many of the nearest are added up.
+    """
+
+    def __init__(self, distances: NDArray[np.float64], count: int) -> None:
+        others = distances.copy()
+        np.fill_diagonal(others, np.inf)
+        self._rows = np.arange(len(others))
+        self._order = np.argsort(others, axis=1, kind="stable")
+        self._ranked = np.take_along_axis(others, self._order, axis=1)
+        self._place = np.empty_like(self._order)
+        np.put_along_axis(self._place, self._order, self._rows[None, :], axis=1)
+        self._left = np.ones(len(others), dtype=np.bool_)
+        self._begin(count)
+
+    def best(self) -> int:
+        """Of those that are left, the first with the least sum."""
+        left = np.flatnonzero(self._left & (self._infinite == 0))
+        if not len(left):
+            return int(np.argmax(self._left))
+        sums, margin = self._sums[left], self._margin[left]
+        left = left[sums - margin <= (sums + margin).min()]
+        return int(left[np.argmin(self._plain(left))]) if len(left) > 1 else int(left[0])
+
+    def remove(self, gone: int, count: int) -> None:
+        """Take one away, and add up so many of each from now on."""
+        self._left[gone] = False
+        if count == self._count:
+            self._begin(count)
+            return
+        self._count = count
+        place = self._place[:, gone]
+        inside = place <= self._last
+        lost = self._ranked[self._rows, np.where(inside, place, self._last)]
+        finite = np.isfinite(lost)
+        self._sums -= np.where(finite, lost, 0.0)
+        self._infinite -= ~finite
+        self._last -= ~inside
+        self._settle()
+
+    def _begin(self, count: int) -> None:
+        """Add all up afresh."""
+        self._count = count
+        there = self._left[self._order]
+        near = there & (np.cumsum(there, axis=1, dtype=np.int32) <= count)
+        finite = np.isfinite(self._ranked)
+        self._last = len(near) - 1 - np.argmax(near[:, ::-1], axis=1)
+        self._infinite = (near & ~finite).sum(axis=1)
+        self._sums = np.where(near & finite, self._ranked, 0.0).sum(axis=1)
+        # Each of up to 2 n additions and subtractions rounds a number no greater than the first.
+        self._margin = self._sums * (4 * len(near) * np.finfo(np.float64).eps)
+
+    def _settle(self) -> None:
+        """Let the farthest that counts be one that is left."""
+        rows = self._rows[self._left]
+        while len(rows):
+            rows = rows[~self._left[self._order[rows, self._last[rows]]]]
+            self._last[rows] -= 1
+
+    def _plain(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        there = self._left[self._order[rows]]
+        near = there & (np.cumsum(there, axis=1, dtype=np.int32) <= self._count)
+        return np.asarray(np.where(near, self._ranked[rows], 0.0).sum(axis=1))
