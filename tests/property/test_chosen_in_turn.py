@@ -1,4 +1,4 @@
-"""Bulyan's choice with sums that are carried on is that of the plain definition, to the last tie."""
+"""Bulyan's choice with sums that are carried on is that of the plain definition, ties too."""
 
 import numpy as np
 from hypothesis import given, settings
