@@ -159,9 +159,11 @@ def _program(
 def _table(results: Sequence[Result], clients: int) -> Table:
     """Times, memory, and how many times ours they are, of the same cohort.
 
-    Growth is the peak less what the process held when it had imported all, before any update.
+    After the last update is what is left to do then: Flower begins with it, ours holds updates as
+    they come. Growth is the peak less what the process held when it had imported all, before any
+    update.
     """
-    header = ["", "clients", "parameters", "CPU s", "x ours", "wall s"]
+    header = ["", "clients", "parameters", "CPU s", "x ours", "after the last", "wall s"]
     header += ["peak MiB", "growth MiB", "x ours"]
     ours = {r["parameters"]: r for r in results if r["kind"] == "ours" and "failed" not in r}
     out = [header]
@@ -169,11 +171,12 @@ def _table(results: Sequence[Result], clients: int) -> Table:
         label, size = result["label"], result["parameters"]
         if "failed" in result:
             reason = result["failed"].replace("|", "/").splitlines()[-1]
-            out.append([label, str(clients), f"{size:,}", reason, *[""] * 5])
+            out.append([label, str(clients), f"{size:,}", reason, *[""] * 6])
             continue
         own = ours.get(size, result)
         cpu, growth = result["cpu"], _growth(result)
-        times = [f"{cpu:.2f}", f"{cpu / own['cpu']:.2f}", f"{result['wall']:.2f}"]
+        after = result.get("after", cpu if result["kind"] == "flower" else 0.0)
+        times = [f"{cpu:.2f}", f"{cpu / own['cpu']:.2f}", f"{after:.2f}", f"{result['wall']:.2f}"]
         held = [f"{result['memory']:.0f}", f"{growth:.0f}", f"{growth / _growth(own):.2f}"]
         out.append([label, str(clients), f"{size:,}", *times, *held])
     return out

@@ -36,12 +36,14 @@ def main() -> None:
         cpu, wall = cpu - time.process_time(), wall - time.perf_counter()
         total = strategy.accumulate(total, update)
         cpu, wall = cpu + time.process_time(), wall + time.perf_counter()
+    held = cpu
     cpu, wall = cpu - time.process_time(), wall - time.perf_counter()
     state, _ = strategy.apply(state, total)
     cpu, wall = cpu + time.process_time(), wall + time.perf_counter()
     norm = float(np.linalg.norm(state.params.vector.astype(np.float64)))
     found = {
         "cpu": cpu,
+        "after": cpu - held,
         "wall": wall,
         "memory": peak_mib(),
         "floor": floor,
