@@ -30,6 +30,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.plug_in import Whole, whole_of
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
+from fedloom.tuning.ranking import prunes
 from fedloom.tuning.reading import reading_of
 from fedloom.tuning.split_checks import check_split, cut_model
 
@@ -75,27 +76,26 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         whole = partial(whole_of, job, folder, classes, dtype=dtype, device=device)
     if corpus is None:
         finish = _Finish(model, classes, whole)
-        return Plan(job, start, classes, files, finishing=finish, cuts=cuts, split=split)
+        return Plan(job, start, classes, files, None, finish, cuts, split, prunes(job))
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
     activations = Activations(model, memory, disk, cache)
     curve = corpus.curve(job.evaluate.split)
 
-    def judge_on(params: Params, train: Selector, examples: Examples) -> Judge:
-        session = activations.session(params, train, examples)
-        judge = Evaluator(session, examples, capacity.workers)
+    def judge_on(train: Selector, examples: Examples) -> Judge:
+        judge = Evaluator(activations.session, train, examples, workers=capacity.workers)
         return lambda model: judge(model).metrics
 
     def judging(index: int, params: Params) -> Judge:
-        return judge_on(params, job.stages[index].train, curve)
+        return judge_on(job.stages[index].train, curve)
 
     def test(params: Params, whole: Whole | None) -> Finished:
         found = whole.judged(params, corpus.test, capacity.workers) if whole else {}
-        return Finished(judge_on(params, ALL, corpus.test)(params), found)
+        return Finished(judge_on(ALL, corpus.test)(params), found)
 
     finish = _Finish(model, classes, whole, test)
-    return Plan(job, start, classes, files, judging, finish, cuts, split)
+    return Plan(job, start, classes, files, judging, finish, cuts, split, prunes(job))
 
 
 def _check_attack(job: Job) -> None:

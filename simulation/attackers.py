@@ -10,13 +10,15 @@ from fedloom.codecs.base import Codec
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout
+from fedloom.core.ranks import RANK, cut_to, of_rank, widened
 from fedloom.core.registry import create
 from fedloom.core.seeds import derive, stream
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Refusal
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Params, Refusal
 from fedloom.server.round import Dispatch
 from fedloom.simulation.attacks import Attack, Spread
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.strategies.held_cohort import HeldCohort
+from fedloom.tuning.aggregating import deals_learners
 from fedloom.tuning.data import Corpus
 
 __all__ = ["Attackers", "attacked", "attackers_of", "poisoned"]
@@ -108,19 +110,21 @@ def attacked(
                 yield update
                 continue
             task = tasks[update.client]
-            delta = codec_of(task).decode(update.payload, task.selectors.sent(layout))
+            sent = task.selectors.sent(layout)
+            part = of_rank(sent, _rank(update, task))
+            delta = codec_of(task).decode(update.payload, part)
             if learned is None:
                 yield _forged(attack, update, delta, codec_of(task), task)
             else:
-                learned.add(replace(update, payload=None, delta=delta))
+                learned.add(replace(update, payload=None, delta=_whole(delta.dense(), sent)))
                 waiting.append(update)
         if learned is None:
             return
         parts = {own.client: own.layout for own in learned.updates}
-        whole = _spread(learned, layout, len(tasks)) if waiting else None
+        known = _spread(learned, layout, len(tasks)) if waiting else None
         for update in waiting:
             task, part = tasks[update.client], parts[update.client]
-            spread = whole.of(layout, part) if whole is not None else None
+            spread = known.of(layout, part) if known is not None else None
             delta = Delta(part, np.zeros(part.size, dtype=np.float32))
             yield _forged(attack, update, delta, codec_of(task), task, spread)
 
@@ -136,12 +140,25 @@ def _forged(
     spread: Spread | None = None,
 ) -> ClientUpdate:
     noise = stream(task.seed, "attack", round=task.round, client=task.client)
-    forged = Delta(delta.layout, attack.forged(delta.vector, noise, spread))
+    forged = Delta(delta.layout, attack.forge(delta.vector, noise, spread))
+    forged = cut_to(forged, _rank(update, task))
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     payload = codec.encode(forged, seed=seed % 2**63)
     assert update.payload is not None
     up = update.cost.bytes_up - update.payload.nbytes + payload.nbytes
     return replace(update, payload=payload, cost=replace(update.cost, bytes_up=up))
+
+
+def _whole(delta: Delta, sent: Layout) -> Delta:
+    """A change of some tensors with zeros beyond its client's rank."""
+    layout = Layout(tuple(spec for spec in sent if spec.name in delta.layout))
+    return Delta(layout, widened(Params(delta.layout, delta.vector), layout).vector)
+
+
+def _rank(update: ClientUpdate, task: ClientTask) -> int | None:
+    """Of the adapter, what an update has."""
+    said = update.metrics.get(RANK, task.rank)
+    return None if said is None else int(said)
 
 
 def _spread(learned: HeldCohort, layout: Layout, clients: int) -> Spread:
@@ -161,8 +178,12 @@ def _check_travels(job: Job, where: str) -> None:
     if job.split.mode != "none":
         text = "updates of a split model are not forged; 'label-flip' is possible"
         raise ConfigError(f"{where}: split.mode = {job.split.mode!r}: {text}")
+    steps = "steps along known directions, which are not forged"
+    for stage in job.stages:
+        if deals_learners(create("strategies", stage.strategy)):
+            text = f"strategy {stage.strategy.name!r}: its clients send {steps}"
+            raise ConfigError(f"{where}: {text}")
     codecs = [job.up(index) for index in range(len(job.stages))]
     for component in (*codecs, *(tier.codec for tier in job.tiers if tier.codec)):
         if getattr(create("codecs", component), "sends_steps", False):
-            text = "it sends steps along known directions, which are not forged"
-            raise ConfigError(f"{where}: codec {component.name!r}: {text}")
+            raise ConfigError(f"{where}: codec {component.name!r}: it sends {steps}")

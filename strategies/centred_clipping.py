@@ -1,7 +1,7 @@
 """Centred clipping: what is far from the last round's step counts as far as a radius only.
 
 Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021,
-https://arxiv.org/abs/2012.10333, Algorithm 2 and eq. (CC): from ``v``, what the last round came to,
+https://arxiv.org/abs/2012.10333, eq. (CC): from ``v``, what the last round came to,
 
     v <- v + mean_k (x_k - v) min(1, tau / ||x_k - v||)
 
@@ -100,7 +100,7 @@ def clipped_around(v: Vector, held: HeldCohort, layout: Layout, tau: float) -> V
     squares = np.zeros(len(held))
     for block in held.blocks(layout):
         away = _away(v, block)
-        squares += np.square(away, dtype=np.float64).sum(axis=1)
+        squares += np.einsum("ij,ij->i", away, away, dtype=np.float64)
     shares = np.minimum(1.0, tau / np.maximum(np.sqrt(squares), np.finfo(float).tiny))
     weights = (shares / len(held)).astype(np.float32)
     out = v.copy()

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from fedloom.codecs.dense import Float32
-from fedloom.core.errors import ConfigError
+from fedloom.core.errors import StrategyError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
 from fedloom.simulation.branches import Branch
-from fedloom.simulation.dispatch import AHEAD, Federation, _fitting, dispatcher
+from fedloom.simulation.dispatch import AHEAD, _fitting, dispatcher
+from fedloom.simulation.federation import Federation
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
@@ -48,6 +50,7 @@ class FakeLearner:
             self.begun += 1
             self.running += 1
             self.most = max(self.most, self.running)
+        time.sleep(0.002)  # long enough for whoever may begin beside it
         results = [
             LocalResult(
                 client=own.client,
@@ -179,5 +182,7 @@ def test_clients_of_a_branch_start_from_it() -> None:
 
 def test_a_branch_that_is_not_there() -> None:
     given = {name: replace(task, branch="y") for name, task in tasks(2).items()}
-    with pytest.raises(ConfigError, match=r"branch: tasks start from \['y'\]; it has \[\]"):
+    with pytest.raises(
+        StrategyError, match=r"configure, round \d+: branch 'y' of '\w+': it has given \[\]"
+    ):
         asyncio.run(collect(FakeLearner(), given))
