@@ -14,13 +14,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
-from results import write_section
-from running import ROOT
-from tables import markdown
-
 from fedloom.core.errors import RunError
 from fedloom.grid import folder_name, grid_of
 from fedloom.record import Record
+from results import write_section
+from running import ROOT
+from tables import markdown
 
 PAGE = ROOT / "docs" / "strategies.md"
 RESULTS = ROOT / "benchmarks" / "results"
