@@ -36,8 +36,7 @@ class Run:
         row: of the table.
         column: of the table.
         seed: the run's.
-        before: the model's accuracy before the first round.
-        accuracy: the last model's.
+        accuracy: the last model's, on the test split.
         own: the mean of the clients' own models, on examples of theirs; None where they have none.
         machine: what it ran on.
     """
@@ -45,7 +44,6 @@ class Run:
     row: str
     column: str
     seed: int
-    before: float
     accuracy: float
     own: float | None
     machine: str
@@ -89,9 +87,8 @@ def read(name: str, folder: Path) -> list[Run]:
             Run(
                 *PLACES[name](settings),
                 int(settings["seed"]),
-                100 * record.before["accuracy"],
-                100 * record.after["accuracy"],
-                None if own is None else 100 * own,
+                round(100 * record.after["accuracy"], 3),
+                None if own is None else round(100 * own, 3),
                 f"{versions['cpu']}, torch {versions['torch']}",
             )
         )
@@ -160,11 +157,10 @@ def _called(head: str) -> str:
 
 def every_run(groups: Mapping[Place, Sequence[Run]]) -> str:
     """A table with the accuracy of each seed."""
-    head = ["strategy", "", "before", "after, by seed", "after", "own models, by seed"]
+    head = ["strategy", "", "by seed", "mean", "own models, by seed"]
     rows = [
         [
             *place,
-            spread([run.before for run in runs]),
             ", ".join(f"{run.accuracy:.1f}" for run in runs),
             spread([run.accuracy for run in runs]),
             ", ".join(f"{run.own:.1f}" for run in runs if run.own is not None),
