@@ -48,7 +48,7 @@ class Bulyan:
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The mean around the median of each coordinate of the chosen updates."""
         distances = squared_distances(held, layout, self.f)
-        chosen = chosen_in_turn(distances, self.f, len(held) - 2 * self.f)
+        chosen = np.sort(chosen_in_turn(distances, self.f, len(held) - 2 * self.f))
         around = Statistic.AROUND
         return by_column(held, layout, around, self.f, absent=self.absent, chosen=chosen)
 
