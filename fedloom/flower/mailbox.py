@@ -15,6 +15,7 @@ from fedloom.strategies.flower.records import node_of
 __all__ = ["Mailbox"]
 
 _LOOK = 1.0
+_SHORTEST, _LONGEST = 0.01, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +99,15 @@ class Mailbox:
 
     async def next(self, client: str, seconds: float) -> Any | None:
         """The oldest message for a client; None where there is none for so long."""
-        number, until = self.seen(client), time.monotonic() + seconds
+        number, until, pause = self.seen(client), time.monotonic() + seconds, _SHORTEST
         while not self.over:
             with self._lock:
                 if self._out[number]:
                     return self._out[number][0].message
             if time.monotonic() >= until:
                 return None
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause)
+            pause = min(1.2 * pause, _LONGEST)  # many clients that wait long cost little
         return None
 
     def take(self, client: str, reply: Any) -> None:
