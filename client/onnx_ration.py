@@ -91,8 +91,9 @@ class OnnxRation:
         """
         _check(task)
         texts = self._texts(examples)
-        if texts.labels is None or not len(texts):
-            raise DataError("this device has no labelled examples to evaluate on")
+        labelled = self._model.head is None or texts.labels is not None
+        if not labelled or not len(texts):
+            raise DataError("this device has no examples to evaluate on, or none with a label")
         ways = self._ways(texts.lengths(), [np.arange(len(texts))], params)
 
         def scored(way: Way) -> dict[str, float]:
@@ -127,6 +128,7 @@ class OnnxRation:
             directions=directions,
             trained=trained,
             size=params.layout.size,
+            vocabulary=0 if self._model.head else self._model.shape.vocab,
         )
 
     def _session(
