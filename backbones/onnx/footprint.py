@@ -42,9 +42,9 @@ class Footprint:
 
     @property
     def running(self) -> int:
-        """Bytes between two runs, and for a matrix with its product's copy within one."""
+        """Bytes between two runs, and for matrices as they are widened within one."""
         kept = (self.constant + self.words) * 5 // 4
-        return _OWN + kept + self.fed + 2 * self.unpacked + self.mapped
+        return _OWN + kept + self.fed + 6 * self.unpacked + self.mapped
 
 
 @dataclass

@@ -8,6 +8,7 @@ Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018), sect
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.backbones.allocator import give_back
 from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.onnx.blocks import HIDDEN
 from fedloom.backbones.onnx.graph import Graph
@@ -19,7 +20,7 @@ from fedloom.core.errors import ModelError
 
 __all__ = ["ROWS", "WORDS", "WordHead", "word_matrix", "word_names"]
 
-WORDS = 8192
+WORDS = 4096
 """Words at a time."""
 ROWS = 256
 """Tokens at a time."""
@@ -44,7 +45,11 @@ class WordHead:
         graph = Graph()
         x = graph.fed(HIDDEN, (1, "n", self._width))
         written = graph.written(graph.product(x, part, None), (1, "n", part.shape[0]))
-        return Runner(written, threads, alone=False)
+        del graph
+        found = Runner(written, threads, alone=False)
+        del written
+        give_back()
+        return found
 
     def losses(
         self, x: Floats, target: NDArray[np.int64]

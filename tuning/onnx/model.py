@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from fedloom.backbones.allocator import give_back
+from fedloom.backbones.allocator import give_back, return_large_blocks
 from fedloom.backbones.base import Linear
 from fedloom.backbones.families import FAMILIES
 from fedloom.backbones.folder import read_config
@@ -75,6 +75,7 @@ class OnnxModel:
         heads = () if self.head is None else (self.head,)
         self._matrix = None
         if self.head is None:
+            return_large_blocks()  # parts of the vocabulary, widened, left 300 MB of holes
             self._matrix = word_matrix(self.shape, self._weights, self.embedding.tokens)
         self.composition = Composition((*inner, *heads))
         self._weights.release()
