@@ -89,9 +89,9 @@ def cases(name: str, folder: Path, place: Path) -> list[tuple[str, Path, tuple[i
 def folders(place: Path) -> dict[str, Path]:
     """The backbones: two from the cache or the network, one of random weights."""
     import torch
-    from folders import write_folder
 
     from fedloom.backbones.fetch import fetch
+    from folders import write_folder
 
     shape = "qwen2.5-0.5b"
     own = {name: fetch(name) for name in ("minilm", "smollm2")}

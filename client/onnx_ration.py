@@ -24,9 +24,9 @@ from fedloom.tuning.onnx.session import OnnxSession
 from fedloom.tuning.onnx.walk import check, walk
 from fedloom.tuning.ways import Way
 
-__all__ = ["OnnxRation", "check_whole", "learner_of"]
+__all__ = ["LEARNER", "OnnxRation", "check_whole", "learner_of"]
 
-_LEARNER = "finite-difference"
+LEARNER = "finite-difference"
 
 
 class OnnxRation:
@@ -160,8 +160,8 @@ def learner_of(component: Component) -> FiniteDifference:
     Raises:
         ConfigError: it is another than the one that needs no torch.
     """
-    if component.name != _LEARNER:
-        text = f"learner.name = {component.name!r}: a device without torch has {_LEARNER!r}"
+    if component.name != LEARNER:
+        text = f"learner.name = {component.name!r}: a device without torch has {LEARNER!r}"
         raise ConfigError(f"{text}; it can be a tier of its own")
     return cast(FiniteDifference, create("learners", component))
 

@@ -136,7 +136,9 @@ def words_of(backbone: Path | str, rounds: int) -> dict[str, Any]:
     """FedKSeed over a language model: all that travels is sums for the directions of one pool."""
     pool = {"scheme": "pool", "pool": 64, "family": "gaussian", "exact": []}
     stage = {
-        **{"rounds": rounds, "clients_per_round": CLIENTS, "train": ["B"]},
+        "rounds": rounds,
+        "clients_per_round": CLIENTS,
+        "train": ["B"],
         "local": {"lr": 1e-3, "batch_size": 2, "steps": 2},
         "strategy": {"name": "fedkseed"},
     }
@@ -169,8 +171,9 @@ def played(table: dict[str, Any], folder: Path) -> None:
     assert [(line["accepted"], line["refused"]) for line in lines[1:]] == [(CLIENTS, 0)] * 2
     fleet.simulate()
     for line, other in zip(lines, fleet.lines("simulated"), strict=True):
-        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert line["evaluation"] == pytest.approx(other["evaluation"], rel=1e-5)
+        if line["round"]:
+            assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
     moved, others = (tensors(folder / run) for run in ("live", "simulated"))
     assert moved.keys() == others.keys()
     print({n: moved[n] == others[n] for n in moved})
