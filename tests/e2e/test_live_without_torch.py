@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from live_processes import Fleet, era_rows, table_of, tensors
 
@@ -174,9 +175,13 @@ def played(table: dict[str, Any], folder: Path) -> None:
         assert line["evaluation"] == pytest.approx(other["evaluation"], rel=1e-5)
         if line["round"]:
             assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
-    moved, others = (tensors(folder / run) for run in ("live", "simulated"))
-    assert moved.keys() == others.keys()
-    print({n: moved[n] == others[n] for n in moved})
+    live, simulated = (
+        np.frombuffer(tensors(folder / run)["params"], dtype=np.float32)
+        for run in ("live", "simulated")
+    )
+    # A slope that is rounded to the next integer is 2e-3 of lr = 1e-3 of a direction: 1e-5 or less.
+    assert np.abs(live - simulated).max() <= 5e-5
+    assert tensors(folder / "live").keys() == tensors(folder / "simulated").keys()
 
 
 def test_torchless_devices_train_a_language_model(
