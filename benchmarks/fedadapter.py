@@ -18,9 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
-from fedloom.api import recipes, simulate
+from fedloom.api import simulate
 from fedloom.core.config import read_toml
 from fedloom.results.observe import RoundLine, RunInfo, Summary
+from fedloom.sources import recipes
 from results import commit, machine, page, write_section
 
 __all__ = ["ADAPTIVE", "FIXED"]

@@ -22,7 +22,8 @@ from fedloom.core.layout import Selector
 from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork, Params, State
 from fedloom.server.round import run_round
-from fedloom.simulation.dispatch import Federation, dispatcher
+from fedloom.simulation.dispatch import dispatcher
+from fedloom.simulation.federation import Federation
 from fedloom.simulation.holdings import StoredPartition
 from fedloom.simulation.population import Population
 from fedloom.strategies.fedavg import fedavg

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from fedloom.api import recipes, simulate
+from fedloom.api import simulate
 from fedloom.core.config import read_toml
 from fedloom.progress import Quiet
+from fedloom.sources import recipes
 from seeds import add_seeds, each_seed
 
 __all__ = ["WAYS"]

@@ -5,7 +5,6 @@ Nothing here loads either before a worker is made.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,13 +12,14 @@ from fedloom.client.held import Coming, HeldModel
 from fedloom.client.manifest import Manifest, Order, check_inside
 from fedloom.client.outbox import Finished
 from fedloom.client.settings import ClientSettings
+from fedloom.client.which_engine import engine_of
 from fedloom.tuning.data import Corpus
 
 if TYPE_CHECKING:
     from fedloom.client.split_work import SplitWork
     from fedloom.client.tiers import Fit
 
-__all__ = ["Bench", "Working", "engine_of"]
+__all__ = ["Bench", "Working"]
 
 
 class Working(Protocol):
@@ -78,17 +78,3 @@ class Bench:
 
         check_inside(self.manifest, allow=self.settings.allow)
         return Worker(*own, self.folder, self.held, split())
-
-
-def engine_of(settings: ClientSettings) -> str:
-    """``torch`` or ``onnx``: what the owner says, or else torch where it is installed."""
-    if settings.engine != "auto":
-        return settings.engine
-    return "torch" if _is_there("torch") else "onnx"
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:
-        return False

@@ -42,6 +42,7 @@ def finished_of(
         cost=result.cost(received),
         model=model,
         steps=result.steps,
+        rank=result.rank,
     )
     frame = update.payload.frame if update.payload else b""
     finished = Finished(

@@ -10,7 +10,7 @@ from fedloom.client.manifest import Manifest, Order
 from fedloom.codecs.base import Codec
 from fedloom.codecs.branches import branch_received
 from fedloom.codecs.downlink import follow
-from fedloom.codecs.exchange import changed
+from fedloom.codecs.exchange import changed, received
 from fedloom.core.errors import TransferError
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
@@ -57,7 +57,9 @@ class Incoming:
         if order.task.branch:
             return branch_received(self.start, down, payload)
         stages = [stage.selectors for stage in self.manifest.job.stages[: order.stage + 1]]
-        part = self.sent(changed(stages, self.start.layout))
+        part, rank = self.sent(changed(stages, self.start.layout)), order.task.rank
+        if rank is not None and not coming.digest:
+            return received(self.start, down, payload, part, rank=rank)
         base = self._base(coming)
         found = follow(self.start, down, payload, part, base=base, seed=order.task.seed)
         if self.held is not None and coming.digest:

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from fedloom.core.durable import write
+
 __all__ = ["Journal"]
 
 
@@ -21,10 +23,7 @@ class Journal:
         """Note that a task is begun; how many times it has been, this one included."""
         times = self._times(ticket, attempt) + 1
         draft = self._path.with_suffix(".draft")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump({"ticket": ticket, "attempt": attempt, "times": times}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write(draft, json.dumps({"ticket": ticket, "attempt": attempt, "times": times}).encode())
         os.replace(draft, self._path)
         return times
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedloom.backbones.allocator import give_back
-from fedloom.client.engines import engine_of
 from fedloom.client.logs import log
 from fedloom.client.reasons import out_of_memory
 from fedloom.client.settings import ClientSettings
+from fedloom.client.which_engine import engine_of
 from fedloom.core.errors import ModelError
 from fedloom.core.machine import free_memory, resident_memory
 from fedloom.core.sizes import bytes_of, megabytes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 from zlib import crc32
 
-from fedloom.core.durable import sync
+from fedloom.core.durable import sync, write
 from fedloom.core.errors import TransferError
 from fedloom.protos.federation_pb2 import Chunk, UploadHeader, UploadPart, UploadStatus
 
@@ -95,10 +95,10 @@ class Outbox:
             TransferError: the disk does not take it.
         """
         try:
-            _write(self._frame(finished.ticket), frame)
+            write(self._frame(finished.ticket), frame)
             header = self._header(finished.ticket)
             draft = header.with_suffix(".draft")
-            _write(draft, json.dumps(asdict(finished)).encode())
+            write(draft, json.dumps(asdict(finished)).encode())
             os.replace(draft, header)
             sync(self._folder)
         except OSError as error:
@@ -192,10 +192,3 @@ def _safe(ticket: str) -> str:
     if not (0 < len(ticket) <= 100 and ticket.replace("-", "").replace("_", "").isalnum()):
         raise TransferError(f"ticket {ticket!r:.120}: not one of ours", code="protocol")
     return ticket
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -9,11 +9,11 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fedloom.client.engines import engine_of
 from fedloom.client.enrol import default_root
 from fedloom.client.limits import may_not_work, metered, on_power
 from fedloom.client.memory import allowed, bare, spare
 from fedloom.client.settings import ClientSettings, is_callable
+from fedloom.client.which_engine import engine_of
 from fedloom.core.job import Job
 from fedloom.core.machine import cores, free_memory
 from fedloom.core.sizes import megabytes

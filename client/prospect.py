@@ -5,12 +5,12 @@ from tempfile import TemporaryDirectory
 
 from fedloom.backbones.files import resolve
 from fedloom.backbones.formats import scheme_of
-from fedloom.client.engines import engine_of
 from fedloom.client.holdings import read_holdings
 from fedloom.client.manifest import Manifest
 from fedloom.client.memory import Budget, allowed, at_rest, bare
 from fedloom.client.settings import AUTO, ClientSettings
 from fedloom.client.tiers import Fit, chosen, fits
+from fedloom.client.which_engine import engine_of
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.core.job import Job
 from fedloom.tuning.asking import task_of

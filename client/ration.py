@@ -40,6 +40,7 @@ class Ration:
         model: as it is loaded; nothing has been trained yet.
         examples: what it trains on.
         settings: the owner's.
+        device: where it trains.
         budget: what the process may take, and took before the model was loaded.
         scratch: folder for temporary files.
     """

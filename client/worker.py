@@ -160,7 +160,9 @@ class Worker:
             return split.train(learner, training, params, task, briefing)
         rows = np.arange(len(examples))
         own = self._own(order, params, before=task.round)
-        assignment = Assignment(task.client, rows, task.round, task.seed, task.batches, own)
+        own = own and limited(own, task.rank)
+        mine = task.round, task.seed, task.batches, own
+        assignment = Assignment(task.client, rows, *mine, rank=task.rank)
         doing = task, params, learner, assignment, briefing
         result = self._ration.train(*doing, lambda: self._session(order, params))
         if result.kept is not None and result.whole:

@@ -90,6 +90,7 @@ class Downlink:
         self._first = number - state.version  # the number of the stage's version 0
         self._plain: Payload | None = None
         self._forms: dict[int | None, Form] = {}
+        self._cuts: dict[int, Payload] = {}
 
     def form(self, held: int | None) -> Form:
         """The smallest form for a client.
@@ -112,14 +113,28 @@ class Downlink:
         place = self._place(held)
         return b"" if self.ledger is None or place is None else self.ledger.digests[place]
 
+    def cut(self, rank: int) -> Payload | None:
+        """The model as clients of a rank are sent it, made once for all of them.
+
+        None where clients follow the model by what happened to it: that is of all of the model.
+        """
+        if self.ledger is not None:
+            return None
+        if rank not in self._cuts:
+            self._cuts[rank] = self._sent(rank)
+        return self._cuts[rank]
+
     @property
     def plain(self) -> Payload:
         """The model itself, with what is sent beside it."""
         if self._plain is None:
-            version, params = self._state.version, self._state.params
-            told = self._briefing
-            self._plain = sent_down(params, self._codec, self._part, version=version, briefing=told)
+            self._plain = self._sent(None)
         return self._plain
+
+    def _sent(self, rank: int | None) -> Payload:
+        version, params, told = self._state.version, self._state.params, self._briefing
+        own = params, self._codec, self._part
+        return sent_down(*own, version=version, briefing=told, rank=rank)
 
     def _place(self, held: int) -> int | None:
         return None if self.ledger is None else self.ledger.place(held - self._first)

@@ -9,7 +9,7 @@ from fedloom.codecs.base import Codec
 from fedloom.codecs.briefing import with_briefing, without_briefing
 from fedloom.core.errors import CodecError
 from fedloom.core.layout import SIDE, Layout, Vector
-from fedloom.core.ranks import cut_to
+from fedloom.core.ranks import RANK, cut_to, limited, of_rank, widened
 from fedloom.core.seeds import derive
 from fedloom.core.steps import Steps
 from fedloom.core.types import (
@@ -53,25 +53,50 @@ def sent_by(stages: Sequence[Selectors], layout: Layout) -> Layout:
 
 
 def sent_down(
-    params: Params, codec: Codec, part: Layout, *, version: int, briefing: Briefing | None = None
+    params: Params,
+    codec: Codec,
+    part: Layout,
+    *,
+    version: int,
+    briefing: Briefing | None = None,
+    rank: int | None = None,
 ) -> Payload:
-    """The global model's exchanged part as clients receive it, and what is sent beside it."""
-    sent = Delta(part, params.layout.gather(params.vector, part))
+    """The global model's exchanged part as clients receive it, and what is sent beside it.
+
+    Args:
+        params: the model.
+        codec: how it travels.
+        part: the tensors that do.
+        version: of the model.
+        briefing: what is sent beside it.
+        rank: of the adapter, what those clients have; None for all of it.
+    """
+    sent = cut_to(Delta(part, params.layout.gather(params.vector, part)), rank)
     payload = codec.encode(sent, seed=version)
     return Payload(payload.codec, with_briefing(payload.frame, briefing or {}))
 
 
 def received(
-    params: Params, codec: Codec, payload: Payload, part: Layout
+    params: Params, codec: Codec, payload: Payload, part: Layout, *, rank: int | None = None
 ) -> tuple[Params, Briefing]:
     """`params` with the tensors of `part` as they came down, and what came beside them.
+
+    Args:
+        params: what the other tensors are.
+        codec: how the model travels.
+        payload: every byte that came.
+        part: the tensors that did.
+        rank: of the adapter, what was sent of it (`sent_down`); the rest is zero.
 
     Raises:
         CodecError: the payload is cut, corrupt or of another layout.
     """
     frame, briefing = without_briefing(payload.frame)
-    arrived = codec.decode(Payload(payload.codec, frame), part)
-    return params.having(Params(part, arrived.vector)), briefing
+    cut = of_rank(part, rank)
+    arrived = Params(cut, codec.decode(Payload(payload.codec, frame), cut).vector)
+    if rank is None:
+        return params.having(arrived), briefing
+    return limited(params.having(widened(arrived, part)), rank), briefing
 
 
 def client_update(
@@ -85,6 +110,7 @@ def client_update(
     cost: Cost,
     model: Layout,
     steps: Steps | None = None,
+    rank: int | None = None,
 ) -> ClientUpdate:
     """What a client sends for a task: its delta, encoded, and what it cost.
 
@@ -103,6 +129,8 @@ def client_update(
         model: the whole model's tensors, in whose order those that changed are sent.
         steps: what moved along known directions; a codec that does not send such steps sends the
             change that they come to.
+        rank: of the adapter, what the client has come to and so sends; ``rank`` among the metrics
+            says it. None for the task's.
     """
     asked = task.selectors.sent(model)
     sent = Layout(tuple(spec for spec in trained if spec.name in asked))
@@ -110,7 +138,7 @@ def client_update(
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     delta_sent = Delta(sent, vector, steps)
     if not getattr(codec, "sends_steps", False):
-        delta_sent = cut_to(_in_order(delta_sent.dense(), model), task.rank)
+        delta_sent = cut_to(_in_order(delta_sent.dense(), model), rank or task.rank)
     try:
         payload = codec.encode(delta_sent, seed=seed % 2**63)
     except CodecError:
@@ -120,7 +148,7 @@ def client_update(
         round=task.round,
         num_examples=num_examples,
         payload=payload,
-        metrics=metrics,
+        metrics=metrics if rank is None else {**metrics, RANK: float(rank)},
         cost=replace(cost, bytes_up=payload.nbytes if payload else 0),
     )
 

@@ -82,7 +82,8 @@ class Device:
 
         Args:
             cost: its operations and bytes.
-            steps: as in `compute_seconds`, as is `blocks`.
+            steps: as in `compute_seconds`.
+            blocks: as in `compute_seconds`.
         """
         compute = self.compute_seconds(cost.flops, steps=steps, blocks=blocks)
         network = self.network_seconds(up=cost.bytes_up, down=cost.bytes_down)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["sync"]
+__all__ = ["sync", "write"]
 
 
 def sync(path: Path) -> None:
@@ -17,3 +17,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Make a file of these bytes, which are on the disk when this returns; its name may not be.
+
+    Raises:
+        OSError: they are not.
+    """
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

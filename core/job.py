@@ -1,7 +1,7 @@
 """The schema of a job: what a configuration file may say, with every default.
 
 A job is the same for the simulator and a live federation. `job_from` turns a table, as TOML gives
-it, into a `Job`; `fedloom.api.job_of` reads it from a file or a recipe, with changes.
+it, into a `Job`; `fedloom.sources.job_of` reads it from a file or a recipe, with changes.
 """
 
 from collections.abc import Mapping

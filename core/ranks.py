@@ -5,10 +5,15 @@ where that row of A is, and the other way round. What a client of rank r sends h
 All clients scale their products alike, as the adapter does, whatever their rank.
 """
 
+import numpy as np
+
 from fedloom.core.layout import Layout, TensorSpec, Vector
 from fedloom.core.types import Delta, Params
 
-__all__ = ["cut_to", "largest_rank", "limited", "of_rank"]
+__all__ = ["RANK", "cut_to", "factor_pairs", "largest_rank", "limited", "of_rank", "widened"]
+
+RANK = "rank"
+"""Among the metrics of an update: what its client has come to, where it prunes its rank."""
 
 
 def of_rank(layout: Layout, rank: int | None) -> Layout:
@@ -39,6 +44,26 @@ def cut_to(delta: Delta, rank: int | None) -> Delta:
         return delta
     part = of_rank(delta.layout, rank)
     return Delta(part, part.flatten(dict(_cut_tensors(delta.layout, delta.vector, part))))
+
+
+def widened(part: Params, layout: Layout) -> Params:
+    """Tensors as a client of a rank is sent them, with zeros for what they have no room for.
+
+    Args:
+        part: what came.
+        layout: the same tensors of the whole adapter.
+    """
+    vector = np.zeros(layout.size, dtype=np.float32)
+    for name, tensor in part.layout.unflatten(part.vector).items():
+        layout.view(vector, name)[tuple(slice(n) for n in tensor.shape)] = tensor
+    return Params(layout, vector)
+
+
+def factor_pairs(layout: Layout) -> list[tuple[TensorSpec, TensorSpec]]:
+    """A ``[r, d_in]`` and B ``[d_out, r]`` of each module of which clients may have a part."""
+    found = {spec.name: spec for spec in layout if _axis(spec) is not None}
+    pairs = ((spec, found.get(spec.name.replace("lora_A", "lora_B"))) for spec in found.values())
+    return [(a, b) for a, b in pairs if b is not None and "A" in a.tags and "B" in b.tags]
 
 
 def largest_rank(layout: Layout) -> int:

@@ -109,6 +109,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "feddyn": "fedloom.tuning.learners.controlled:feddyn",
         "ifca": "fedloom.tuning.learners.clustered:Clustered",
         "pseudo-labels": "fedloom.tuning.learners.pseudo_labels:PseudoLabels",
+        "hetlora": "fedloom.tuning.learners.hetlora:HetLora",
         "scaffold": "fedloom.tuning.learners.controlled:scaffold",
     },
     "devices": {
@@ -123,11 +124,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "attacks": {
         "none": "fedloom.simulation.attacks:none",
-        "sign-flip": "fedloom.simulation.attacks:SignFlip",
-        "gaussian": "fedloom.simulation.attacks:Gaussian",
-        "label-flip": "fedloom.simulation.attacks:LabelFlip",
-        "alie": "fedloom.simulation.attacks:Alie",
-        "ipm": "fedloom.simulation.attacks:Ipm",
+        "sign-flip": "fedloom.simulation.attacks:sign_flip",
+        "gaussian": "fedloom.simulation.attacks:gaussian",
+        "label-flip": "fedloom.simulation.attacks:label_flip",
+        "alie": "fedloom.simulation.attacks:alie",
+        "ipm": "fedloom.simulation.attacks:ipm",
     },
     "partitions": {
         "natural": "fedloom.simulation.partition:natural",

@@ -102,8 +102,13 @@ def replay(
         for key, scalars in merged.items():
             family.add(piece, key, scalars, start=bounds[0])
 
+    parts = slices(start, start + size, SLICE)
+    if threads == 1:  # starting a thread takes longer than a small model does
+        for bounds in parts:
+            fill(bounds)
+        return result
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(fill, slices(start, start + size, SLICE)):
+        for _ in pool.map(fill, parts):
             pass  # asking for a result raises what its slice raised
     return result
 

@@ -9,7 +9,7 @@ __all__ = ["RunConfig"]
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the run uses this machine; none of it changes what is computed, except `max_tokens`.
+    """How the run uses this machine: it changes results by the order of float additions at most.
 
     Attributes:
         directory: where results go; ``{name}`` and ``{seed}`` are filled in.
@@ -37,23 +37,14 @@ class RunConfig:
     references: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(
-            self.device in ("auto", "cpu", "cuda"), "run.device", self.device, "auto, cpu or cuda"
-        )
+        device = self.device
+        require(device in ("auto", "cpu", "cuda"), "run.device", device, "auto, cpu or cuda")
         for name in ("workers", "memory_gb", "clients_at_once", "cache_gb", "cache_disk_gb"):
-            require(
-                getattr(self, name) >= 0,
-                f"run.{name}",
-                getattr(self, name),
-                "0 or more",
-            )
+            value = getattr(self, name)
+            require(value >= 0, f"run.{name}", value, "0 or more")
         for name in ("checkpoint_every", "keep"):
-            require(
-                getattr(self, name) >= 1,
-                f"run.{name}",
-                getattr(self, name),
-                "1 or more",
-            )
+            value = getattr(self, name)
+            require(value >= 1, f"run.{name}", value, "1 or more")
         for reference in self.references:
             text = "one of central, local"
             require(reference in ("central", "local"), "run.references", reference, text)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedloom.api import recipes
 from fedloom.core.errors import UnknownNameError, nearest
 from fedloom.core.registry import GROUPS, names
 from fedloom.grid import sweeps
+from fedloom.sources import recipes
 
 __all__ = ["Entry", "groups", "listed"]
 

@@ -153,8 +153,8 @@ def _tell_how_to_join(line: str, options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from fedloom.api import job_of
     from fedloom.ending import Ending
+    from fedloom.sources import job_of
 
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: keep the run or delete it")

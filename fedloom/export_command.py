@@ -33,10 +33,10 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from fedloom.api import job_of
     from fedloom.core.config import override
     from fedloom.core.errors import ConfigError
     from fedloom.readable import bytes_text
+    from fedloom.sources import job_of
     from fedloom.tuning.executorch_program import check_installed, write_program
     from fedloom.tuning.forward_program import ForwardProgram, Size
 

@@ -34,9 +34,9 @@ def _app(options: argparse.Namespace) -> int:
     from fedloom.strategies.flower.hosting import flower
 
     flower()
-    from fedloom.api import job_of
     from fedloom.core.config import override
     from fedloom.flower.job_app import write_app
+    from fedloom.sources import job_of
 
     write_app(job_of(options.config, override({}, options.assignments)), Path(options.folder))
     print(f"{options.folder} is written; fedloom run {options.folder}, or flwr run there")

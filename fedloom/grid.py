@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fedloom.api import recipes, table_of
 from fedloom.core.config import merge, override
 from fedloom.core.errors import ConfigError, nearest
+from fedloom.sources import recipes, table_of
 
 __all__ = ["Grid", "Settings", "asked", "folder_name", "grid_of", "short", "sweeps"]
 

@@ -25,10 +25,10 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
 
 
 def _layers(options: argparse.Namespace) -> int:
-    from fedloom.api import job_of
     from fedloom.core.config import override
     from fedloom.progress import Quiet
     from fedloom.simulation.layers import choose_layers
+    from fedloom.sources import job_of
 
     job = job_of(options.config, override({}, options.assignments))
     choice = choose_layers(job, Quiet(), share=options.share, end=options.end)

@@ -78,10 +78,10 @@ def _client(options: argparse.Namespace) -> int:
     from fedloom.security.floor import only_tls13
 
     only_tls13()
-    from fedloom.client.engines import engine_of
     from fedloom.client.logs import log
     from fedloom.client.settings import settings_from
     from fedloom.client.wheels import require_torch
+    from fedloom.client.which_engine import engine_of
     from fedloom.core.logs import write_logs
 
     flags = {k: v for k, v in vars(options).items() if k not in _NO_SETTING and v is not None}
@@ -89,8 +89,8 @@ def _client(options: argparse.Namespace) -> int:
     if engine_of(settings) == "torch":
         require_torch()
     if options.check:
-        from fedloom.api import job_of
         from fedloom.client.probe import check
+        from fedloom.sources import job_of
 
         return check(settings, job_of(options.job) if options.job else None)
     write_logs(log, as_json=options.json_log)

@@ -62,10 +62,10 @@ def _trained(run: Path) -> "tuple[FusedModel, Params, tuple[str, ...]]":
     """The model of a run, what it came to, and the names of its classes."""
     import torch
 
-    from fedloom.api import job_of
     from fedloom.core.emulation import EmulatorConfig
     from fedloom.core.errors import ConfigError, RunError
     from fedloom.results.rundir import RunDirectory
+    from fedloom.sources import job_of
     from fedloom.tuning.asking import task_of
     from fedloom.tuning.build import build_model
     from fedloom.tuning.export import load_adapter

@@ -109,8 +109,8 @@ def _stored(
 
 def _probe(options: argparse.Namespace, folder: Path) -> "Probe":
     """What both folders are judged on; read first, so that a mistake costs no time."""
-    from fedloom.api import job_of
     from fedloom.core.errors import ConfigError, require
+    from fedloom.sources import job_of
     from fedloom.tuning.probe import probe_of
 
     most = options.max_examples

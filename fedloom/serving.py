@@ -7,11 +7,11 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedloom.api import Source, job_of
 from fedloom.core.job import Job
 from fedloom.results.observe import Observer, Summary
 from fedloom.results.rundir import RunDirectory
 from fedloom.security.floor import only_tls13
+from fedloom.sources import Source, job_of
 
 if TYPE_CHECKING:
     from fedloom.server.serve import Open

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from fedloom.api import job_of
 from fedloom.core.config import to_table
 from fedloom.core.errors import FedloomError
 from fedloom.core.job import Job
@@ -15,6 +14,7 @@ from fedloom.record import Record
 from fedloom.results.compare import differences
 from fedloom.results.observe import Observer
 from fedloom.results.rundir import RunDirectory
+from fedloom.sources import job_of
 
 __all__ = ["Outcome", "Started", "run_grid"]
 

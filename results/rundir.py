@@ -17,8 +17,7 @@ plots/*.png, report.html
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from fedloom.results.compare import differences, other_job
 from fedloom.results.history import History, json_values, line_to_json
 from fedloom.results.observe import RoundLine, Summary
 from fedloom.results.versions import versions
+from fedloom.results.whole_files import PARTIAL, replaced, replaced_json, writing
 
 __all__ = ["RunDirectory"]
 
@@ -95,22 +95,22 @@ class RunDirectory:
                 that are no run's, or cannot be written.
         """
         run = RunDirectory.of(job)
-        with _writing(run.path):
+        with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._check_ours()
             if overwrite or run._is_blank():
                 run._delete()
             else:
                 run._check_same(job, resume=resume)
-            _write_json(run.path / "config.json", to_table(job))
-            _write_json(run.path / "versions.json", versions())
+            replaced_json(run.path / "config.json", to_table(job))
+            replaced_json(run.path / "versions.json", versions())
             (run.path / "checkpoints").mkdir(exist_ok=True)
             run.rewind()
         return run
 
     def _check_ours(self) -> None:
         """Raise `RunError` if there are files, and no run that they could belong to."""
-        files = (path for path in self.path.iterdir() if not path.name.endswith(".partial"))
+        files = (path for path in self.path.iterdir() if not path.name.endswith(PARTIAL))
         if not (self.path / "config.json").exists() and any(files):
             text = f"{self.path} is not empty and holds no run; choose another with --out"
             raise RunError(text)
@@ -146,12 +146,12 @@ class RunDirectory:
     def rewind(self) -> None:
         """Forget what came after the last checkpoint; it is written again, or `RunError` raised."""
         path = self.path / "metrics.jsonl"
-        with _writing(path):
+        with writing(path):
             (self.path / "summary.json").unlink(missing_ok=True)
             if path.exists():
                 done = self.last_checkpoint
                 lines = self.history().until(done) if done else History()
-                _write(path, "".join(line_to_json(line) + "\n" for line in lines).encode())
+                replaced(path, "".join(line_to_json(line) + "\n" for line in lines).encode())
 
     @property
     def adapter(self) -> Path:
@@ -198,7 +198,7 @@ class RunDirectory:
             RunError: it cannot be written.
         """
         path = self.path / "metrics.jsonl"
-        with _writing(path), path.open("a", encoding="utf-8") as file:
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(line_to_json(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -224,7 +224,7 @@ class RunDirectory:
             RunError: one cannot be deleted.
         """
         for old in list(self.checkpoints().values())[: -self.keep]:
-            with _writing(old):
+            with writing(old):
                 old.unlink()
 
     def write_partition(
@@ -265,36 +265,11 @@ class RunDirectory:
 
     def _save(self, name: str, value: object) -> None:
         path = self.path / f"{name}.json"
-        with _writing(path):
-            _write_json(path, json_values(value))
+        with writing(path):
+            replaced_json(path, json_values(value))
 
 
 def _thin(ordered: list[int]) -> list[int]:
     """At most 1000 of ascending numbers, evenly spaced by rank."""
     ranks = np.linspace(0, len(ordered) - 1, min(len(ordered), _SIZES_KEPT)).round()
     return [ordered[int(rank)] for rank in ranks]
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """One line for what an operating system says when it does not let us write."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or path
-        text = f"{where}: cannot be written: {error.strerror}; choose another folder with --out"
-        raise RunError(text) from None
-
-
-def _write_json(path: Path, value: object) -> None:
-    _write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file whole: a crash leaves the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

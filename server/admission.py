@@ -12,7 +12,7 @@ import numpy as np
 from fedloom.codecs.base import Codec
 from fedloom.core.errors import CodecError, LayoutError, UpdateRefusedError
 from fedloom.core.layout import Layout
-from fedloom.core.ranks import of_rank
+from fedloom.core.ranks import RANK, largest_rank, of_rank
 from fedloom.core.registry import create
 from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Payload, Selectors
 
@@ -38,7 +38,8 @@ class Admission:
         decode: a payload, and the layout of what its client was asked to send, into a delta.
         travels: which of what a client sends back it holds; all but over a split model.
         closed: the clients whose update is counted; no second one of theirs is.
-        sent: what clients with given selectors, a given cut and rank were asked to send.
+        sent: what clients with given selectors, a given cut and rank are to send.
+        prunes: whether clients may send less of the adapter's rank than they were given.
     """
 
     tasks: Mapping[ClientId, ClientTask]
@@ -47,6 +48,7 @@ class Admission:
     travels: Travels = everything
     closed: set[ClientId] = field(default_factory=set)
     sent: dict[tuple[Selectors, int | None, int | None], Layout] = field(default_factory=dict)
+    prunes: bool = False
 
     def admit(self, update: ClientUpdate) -> ClientUpdate:
         """The update with its delta decoded, if it can be used.
@@ -63,12 +65,13 @@ class Admission:
         if update.client in self.closed:
             text = "an update of this client is already counted"
             raise UpdateRefusedError(text, code="duplicate")
-        delta = self._delta(update, task)
+        rank = self._rank(update, task)
+        delta = self._delta(update, task, rank)
         if update.num_examples <= 0:
             text = f"num_examples = {update.num_examples}: above 0 is allowed"
             raise UpdateRefusedError(text, code="weight")
         try:
-            of_rank(self.layout, task.rank).spans(delta.whole)
+            of_rank(self.layout, rank).spans(delta.whole)
         except LayoutError as error:
             text = f"not the model's tensors: {error}"
             raise UpdateRefusedError(text, code="layout") from None
@@ -83,7 +86,18 @@ class Admission:
         """Refuse whatever else `client` sends in this round."""
         self.closed.add(client)
 
-    def _delta(self, update: ClientUpdate, task: ClientTask) -> Delta:
+    def _rank(self, update: ClientUpdate, task: ClientTask) -> int | None:
+        """Of the adapter, what a client says that it has come to; else what it was given."""
+        said = update.metrics.get(RANK)
+        if not self.prunes or said is None:
+            return task.rank
+        most = largest_rank(self.layout) if task.rank is None else task.rank
+        if said not in range(1, most + 1):
+            text = f"rank = {said:g}: a whole number from 1 to {most} is allowed"
+            raise UpdateRefusedError(text, code="layout")
+        return int(said)
+
+    def _delta(self, update: ClientUpdate, task: ClientTask, rank: int | None) -> Delta:
         if update.delta is not None:
             return update.delta
         if update.payload is None:
@@ -91,7 +105,7 @@ class Admission:
             text = f"the client sent no delta; it reports {measured or 'nothing'}"
             raise UpdateRefusedError(text, code="no-delta")
         try:
-            return self._decode(task)(update.payload, self._sent(task))
+            return self._decode(task)(update.payload, self._sent(task, rank))
         # Any error: a codec may come from anyone, and what it reads comes from a client.
         except Exception as error:
             text = f"the payload cannot be decoded: {type(error).__name__}: {error}"
@@ -104,9 +118,9 @@ class Admission:
             return self.decode
         return cast(Codec, create("codecs", task.codec)).decode
 
-    def _sent(self, task: ClientTask) -> Layout:
-        alike = task.selectors, task.bottom, task.rank
+    def _sent(self, task: ClientTask, rank: int | None) -> Layout:
+        alike = task.selectors, task.bottom, rank
         if alike not in self.sent:
-            asked = of_rank(task.selectors.sent(self.layout), task.rank)
+            asked = of_rank(task.selectors.sent(self.layout), rank)
             self.sent[alike] = self.travels(task, asked)
         return self.sent[alike]

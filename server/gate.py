@@ -46,6 +46,7 @@ class Gate:
         travels: which of what a client sends back it holds; all but over a split model.
         device_of: which device a client has; None where none is modelled.
         examples_of: how many training examples it holds.
+        prunes: whether clients may send less of the adapter's rank than they were given.
     """
 
     tasks: Mapping[ClientId, ClientTask]
@@ -58,6 +59,7 @@ class Gate:
     travels: Travels = everything
     device_of: Callable[[ClientId], Device | None] = lambda client: None
     examples_of: Callable[[ClientId], int] = lambda client: 0
+    prunes: bool = False
 
     def size(self, result: Result) -> None:
         """Check what a header declares, before any memory is taken.
@@ -106,7 +108,8 @@ class Gate:
             cost=self._on_device(ticket.client, cost),
             attempt=ticket.attempt,
         )
-        return Admission(self.tasks, self.layout, self.decode, self.travels).admit(update)
+        own = self.tasks, self.layout, self.decode, self.travels
+        return Admission(*own, prunes=self.prunes).admit(update)
 
     def _on_device(self, client: ClientId, cost: Cost) -> Cost:
         """The cost with what the measured seconds draw, and the seconds that the model says."""

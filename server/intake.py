@@ -46,6 +46,7 @@ class Intake:
         max_examples: largest weight that a client may claim.
         gate: the open round's; None between rounds.
         loop: where the coroutines run; `uploads` is touched in it only.
+        pool: threads for what takes long beside it.
     """
 
     board: Board

@@ -37,17 +37,17 @@ from fedloom.server.intake import Intake
 from fedloom.server.judged import judged
 from fedloom.server.ledger import Ledger
 from fedloom.server.live_round import LiveRound, Stopped, TooFewError
-from fedloom.server.memories import memory_of
+from fedloom.server.memories import remembered
 from fedloom.server.plan import Plan
 from fedloom.server.publishing import Published, Publishing
 from fedloom.server.records import OpenRound
 from fedloom.server.register import Register
+from fedloom.server.remembered import Remembered
 from fedloom.server.round import run_round
 from fedloom.server.segments import Segments
 from fedloom.server.selection import choose, count, placed
 from fedloom.server.standing import Standing
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.remembering import Memory
 
 if TYPE_CHECKING:
     from fedloom.server.split_hosting import Hosting
@@ -108,9 +108,10 @@ class Live:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         later = sum(later.rounds for later in self.plan.job.stages[index + 1 :])
         self._stand(rounds=last + later)
-        with memory_of(strategy, self.plan.job, index, state, done=first - 1) as memory:
+        stands = strategy, self.plan.job, index, state
+        with remembered(*stands, done=first - 1, prunes=self.plan.prunes) as kept:
             for number in range(first, last + 1):
-                state, report = self._round(number, index, strategy, state, memory)
+                state, report = self._round(number, index, strategy, state, kept)
                 state, report = judged(strategy, state, report, partial(self._candidate, index))
                 seconds = time.perf_counter() - self._began
                 self._seconds.append(seconds)
@@ -173,7 +174,7 @@ class Live:
         )
 
     def _round(
-        self, number: int, index: int, strategy: Strategy, state: State, memory: Memory | None
+        self, number: int, index: int, strategy: Strategy, state: State, kept: Remembered
     ) -> tuple[State, RoundReport]:
         job, stage = self.plan.job, self.plan.job.stages[index]
         up = cast(Codec, create("codecs", job.up(index)))
@@ -189,8 +190,8 @@ class Live:
             far, bound = self.hosting, job.server.norm_bound
             whole = far.whole(dispatch, state.params, bound) if far else dispatch
             try:
-                playing = run_round(strategy, state, cohort, whole, decode=up.decode, memory=memory)
-                return asyncio.run(playing)
+                own = strategy, state, cohort, whole
+                return asyncio.run(run_round(*own, decode=up.decode, kept=kept))
             except TooFewError:
                 self.observer.note(
                     f"round {number}: {len(dispatch.answered)} updates, fewer than "
@@ -244,6 +245,7 @@ class Live:
             travels=self.plan.split.up if self.plan.split else everything,
             device_of=lambda client: by_tier(known[client].tier),
             examples_of=lambda client: known[client].num_examples,
+            prunes=self.plan.prunes,
         )
 
     def _open(self, number: int, index: int, stage: Stage, drawn: int) -> OpenRound:

@@ -56,6 +56,7 @@ class LiveRound:
         began: `time.monotonic` at which this process took the round up.
         answered: clients whose update was yielded.
         gone: clients that will not answer.
+        arrivals: ages of the round at which results came, in seconds, ascending.
     """
 
     opened: OpenRound
@@ -185,8 +186,8 @@ class LiveRound:
 
     def _offer(self, ticket: Ticket, task: ClientTask, largest: int, ends: float) -> Offer:
         order = order_of(task, self.stage)
-        model = self.branches[task.branch] if task.branch else self.models.content
-        forms = None if task.branch else self.models
+        own = self.branches[task.branch] if task.branch else self.models.cut(task.rank)
+        model, forms = (self.models.content, self.models) if own is None else (own, None)
         return Offer(ticket, order, model.sha256, model.size, ends, largest, forms)
 
 

@@ -1,7 +1,7 @@
-"""What a stage's strategy remembers of each client, beside the checkpoints of the run."""
+"""What is remembered of each client in a stage, beside the checkpoints of the run."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import cast
 
 from fedloom.core.client_vectors import ClientVectors
@@ -9,10 +9,12 @@ from fedloom.core.job import Job
 from fedloom.core.layout import Layout
 from fedloom.core.types import State
 from fedloom.results.rundir import RunDirectory
+from fedloom.server.pruned_ranks import RECORD, PrunedRanks
+from fedloom.server.remembered import Remembered
 from fedloom.strategies.base import Remembering, Strategy
 from fedloom.strategies.remembering import Memory, layout_of
 
-__all__ = ["facts_of", "memory_of"]
+__all__ = ["facts_of", "remembered"]
 
 
 def facts_of(job: Job, layout: Layout) -> dict[str, str | int]:
@@ -21,32 +23,38 @@ def facts_of(job: Job, layout: Layout) -> dict[str, str | int]:
 
 
 @contextmanager
-def memory_of(
-    strategy: Strategy, job: Job, index: int, state: State, *, done: int
-) -> Iterator[Memory | None]:
-    """The memory of a stage's strategy, in the run's folder; None where it remembers nothing.
+def remembered(
+    strategy: Strategy, job: Job, index: int, state: State, *, done: int, prunes: bool = False
+) -> Iterator[Remembered]:
+    """What is remembered of each client in a stage, in the run's folder.
 
     Args:
-        strategy: whose it is.
+        strategy: the stage's.
         job: the job.
         index: which of its stages.
         state: where the stage stands; one that has had no round begins with no records.
         done: rounds of the run that are done.
+        prunes: whether clients may give up some of their rank for good.
 
     Raises:
-        RunError: the file cannot be used, is of another run, or lacks rounds that are done.
+        RunError: a file cannot be used, is of another run, or lacks rounds that are done.
     """
     model, stage = state.params.layout, job.stages[index]
     layout = layout_of(strategy, stage.selectors.sent(model))
-    if not layout.specs:
-        yield None
-        return
-    directory = RunDirectory.of(job)
-    path = directory.path / "remembered" / f"stage-{index}.sqlite"
+    directory, fresh = RunDirectory.of(job), not state.version
     run = {**facts_of(job, model), "strategy": stage.strategy.name}
-    fresh, checkpoints = not state.version, directory.checkpoints
-    records = ClientVectors(path, layout, run, done=done, fresh=fresh, checkpoints=checkpoints)
-    try:
-        yield Memory(cast(Remembering, strategy), layout, records)
-    finally:
-        records.close()
+    memory, pruned = None, None
+
+    with ExitStack() as files:
+
+        def records(name: str, record: Layout) -> ClientVectors:
+            path, rounds = directory.path / "remembered" / name, directory.checkpoints
+            made = ClientVectors(path, record, run, done=done, fresh=fresh, checkpoints=rounds)
+            return files.enter_context(closing(made))
+
+        if layout.specs:
+            own = records(f"stage-{index}.sqlite", layout)
+            memory = Memory(cast(Remembering, strategy), layout, own)
+        if prunes:
+            pruned = PrunedRanks(records(f"ranks-{index}.sqlite", RECORD))
+        yield Remembered(memory, pruned)

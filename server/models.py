@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from fedloom.codecs.downlink import Downlink, Form
-from fedloom.core.types import ClientId
+from fedloom.core.types import ClientId, Payload
 from fedloom.server.contents import Content, Contents
 
 __all__ = ["Given", "Holding", "Models"]
@@ -81,6 +81,18 @@ class Models:
             self._sizes[client] = content.size
         return Given(content, form.base, form.keeps, self._downlink.digest, first)
 
+    def cut(self, rank: int | None) -> Content | None:
+        """What clients of a rank download; None for those who are given the whole adapter.
+
+        Args:
+            rank: of the adapter, what the clients have; None for all of it.
+        """
+        payload = None if rank is None else self._downlink.cut(rank)
+        if payload is None:
+            return None
+        with self._lock:
+            return self._put(payload)
+
     def size(self, client: ClientId) -> int:
         """Bytes that a client was given; of the whole model where that is not known any more."""
         return self._sizes.get(client, self.content.size)
@@ -94,8 +106,11 @@ class Models:
 
     def _offered(self, form: Form) -> Content | None:
         """The address of a form; None where it is too late to offer it."""
-        if form is self._whole or self._addresses is None:
+        return None if form is self._whole else self._put(form.payload)
+
+    def _put(self, payload: Payload) -> Content | None:
+        if self._addresses is None:
             return None
-        content = self._contents.put_bytes(bytes(form.payload.frame))
+        content = self._contents.put_bytes(bytes(payload.frame))
         self._addresses.add(content.sha256)
         return content

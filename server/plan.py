@@ -47,6 +47,7 @@ class Plan:
             split; None where nothing is to be done.
         cuts: what clients of a split model can hold; None where they all take the same.
         split: how clients share the model with this server; None where they hold all of it.
+        prunes: whether clients may give up some of their rank for good.
     """
 
     job: Job
@@ -57,3 +58,4 @@ class Plan:
     finishing: Finishing | None = None
     cuts: CutTable | None = None
     split: "SplitPlan | None" = None
+    prunes: bool = False

@@ -17,10 +17,11 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.server.admission import Admission, Decode
+from fedloom.server.remembered import NOTHING, Remembered
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.contract import check_applied, check_ranks, check_tasks, hook
-from fedloom.strategies.remembering import Memory, folded
+from fedloom.strategies.remembering import folded
 
 __all__ = ["Decode", "Dispatch", "run_round"]
 
@@ -36,7 +37,7 @@ async def run_round(
     dispatch: Dispatch,
     *,
     decode: Decode,
-    memory: Memory | None = None,
+    kept: Remembered = NOTHING,
 ) -> tuple[State, RoundReport]:
     """Hand out the work of one round and fold what comes back into the next state.
 
@@ -50,7 +51,7 @@ async def run_round(
         dispatch: hands tasks out and yields updates in any order, or a refusal in place of one
             that it did not let in.
         decode: a payload, and the layout of what its client was asked to send, into a delta.
-        memory: what the strategy remembers of each client; None where that is nothing.
+        kept: what is remembered of each client.
 
     Returns:
         The next state, and what happened.
@@ -59,16 +60,17 @@ async def run_round(
         StrategyError: the strategy raised or broke its contract; the message names the hook and
             the round. Nothing is lost: `state` is as it was.
     """
-    number = cohort.round
+    number, memory = cohort.round, kept.memory
     with hook("configure", number):
         planned = strategy.configure(state, cohort)
     tasks = check_tasks(planned, state, cohort)
+    kept.begin(number)
+    tasks = kept.limited(tasks)
     check_ranks(strategy, tasks.values(), state.params.layout, number)
 
-    admission, tally = Admission(tasks, state.params.layout, decode), Tally()
+    layout, tally = state.params.layout, Tally()
+    admission = Admission(tasks, layout, decode, prunes=kept.pruned is not None)
     total: Any | None = None
-    if memory is not None:
-        memory.begin(number)
     async for update in dispatch(tasks):
         if isinstance(update, Refusal):
             tally.refuse(update.client, update.reason)
@@ -81,10 +83,10 @@ async def run_round(
         else:
             admission.close(update.client)
             tally.accept(update)
+            kept.note(update)
 
     with hook("apply", number):
         applied = strategy.apply(state, total)
     after, metrics = check_applied(applied, state, number)
-    if memory is not None:
-        memory.commit(number)
+    kept.commit(number)
     return after, tally.report(number, metrics)

@@ -30,6 +30,7 @@ from fedloom.tuning.examples import Examples
 from fedloom.tuning.export import export_adapter
 from fedloom.tuning.plug_in import Whole, whole_of
 from fedloom.tuning.prepare import check_names, check_selectors, dtype_of, folder_of
+from fedloom.tuning.ranking import prunes
 from fedloom.tuning.reading import reading_of
 from fedloom.tuning.split_checks import check_split, cut_model
 
@@ -75,7 +76,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         whole = partial(whole_of, job, folder, classes, dtype=dtype, device=device)
     if corpus is None:
         finish = _Finish(model, classes, whole)
-        return Plan(job, start, classes, files, finishing=finish, cuts=cuts, split=split)
+        return Plan(job, start, classes, files, None, finish, cuts, split, prunes(job))
     capacity = measure_capacity(model, device, workers=job.run.workers, memory_gb=job.run.memory_gb)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
     cache = Path(job.server.directory) / "cache"
@@ -95,7 +96,7 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
         return Finished(judge_on(params, ALL, corpus.test)(params), found)
 
     finish = _Finish(model, classes, whole, test)
-    return Plan(job, start, classes, files, judging, finish, cuts, split)
+    return Plan(job, start, classes, files, judging, finish, cuts, split, prunes(job))
 
 
 def _check_attack(job: Job) -> None:

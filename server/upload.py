@@ -22,6 +22,10 @@ class Entry:
     """One payload, and the stream that may add to it.
 
     Attributes:
+        payload: what has arrived of it.
+        size: bytes declared.
+        sha256: digest declared.
+        touched: when something last arrived, by the clock of the uploads.
         lock: held while a blocking call works on the payload.
         handle: of the stream; None while there is none.
         whole: whether it was finished: its bytes belong to who asked for them.

@@ -10,9 +10,10 @@ from fedloom.codecs.base import Codec
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job
 from fedloom.core.layout import Layout
+from fedloom.core.ranks import RANK, cut_to, of_rank, widened
 from fedloom.core.registry import create
 from fedloom.core.seeds import derive, stream
-from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Refusal
+from fedloom.core.types import ClientId, ClientTask, ClientUpdate, Delta, Params, Refusal
 from fedloom.server.round import Dispatch
 from fedloom.simulation.attacks import Attack, Spread
 from fedloom.simulation.holdings import Partition, StoredPartition
@@ -108,19 +109,21 @@ def attacked(
                 yield update
                 continue
             task = tasks[update.client]
-            delta = codec_of(task).decode(update.payload, task.selectors.sent(layout))
+            sent = task.selectors.sent(layout)
+            part = of_rank(sent, _rank(update, task))
+            delta = codec_of(task).decode(update.payload, part)
             if learned is None:
                 yield _forged(attack, update, delta, codec_of(task), task)
             else:
-                learned.add(replace(update, payload=None, delta=delta))
+                learned.add(replace(update, payload=None, delta=_whole(delta.dense(), sent)))
                 waiting.append(update)
         if learned is None:
             return
         parts = {own.client: own.layout for own in learned.updates}
-        whole = _spread(learned, layout, len(tasks)) if waiting else None
+        known = _spread(learned, layout, len(tasks)) if waiting else None
         for update in waiting:
             task, part = tasks[update.client], parts[update.client]
-            spread = whole.of(layout, part) if whole is not None else None
+            spread = known.of(layout, part) if known is not None else None
             delta = Delta(part, np.zeros(part.size, dtype=np.float32))
             yield _forged(attack, update, delta, codec_of(task), task, spread)
 
@@ -136,12 +139,25 @@ def _forged(
     spread: Spread | None = None,
 ) -> ClientUpdate:
     noise = stream(task.seed, "attack", round=task.round, client=task.client)
-    forged = Delta(delta.layout, attack.forged(delta.vector, noise, spread))
+    forged = Delta(delta.layout, attack.forge(delta.vector, noise, spread))
+    forged = cut_to(forged, _rank(update, task))
     seed = derive(task.seed, "codec", round=task.round, client=task.client)
     payload = codec.encode(forged, seed=seed % 2**63)
     assert update.payload is not None
     up = update.cost.bytes_up - update.payload.nbytes + payload.nbytes
     return replace(update, payload=payload, cost=replace(update.cost, bytes_up=up))
+
+
+def _whole(delta: Delta, sent: Layout) -> Delta:
+    """A change of some tensors with zeros beyond its client's rank."""
+    layout = Layout(tuple(spec for spec in sent if spec.name in delta.layout))
+    return Delta(layout, widened(Params(delta.layout, delta.vector), layout).vector)
+
+
+def _rank(update: ClientUpdate, task: ClientTask) -> int | None:
+    """Of the adapter, what an update has."""
+    said = update.metrics.get(RANK, task.rank)
+    return None if said is None else int(said)
 
 
 def _spread(learned: HeldCohort, layout: Layout, clients: int) -> Spread:

@@ -6,9 +6,10 @@ tensors and codec. Those of ``alie`` and ``ipm`` collude: they wait for each oth
 all attackers of the round had learned honestly, but nothing of the honest clients.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,18 @@ from fedloom.core.errors import require
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.seeds import Stream
 
-__all__ = ["Alie", "Attack", "Gaussian", "Ipm", "LabelFlip", "NoAttack", "SignFlip", "Spread"]
+__all__ = [
+    "Attack",
+    "Forge",
+    "Spread",
+    "alie",
+    "gaussian",
+    "ipm",
+    "label_flip",
+    "largest_hidden",
+    "none",
+    "sign_flip",
+]
 
 
 @dataclass(frozen=True)
@@ -41,140 +53,100 @@ class Spread:
         return Spread(mean, deviation, self.clients, self.attackers)
 
 
-class Attack(Protocol):
-    """An attack; ``poisons`` says that it changes labels, ``colludes`` that `forged` has a spread.
-
-    One that does neither changes updates one by one.
-    """
-
-    @property
-    def share(self) -> float:
-        """Share of all clients that attack."""
-        ...
-
-    @property
-    def clients(self) -> int:
-        """How many clients attack; 0 for the share."""
-        ...
-
-    @property
-    def colludes(self) -> bool:
-        """Whether attackers know each other's honest updates."""
-        ...
-
-    @property
-    def poisons(self) -> bool:
-        """Whether attackers learn honestly from changed labels."""
-        ...
-
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """What an attacker sends in place of `delta`, float32 ``[n]``.
-
-        Args:
-            delta: what it learned; never written to.
-            noise: random numbers of its own, of this round.
-            spread: what colluding attackers know of the same tensors; None for others.
-        """
-        ...
+Forge: TypeAlias = Callable[[Vector, Stream, Spread | None], Vector]
 
 
 @dataclass(frozen=True)
-class NoAttack:
-    """Everybody is honest."""
+class Attack:
+    """What attackers do, and how many they are.
 
-    share: float = 0.0
-    clients: int = 0
+    Attributes:
+        forge: what an attacker sends, float32 ``[n]``, in place of what it learned: given that,
+            which is never written to; random numbers of its own, of this round; and what colluding
+            attackers know of the same tensors, None for others.
+        share: of all clients that attack.
+        clients: that attack; 0 for the share.
+        colludes: whether attackers know each other's honest updates.
+        poisons: whether attackers learn honestly from changed labels.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    forge: Forge
+    share: float
+    clients: int
     colludes: bool = False
     poisons: bool = False
 
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """The delta."""
-        return delta
+    def __post_init__(self) -> None:
+        require(0 <= self.share <= 1, "share", self.share, "0 to 1")
+        require(self.clients >= 0, "clients", self.clients, "0 (the share) or more")
 
 
-def none() -> NoAttack:
+def none() -> Attack:
     """Everybody is honest."""
-    return NoAttack()
+    return Attack(_honest, share=0.0, clients=0)
 
 
-@dataclass(frozen=True)
-class SignFlip:
+def sign_flip(share: float = 0.2, clients: int = 0, strength: float = 1.0) -> Attack:
     """The opposite of what was learned, ``-strength delta``.
 
     The reversed gradient of Blanchard et al., NeurIPS 2017, https://arxiv.org/abs/1703.02757.
 
-    Attributes:
+    Args:
         share: of all clients that attack.
         clients: that attack; 0 for the share.
         strength: what the opposite is multiplied by.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
+    _check(strength)
 
-    share: float = 0.2
-    clients: int = 0
-    strength: float = 1.0
-    colludes = False
-    poisons = False
+    def forge(delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
+        return delta * np.float32(-strength)
 
-    def __post_init__(self) -> None:
-        _check(self.share, self.clients, self.strength)
-
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """The delta times ``-strength``."""
-        return delta * np.float32(-self.strength)
+    return Attack(forge, share, clients)
 
 
-@dataclass(frozen=True)
-class Gaussian:
+def gaussian(share: float = 0.2, clients: int = 0, strength: float = 1.0) -> Attack:
     """Noise in place of what was learned (Blanchard et al., section 5: "Gaussian" attack).
 
-    Attributes:
+    Args:
         share: of all clients that attack.
         clients: that attack; 0 for the share.
-        strength: standard deviation of each coordinate.
+        strength: standard deviation of each coordinate; its mean is 0.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
+    _check(strength)
 
-    share: float = 0.2
-    clients: int = 0
-    strength: float = 1.0
-    colludes = False
-    poisons = False
-
-    def __post_init__(self) -> None:
-        _check(self.share, self.clients, self.strength)
-
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """Independent normal numbers of mean 0."""
+    def forge(delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
         numbers = noise.generator().standard_normal(delta.size)
-        return np.asarray(self.strength * numbers, dtype=np.float32)
+        return np.asarray(strength * numbers, dtype=np.float32)
+
+    return Attack(forge, share, clients)
 
 
-@dataclass(frozen=True)
-class LabelFlip:
+def label_flip(share: float = 0.2, clients: int = 0) -> Attack:
     """Attackers learn class ``C - 1 - c`` where the data says c.
 
     Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning",
     USENIX Security 2020, https://arxiv.org/abs/1911.11815, section 5.1.
 
-    Attributes:
+    Args:
         share: of all clients that attack.
         clients: that attack; 0 for the share.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
-
-    share: float = 0.2
-    clients: int = 0
-    colludes = False
-    poisons = True
-
-    def __post_init__(self) -> None:
-        _check(self.share, self.clients, 1.0)
-
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """The delta: it was learned from changed labels."""
-        return delta
+    return Attack(_honest, share, clients, poisons=True)
 
 
-@dataclass(frozen=True)
-class Alie:
+def alie(share: float = 0.2, clients: int = 0, strength: float = 0.0) -> Attack:
     """A little is enough: all attackers send their mean less a few standard deviations.
 
     Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
@@ -183,55 +155,46 @@ class Alie:
     with m attackers ``s = floor(n / 2 + 1) - m`` honest ones have to be farther from the mean than
     it, so that ``Phi(z) = (n - m - s) / (n - m)``.
 
-    Attributes:
+    Args:
         share: of all clients that attack.
         clients: that attack; 0 for the share.
         strength: z; 0 for the largest that hides, which is 0 itself where attackers are few.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
+    _check(strength)
 
-    share: float = 0.2
-    clients: int = 0
-    strength: float = 0.0
-    colludes = True
-    poisons = False
-
-    def __post_init__(self) -> None:
-        _check(self.share, self.clients, self.strength)
-
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """The mean less z deviations."""
+    def forge(delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
         if spread is None:
             return delta
-        z = self.strength or largest_hidden(spread.clients, spread.attackers)
+        z = strength or largest_hidden(spread.clients, spread.attackers)
         return np.asarray(spread.mean - np.float32(z) * spread.deviation)
 
+    return Attack(forge, share, clients, colludes=True)
 
-@dataclass(frozen=True)
-class Ipm:
+
+def ipm(share: float = 0.2, clients: int = 0, strength: float = 0.5) -> Attack:
     """Inner product manipulation: all attackers send ``-strength`` times the mean.
 
     Xie, Koyejo and Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
     Manipulation", UAI 2019, https://arxiv.org/abs/1903.03936, section 4. The paper's attackers know
     the honest clients' mean; here they have that of what they learned themselves.
 
-    Attributes:
+    Args:
         share: of all clients that attack.
         clients: that attack; 0 for the share.
         strength: the paper's epsilon.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
+    _check(strength)
 
-    share: float = 0.2
-    clients: int = 0
-    strength: float = 0.5
-    colludes = True
-    poisons = False
+    def forge(delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
+        return delta if spread is None else spread.mean * np.float32(-strength)
 
-    def __post_init__(self) -> None:
-        _check(self.share, self.clients, self.strength)
-
-    def forged(self, delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
-        """The mean times ``-strength``."""
-        return delta if spread is None else spread.mean * np.float32(-self.strength)
+    return Attack(forge, share, clients, colludes=True)
 
 
 def largest_hidden(clients: int, attackers: int) -> float:
@@ -247,7 +210,9 @@ def largest_hidden(clients: int, attackers: int) -> float:
     return max(NormalDist().inv_cdf(max(honest - supporters, 1) / honest), 0.0)
 
 
-def _check(share: float, clients: int, strength: float) -> None:
-    require(0 <= share <= 1, "share", share, "0 to 1")
-    require(clients >= 0, "clients", clients, "0 (the share) or more")
+def _honest(delta: Vector, noise: Stream, spread: Spread | None) -> Vector:
+    return delta
+
+
+def _check(strength: float) -> None:
     require(0 <= strength < float("inf"), "strength", strength, "0 or more, and finite")

@@ -102,6 +102,7 @@ class DrawnPartition:
         clients: how many clients there are.
         examples: rows of each client.
         seed: of the draws.
+        empty: clients without rows: none.
     """
 
     count: int

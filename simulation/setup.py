@@ -20,7 +20,7 @@ from fedloom.core.registry import create
 from fedloom.core.types import ClientId
 from fedloom.results.observe import Observer
 from fedloom.simulation.attackers import Attackers, attackers_of, poisoned
-from fedloom.simulation.attacks import NoAttack
+from fedloom.simulation.attacks import none
 from fedloom.simulation.few_labels import few_labels
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.simulation.holdout import HeldBack
@@ -89,7 +89,7 @@ class Prepared:
     choices: Choices
     split: SplitTraining | None = None
     device_of: Callable[[ClientId], Device | None] = lambda client: None
-    attackers: Attackers = Attackers(NoAttack(), frozenset())
+    attackers: Attackers = Attackers(none(), frozenset())
 
     @property
     def curve(self) -> Examples:
@@ -127,10 +127,7 @@ def prepare(
     Raises:
         FedloomError: something that the job names is not there or does not fit.
     """
-    create("partitions", job.partition)
-    create("attacks", job.attack)
-    check_split(job)
-    check_names(job)
+    _check_named(job)
     keep_large_blocks()
     device = choose_device(job.run.device)
     folder = folder_of(job.backbone, device, observer.note)
@@ -153,8 +150,6 @@ def prepare(
     for line in inexact(job, model.layout):
         observer.note(line)
     memory, disk = (int(gb * 2**30) for gb in (job.run.cache_gb, job.run.cache_disk_gb))
-    activations = Activations(model, memory, disk, cache)
-    choices = Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens)
     return Prepared(
         job,
         folder,
@@ -163,12 +158,20 @@ def prepare(
         corpus,
         population,
         capacity,
-        activations,
-        choices,
+        Activations(model, memory, disk, cache),
+        Choices(str(dtype).removeprefix("torch."), capacity.clients, capacity.tokens),
         split,
         lambda client: by_tier(population.tier(client)),
         attackers,
     )
+
+
+def _check_named(job: Job) -> None:
+    """Raise for what does not fit, as far as that shows before anything is loaded."""
+    create("partitions", job.partition)
+    create("attacks", job.attack)
+    check_split(job)
+    check_names(job)
 
 
 def _capacity(

@@ -18,11 +18,12 @@ from fedloom.core.registry import create
 from fedloom.core.types import Cohort, Metrics, Params, State
 from fedloom.server.course import Judge, Played, drawn_for
 from fedloom.server.judged import judged
-from fedloom.server.memories import memory_of
+from fedloom.server.memories import remembered
 from fedloom.server.round import run_round
 from fedloom.simulation.attackers import attacked
-from fedloom.simulation.branches import branched
-from fedloom.simulation.dispatch import Federation, dispatcher
+from fedloom.simulation.branches import Cuts, branched
+from fedloom.simulation.dispatch import dispatcher
+from fedloom.simulation.federation import Federation
 from fedloom.simulation.held import Held
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
@@ -32,6 +33,7 @@ from fedloom.tuning.evaluate import Evaluator
 from fedloom.tuning.examples import Examples
 from fedloom.tuning.learning import Learner
 from fedloom.tuning.own import holds
+from fedloom.tuning.ranking import prunes
 from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["Stages", "evaluator", "training_session"]
@@ -104,8 +106,9 @@ class Stages:
             sent = prepared.split.sent(sent)  # the far side has its own tensors
         first_model = None if stage.down == ALL else prepared.model.initial(job.seed)
 
-        kept = memory_of(strategy, job, index, state, done=first - 1)
-        with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool, kept as memory:
+        stands = strategy, job, index, state
+        beside = remembered(*stands, done=first - 1, prunes=prunes(job))
+        with ThreadPoolExecutor(prepared.capacity.workers + 1) as pool, beside as kept:
             federation = self._federation(index, up, pool)
             for number in range(first, last + 1):
                 began = time.perf_counter()
@@ -127,11 +130,14 @@ class Stages:
                 params, briefing = received(there, down, model.plain, sent)
                 sizes = held.sizes(model, cohort)
                 branches = branched(strategy, state, down, before, briefing)
-                handing = dispatcher(federation, params, sizes, briefing, branches=branches)
+                cut = Cuts(model, there, down, sent).of
+                handing = dispatcher(
+                    federation, params, sizes, briefing, branches=branches, cut=cut
+                )
                 handing = attacked(handing, prepared.attackers, params.layout, federation.codec_of)
                 dispatch = held.noting(model, handing)
                 state, report = asyncio.run(
-                    run_round(strategy, state, cohort, dispatch, decode=up.decode, memory=memory)
+                    run_round(strategy, state, cohort, dispatch, decode=up.decode, kept=kept)
                 )
                 state, report = judged(strategy, state, report, self._candidate)
                 self.interrupt.check()

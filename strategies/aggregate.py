@@ -18,6 +18,7 @@ from fedloom.core.errors import UpdateRefusedError, require
 from fedloom.core.fixed_point import SCALE, fold, largest
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientUpdate, Delta, Params
+from fedloom.strategies.decoded import decoded
 
 __all__ = ["FixedPointSum", "WeightedMean"]
 
@@ -73,10 +74,7 @@ class WeightedMean:
                 is so large that the sum could overflow.
             LayoutError: it holds a tensor in another shape than the updates before it.
         """
-        delta, weight = update.delta, update.num_examples
-        if delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        delta = delta.dense()
+        delta, weight = decoded(update).dense(), update.num_examples
         if weight < 0:
             raise UpdateRefusedError(f"client {update.client!r}: num_examples = {weight}; below 0")
         whole = _covering(total, delta.layout)

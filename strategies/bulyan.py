@@ -1,7 +1,7 @@
 """Bulyan: Krum again and again, then a trimmed mean around the median.
 
 El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
-ICML 2018, https://arxiv.org/abs/1802.07927, section 4: Krum chooses an update, which is set aside,
+ICML 2018, https://arxiv.org/abs/1802.07927: Krum chooses an update, which is set aside,
 until ``theta = n - 2 f`` are chosen; each coordinate is then the mean of the ``beta = theta - 2 f``
 chosen values nearest to their median. It needs ``n >= 4 f + 3``. Clients count alike, whatever
 their examples.

@@ -1,7 +1,7 @@
 """Centred clipping: what is far from the last round's step counts as far as a radius only.
 
 Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021,
-https://arxiv.org/abs/2012.10333, Algorithm 2 and eq. (CC): from ``v``, what the last round came to,
+https://arxiv.org/abs/2012.10333, eq. (CC): from ``v``, what the last round came to,
 
     v <- v + mean_k (x_k - v) min(1, tau / ||x_k - v||)
 

@@ -64,10 +64,9 @@ def check_strategy(strategy: Strategy, layout: Layout | None = None) -> None:
 
 def _check(trial: "_Trial") -> None:
     trial.run((), ())
-    cohort = _taken(trial)
+    cohort, once = _taken(trial)
     forward = tuple(range(len(cohort)))
     last = forward[-1]
-    once = trial.run(cohort, forward)
     again = trial.run(cohort, forward)
     _same(once, again, "apply: the same rounds twice give two results; what changes is for State")
     for order in (forward[::-1], (2, 0, last, 1, *forward[3:last])):
@@ -78,19 +77,22 @@ def _check(trial: "_Trial") -> None:
     trial.run(cohort, forward[:1])
 
 
-def _taken(trial: "_Trial") -> tuple[Client, ...]:
-    """A cohort of a few clients that the strategy takes; of a single one it may refuse the task."""
+def _taken(trial: "_Trial") -> tuple[tuple[Client, ...], State]:
+    """A cohort of a few clients that the strategy takes, and what they lead to.
+
+    Of a single client it may refuse the task.
+    """
     for size in (1, 5, 9, 17):
         cohort = tuple(Client(f"client-{i}", 1 + 7 * i) for i in range(size))
         try:
-            trial.run(cohort, range(size))
+            state = trial.run(cohort, range(size))
         except StrategyError as error:
             if size == 17 or not isinstance(error.__cause__, ConfigError):
                 raise
         else:
             if size > 1:
                 break
-    return cohort
+    return cohort, state
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class _Trial:
         tasks = check_tasks(planned, state, cohort)
         check_ranks(self.strategy, tasks.values(), self.layout, number)
         deltas = {name: self._delta(task) for name, task in sorted(tasks.items())}
+        contents = {name: _content(delta) for name, delta in deltas.items()}
         total: Any | None = None
         for name in _ordered(list(deltas), order):
             examples = next(c.num_examples for c in cohort.clients if c.id == name)
@@ -169,9 +172,8 @@ class _Trial:
                 total = folded(self.strategy, state, total, update, memory)
         with hook("apply", number), _unwritten("apply", *arrays):
             applied = self.strategy.apply(state, total)
-        for name, task in tasks.items():
-            untouched = _content(deltas[name]) == _content(self._delta(task))
-            _promise(untouched, "accumulate: wrote into the delta of an update")
+        untouched = all(_content(deltas[name]) == content for name, content in contents.items())
+        _promise(untouched, "accumulate: wrote into the delta of an update")
         return check_applied(applied, state, number)[0]
 
     def _delta(self, task: ClientTask) -> Delta:

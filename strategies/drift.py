@@ -10,7 +10,7 @@ control is its mean gradient less c, so that the server finds it by itself:
     theta <- theta + lr / |S| sum (theta_k - theta)
     c     <- c + |S| / N  (1 / |S| sum (theta - theta_k) / (tau_k eta_k)  -  c)
 
-FedDyn (Acar et al., ICLR 2021, Algorithm 1):
+FedDyn (Acar et al., ICLR 2021):
 
     h     <- h - alpha / N sum (theta_k - theta)
     theta <- 1 / |S| sum theta_k - h / alpha
@@ -21,11 +21,10 @@ sends stays as it is, and so do c and h there.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from fedloom.core.errors import UpdateRefusedError, require
+from fedloom.core.errors import require
 from fedloom.core.layout import Vector
 from fedloom.core.slopes import slope_of
 from fedloom.core.types import (
@@ -39,6 +38,7 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.strategies.aggregate import FixedPointSum
+from fedloom.strategies.decoded import decoded
 from fedloom.strategies.optimizers import slot_of
 from fedloom.strategies.plan import Constant
 from fedloom.strategies.side_by_side import means_of, present, summed
@@ -93,10 +93,12 @@ class Scaffold:
         return Constant().plan(state, cohort)
 
     def accumulate(self, total: Total | None, update: ClientUpdate) -> Total:
-        """The sums with one more update."""
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        delta = update.delta.dense()
+        """The sums with one more update.
+
+        Raises:
+            UpdateRefusedError: as `WeightedMean.add`.
+        """
+        delta = decoded(update).dense()
         slope = slope_of(delta, update.work, update.num_examples)
         sides, alike = {"delta": delta.vector, "slope": slope}, replace(update, num_examples=1)
         sums = summed(total.sums if total else None, alike, delta.layout, sides)
@@ -148,14 +150,16 @@ class FedDyn:
         return Constant(prox_mu=self.alpha).plan(state, cohort)
 
     def accumulate(self, total: Total | None, update: ClientUpdate) -> Total:
-        """The sum with one more update."""
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        delta, alike = update.delta.dense(), replace(update, num_examples=1)
+        """The sum with one more update.
+
+        Raises:
+            UpdateRefusedError: as `WeightedMean.add`.
+        """
+        delta, alike = decoded(update).dense(), replace(update, num_examples=1)
         sums = summed(total.sums if total else None, alike, delta.layout, {"delta": delta.vector})
         return Total(sums, total.members + 1 if total else 1)
 
-    def apply(self, state: State, total: Any | None) -> tuple[State, Metrics]:
+    def apply(self, state: State, total: Total | None) -> tuple[State, Metrics]:
         """The mean of the clients' models less ``h / alpha``; ``control_norm`` is h's L2 norm."""
         if total is None:
             return replace(state, version=state.version + 1), {}

@@ -21,6 +21,7 @@ from fedloom.core.slopes import rate_of
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
 from fedloom.strategies.compose import Composed
+from fedloom.strategies.decoded import decoded
 from fedloom.strategies.optimizers import Sgd
 from fedloom.strategies.plan import Constant
 
@@ -74,9 +75,10 @@ class FairMean:
         Raises:
             UpdateRefusedError: as `WeightedMean.add`; or no loss above 0 came with it.
         """
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        delta, loss = update.delta.dense(), update.metrics.get("loss", 1.0 if not self.q else 0.0)
+        delta, loss = (
+            decoded(update).dense(),
+            update.metrics.get("loss", 1.0 if not self.q else 0.0),
+        )
         if not 0 < loss < math.inf:
             text = f"metrics.loss = {loss}: above 0 and finite, to weigh it by"
             raise UpdateRefusedError(f"client {update.client!r}: {text}")

@@ -1,6 +1,6 @@
 """Adapters that grow while they train, as trials by the clock say: FedAdapter.
 
-Cai, Wu, Wang, Lin and Xu, "Efficient Federated Learning for Modern NLP", MobiCom 2023, section 3.2.
+Cai, Wu, Wang, Lin and Xu, "Efficient Federated Learning for Modern NLP", MobiCom 2023.
 Bottlenecks train in the top layers only (depth), and only some units of each (width). From time to
 time three groups of clients start from one model: with the same configuration, a deeper one and a
 wider one. Each plays as many rounds as fit one interval of simulated time; the group that judges

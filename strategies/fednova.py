@@ -1,15 +1,16 @@
 """Means that do not favour clients which take more steps.
 
 FedNova: Wang, Liu, Liang, Joshi and Poor, "Tackling the Objective Inconsistency Problem in
-Heterogeneous Federated Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481, eq. 6 and 7.
-A client's change is divided by the length of its steps, ``||a_k||_1``, and the mean of what comes
-of it is multiplied by their mean. With weights p_k:
+Heterogeneous Federated Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481, eq. 4
+with the clients' shares as weights (section 5). A client's change is divided by the length of its
+steps, ``||a_k||_1``, and the mean of what comes of it is multiplied by their mean. With weights
+p_k:
 
     theta <- theta + lr (sum p_k ||a_k||_1) (sum p_k (theta_k - theta) / ||a_k||_1)
 
 For tau_k steps of SGD ``||a_k||_1 = tau_k``; with momentum rho it is
 ``(tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)``, and with a proximal term mu at rate eta
-``(1 - (1 - eta mu)^tau) / (eta mu)`` (section 4). Of AdamW the paper says nothing: tau_k stands
+``(1 - (1 - eta mu)^tau) / (eta mu)`` (section 4.1). Of AdamW the paper says nothing: tau_k stands
 there.
 """
 
@@ -17,11 +18,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.core.work import LocalWork
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
 from fedloom.strategies.compose import Composed
+from fedloom.strategies.decoded import decoded
 from fedloom.strategies.optimizers import Sgd
 from fedloom.strategies.plan import Constant
 
@@ -70,9 +71,7 @@ class NormalisedMean:
         Raises:
             UpdateRefusedError: as `WeightedMean.add`.
         """
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        length, delta = length_of(update.work, update.num_examples), update.delta.dense()
+        length, delta = length_of(update.work, update.num_examples), decoded(update).dense()
         unit = Delta(delta.layout, delta.vector / np.float32(length))
         sums = self.inner.add(total.sums if total else None, replace(update, delta=unit))
         examples = total.examples if total else {}

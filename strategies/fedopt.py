@@ -1,12 +1,12 @@
 """Averaging on the clients, a momentum or adaptive optimizer on the server.
 
 FedAdagrad, FedYogi, FedAdam: Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar and McMahan,
-"Adaptive Federated Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295, Algorithm 2.
+"Adaptive Federated Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295.
 
 FedAvgM: Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated
-Visual Classification", 2019, https://arxiv.org/abs/1909.06335, section 4.3.
+Visual Classification", 2019, https://arxiv.org/abs/1909.06335.
 
-Decay rates and tau are those of the ICLR paper's experiments (section 5). Server learning rates it
+Decay rates and tau are those of the ICLR paper's experiments. Server learning rates it
 tunes for each task; 0.01 is a place to start.
 """
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedloom.core.errors import UpdateRefusedError, require
+from fedloom.core.errors import require
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.slopes import slope_of
 from fedloom.core.types import (
@@ -40,6 +40,7 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.strategies.aggregate import FixedPointSum
+from fedloom.strategies.decoded import decoded
 from fedloom.strategies.optimizers import slot_of
 from fedloom.strategies.plan import Constant
 from fedloom.strategies.side_by_side import means_of, present, summed
@@ -112,9 +113,7 @@ class FedPepTAO:
 
     def accumulate(self, total: Total | None, update: ClientUpdate) -> Total:
         """The sums with one more update."""
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        delta, own = update.delta.dense(), update.remembered
+        delta, own = decoded(update).dense(), update.remembered
         slope = slope_of(delta, update.work, update.num_examples)
         sides = dict(zip(_SIDES, (delta.vector, slope, _of(own, delta.layout)), strict=True))
         sums = summed(total.sums if total else None, update, delta.layout, sides)

@@ -1,9 +1,9 @@
 """FLTrust: clients are trusted as far as they point where a trusted one does.
 
 Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping",
-NDSS 2021, https://arxiv.org/abs/2012.13995, section IV and Algorithm 2. With the root's delta g0:
-``TS_i = ReLU(cos(g_i, g0))`` (eq. 2), each delta is scaled to the length of g0 (eq. 3), and the
-model moves along ``sum_i TS_i g_i' / sum_i TS_i`` (eq. 4).
+NDSS 2021, https://arxiv.org/abs/2012.13995. With the root's delta g0 and
+``TS_i = ReLU(cos(g_i, g0))``, each delta is scaled to the length of g0, and the model moves along
+``sum_i TS_i g_i' / sum_i TS_i``.
 
 The paper's server trains on a small clean data set of its own. Here that is a client that whoever
 runs the federation trusts, such as one that it runs itself: it is named as ``root``, takes the same

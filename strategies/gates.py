@@ -1,7 +1,7 @@
 """Whether a round's random directions agree enough to be followed.
 
 Two halves of the directions give two estimates a and b of the same gradient g. By FwdLLM (Xu et
-al., ATC 2024, section 3.3; as its code has it) the mean over the coordinates j of
+al., ATC 2024; as its code has it) the mean over the coordinates j of
 ``(a_j - b_j)^2 / 2`` tells how good they are. For n directions that are independent of each other
 it is ``2 ||g||^2 / n`` on average: a threshold of it holds for one model and one loss. The cosine
 of a and b is about ``(n / 2) / (n / 2 + d)``, whatever the scale.

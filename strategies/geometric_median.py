@@ -1,7 +1,7 @@
 """The geometric median: the point of the least sum of distances to the updates (RFA).
 
 Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE Transactions on
-Signal Processing 2022, https://arxiv.org/abs/1912.13445, Algorithm 2 (smoothed Weiszfeld), again
+Signal Processing 2022, https://arxiv.org/abs/1912.13445, by the smoothed Weiszfeld algorithm, again
 and again:
 
     beta_k = alpha_k / max(nu, ||z - x_k||),    z = sum_k beta_k x_k / sum_k beta_k

@@ -21,6 +21,7 @@ from fedloom.core.errors import RunError, UpdateRefusedError
 from fedloom.core.fixed_point import largest
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientId, ClientUpdate, LocalWork, Metrics
+from fedloom.strategies.decoded import decoded
 
 __all__ = ["BLOCK_BYTES", "Block", "HeldCohort", "HeldUpdate", "hold"]
 
@@ -100,14 +101,12 @@ class HeldCohort:
                 second one of its client.
             RunError: the disk does not take it.
         """
-        who = f"client {update.client!r}"
-        if update.delta is None:
-            raise UpdateRefusedError(f"{who}: the update is not decoded")
+        found, who = decoded(update), f"client {update.client!r}"
         if update.num_examples < 0:
             raise UpdateRefusedError(f"{who}: num_examples = {update.num_examples}; below 0")
         if update.client in self._held:
             raise UpdateRefusedError(f"{who}: an update of it is already held", code="duplicate")
-        delta = update.delta.dense()
+        delta = found.dense()
         vector = np.ascontiguousarray(delta.vector)
         if not np.isfinite(largest(vector)):
             raise UpdateRefusedError(f"{who}: the delta is not finite", code="not-finite")

@@ -1,7 +1,7 @@
 """Several models at once: each client trains the one that suits it.
 
 IFCA: Ghosh, Chung, Yin and Ramchandran, "An Efficient Framework for Clustered Federated Learning",
-NeurIPS 2020, https://arxiv.org/abs/2006.04088, Algorithm 1, with model averaging: a model moves
+NeurIPS 2020, https://arxiv.org/abs/2006.04088, with model averaging: a model moves
 along the mean change of the clients that chose it. The learner of the same name chooses.
 
 All of them travel to every client of a round. The first is the job's model; the others begin a

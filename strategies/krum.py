@@ -1,10 +1,10 @@
 """Krum and multi-Krum: trust the updates that have the nearest neighbours.
 
 Blanchard, El Mhamdi, Guerraoui and Stainer, "Machine Learning with Adversaries: Byzantine Tolerant
-Gradient Descent", NeurIPS 2017, https://arxiv.org/abs/1703.02757. Section 4: the score of an update
-is the sum of its squared distances to the ``n - f - 2`` nearest others; Krum takes the update of
-the least score, multi-Krum (section 7) the mean of the m least. Proposition 4.2 needs
-``2 f + 2 < n``. Clients count alike, whatever their examples; of equal scores the first client id.
+Gradient Descent", NeurIPS 2017, https://arxiv.org/abs/1703.02757: the score of an update is the sum
+of its squared distances to the ``n - f - 2`` nearest others; Krum takes the update of the least
+score, multi-Krum the mean of the m least. Its proof needs ``2 f + 2 < n``. Clients count alike,
+whatever their examples; of equal scores the first client id.
 
 Distances come from the matrix of inner products, which is added up block by block.
 """

@@ -1,9 +1,9 @@
 """Federated full-parameter tuning by a pool of directions: FedKSeed and FedKSeed-Pro.
 
 Qin, Chen, Qian, Ding, Li and Deng, "Federated Full-Parameter Tuning of Billion-Sized Language
-Models with Communication Cost under 18 Kilobytes", ICML 2024, https://arxiv.org/abs/2312.06353:
-algorithm 1; section 3.4 for the probabilities. A client sends what each direction of the pool has
-moved it; the server adds the means up, direction by direction.
+Models with Communication Cost under 18 Kilobytes", ICML 2024, https://arxiv.org/abs/2312.06353;
+FedKSeed-Pro has the probabilities. A client sends what each direction of the pool has moved it; the
+server adds the means up, direction by direction.
 """
 
 import math
@@ -118,7 +118,7 @@ class KSeed:
 
 
 def odds_of(sizes: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The probability of each direction of a pool, by how far it moved the clients (section 3.4).
+    """The probability of each direction of a pool, by how far it moved the clients.
 
     The mean sizes are scaled to 0 .. 1, and their softmax is taken: no direction is more than e
     times as likely as another.

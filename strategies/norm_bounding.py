@@ -1,7 +1,7 @@
 """Norm bounding: no update is longer than a bound.
 
 Sun, Kairouz, Suresh and McMahan, "Can You Really Backdoor Federated Learning?", 2019,
-https://arxiv.org/abs/1911.07963, section 5 ("Norm thresholding of updates"): each delta is divided
+https://arxiv.org/abs/1911.07963 ("Norm thresholding of updates"): each delta is divided
 by ``max(1, ||delta|| / M)`` before the mean. Clients are weighted by their examples, as in FedAvg.
 It streams: nothing of the cohort is held. It takes direction from whoever sends; it bounds how far
 one client moves the model, and does not find who lies.

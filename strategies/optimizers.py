@@ -1,7 +1,7 @@
 """How a mean delta moves the global model: the server optimizers of FedOpt.
 
 Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar and McMahan, "Adaptive Federated
-Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295, Algorithm 2. With the round's mean delta
+Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295. With the round's mean delta
 D (local minus global, so the model moves *along* it):
 
     m <- beta1 m + (1 - beta1) D
@@ -45,7 +45,7 @@ class Momentum:
     """Momentum on the server: ``m <- momentum m + D``, ``w <- w + lr m``.
 
     Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated
-    Visual Classification", 2019, https://arxiv.org/abs/1909.06335, section 4.3.
+    Visual Classification", 2019, https://arxiv.org/abs/1909.06335.
     """
 
     lr: float = 1.0

@@ -16,6 +16,7 @@ from fedloom.core.layout import Layout
 from fedloom.core.steps import Directions, Steps
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
+from fedloom.strategies.decoded import decoded
 
 __all__ = ["Gathered", "Kind", "StepTotal", "add_update", "advance_of", "voted"]
 
@@ -79,9 +80,7 @@ def add_update(total: StepTotal | None, update: ClientUpdate) -> StepTotal:
             whose directions its steps are along.
     """
     total = total or StepTotal()
-    delta, weight = update.delta, update.num_examples
-    if delta is None:
-        raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
+    delta, weight = decoded(update), update.num_examples
     gathered = None if delta.steps is None else _check(total, delta.steps, update)
     if delta.layout.specs:
         dense = Delta(delta.layout, delta.vector)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from fedloom.server.failpoints import VARIABLE
 from fedloom.server.ledger import Ledger
 from fedloom.simulation.held import SLOT
 
-__all__ = ["Fleet", "era_rows", "free_ports", "table_of", "tensors", "until"]
+__all__ = ["Fleet", "era_rows", "free_ports", "table_of", "tensors"]
 
 FIXTURE = Path(__file__).parent / "fixtures" / "text_era.jsonl.gz"
 LONGEST = 90.0
@@ -97,14 +97,6 @@ def free_ports() -> list[int]:
             if probe.connect_ex(("127.0.0.1", port)) and port not in found:
                 found.append(port)
     return found
-
-
-def until(true: Callable[[], object], what: str, seconds: float = LONGEST) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
 
 
 @dataclass(eq=False)

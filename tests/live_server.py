@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import until
 
 from fedloom.codecs.dense import Float32
 from fedloom.core.checkpoint import load_state
@@ -168,8 +169,7 @@ class Server:
     def ended(self) -> dict[str, Any]:
         """How it says that it ended, once all its rounds are done and everybody has heard of it."""
         for device in self.devices:
-            while not device.check_in(5.0).HasField("done"):
-                pass
+            device.hears_the_end()
         out, err = self.process.communicate(timeout=SECONDS)
         assert self.process.returncode == 0, err
         assert "Traceback" not in err
@@ -219,6 +219,11 @@ class Device:
                 return reply.task
             assert not reply.HasField("done"), reply.done.reason
         raise AssertionError(f"{self.name} got no task")
+
+    def hears_the_end(self) -> None:
+        """Check in until there is no more work."""
+        what = f"the end of the work of {self.name}"
+        until(lambda: self.check_in(5.0).HasField("done"), what, SECONDS)
 
     def upload(self, parts: Iterable[pb.UploadPart | bytes]) -> int:
         """Send messages; the receipt's number."""

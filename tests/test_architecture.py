@@ -4,6 +4,9 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
+from functools import cache
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,9 +37,26 @@ MAY_IMPORT = {
 GENERATED = "protos"
 WITHOUT_TORCH = ("core", "security", "codecs", "strategies")
 # Of the server, the simulator needs the round and the course of rounds only.
-SIMULATION_SEES = tuple(
-    f"fedloom.server.{name}" for name in ("round", "course", "judged", "memories")
-)
+SIMULATION_SEES = {"round", "course", "judged", "memories"}
+# Where what is heavy, or speaks of a wire, may be imported: elsewhere it is seen through our types.
+ONLY_IN = {
+    "executorch": ("tuning/executorch_program.py",),
+    "flwr": ("fedloom/flower/", "strategies/flower/"),
+    "google": (
+        *("client/span_stream.py", "server/messages.py", "server/wire.py"),
+        "fedloom/flower/",
+    ),
+    "grpc": (
+        *("client/channel.py", "server/describing.py", "server/enrolment.py", "server/listen.py"),
+        *("server/refusing.py", "server/service.py", "server/split_service.py"),
+        *("fedloom/flower/", "fedloom/load_client.py"),
+    ),
+    "matplotlib": ("fedloom/",),
+    "onnxruntime": ("backbones/onnx/runner.py",),
+    "peft": ("tuning/bridged_model.py", "tuning/peft_bridge.py"),
+    "rich": ("fedloom/",),
+    "transformers": ("backbones/huggingface.py", "tuning/module_words.py"),
+}
 ROOMS = sorted(MAY_IMPORT.keys() - {FRONT})
 SOURCES = sorted(
     {
@@ -48,10 +68,29 @@ SOURCES = sorted(
 )
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported_by(path: Path) -> set[str]:
     """Every dotted name that a file imports, wherever in it."""
+    return names_in(ast.walk(tree_of(path)))
+
+
+def loaded_by(path: Path) -> set[str]:
+    """The same without what is only there for types."""
+    parts = (node for node in tree_of(path).body if not is_for_types(node))
+    return names_in(inner for node in parts for inner in ast.walk(node))
+
+
+def is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def names_in(nodes: Iterable[ast.AST]) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
@@ -84,10 +123,37 @@ def test_imports_follow_the_map(path: Path) -> None:
     assert rooms_imported_by(path) - {room} <= MAY_IMPORT[room]
 
 
+def test_the_map_has_no_circle() -> None:
+    TopologicalSorter(MAY_IMPORT).prepare()  # raises `CycleError`
+
+
+def test_no_files_load_each_other() -> None:
+    modules = {module_of(path): path for path in SOURCES if path.name != "__init__.py"}
+    graph = {name: loaded_by(path) & modules.keys() for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def module_of(path: Path) -> str:
+    parts = [part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__"]
+    return ".".join(parts if parts[0] == FRONT else [FRONT, *parts])
+
+
 def test_the_simulator_sees_only_the_round_of_the_server() -> None:
     names = {n for p in SOURCES if room_of(p) == "simulation" for n in imported_by(p)}
-    seen = {name for name in names if name.startswith("fedloom.server")}
-    assert all(name.startswith(SIMULATION_SEES) for name in seen)
+    seen = {n.split(".")[2] for n in names if n.startswith("fedloom.server.")}
+    assert "fedloom.server" not in names
+    assert seen == SIMULATION_SEES
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_seen_only_where_it_is_wrapped(library: str) -> None:
+    found = {
+        name_of(path)
+        for path in SOURCES
+        if library in {name.partition(".")[0] for name in imported_by(path)}
+    }
+    assert not [name for name in found if not name.startswith(ONLY_IN[library])]
+    assert not [place for place in ONLY_IN[library] if not any(n.startswith(place) for n in found)]
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)
@@ -101,7 +167,7 @@ RUNS_WHAT_IT_READS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "job
 
 def unsafe_calls(path: Path) -> list[str]:
     """Calls that would run what they read, or might."""
-    calls = (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call))
+    calls = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
     found = []
     for node in calls:
         name = ast.unparse(node.func)
@@ -126,6 +192,14 @@ def test_nothing_that_is_read_is_run(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_file_fits_in_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_function_fits_on_a_screen(path: Path) -> None:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(tree_of(path)) if isinstance(node, functions)]
+    lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in found}
+    assert {name: count for name, count in lines.items() if count > 60} == {}
 
 
 def test_every_package_ships_and_is_linked() -> None:

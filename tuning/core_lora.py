@@ -82,7 +82,7 @@ class CorePart:
     rank: int
     scaling: float
     frozen: Frozen | None = field(default=None, compare=False)
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

@@ -34,7 +34,7 @@ class PrefixPart:
     linear: Linear
     tokens: int
     start: float
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

@@ -33,7 +33,7 @@ class FullPart:
     frozen: Frozen
     weight: bool = True
     bias: bool = True
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

@@ -22,8 +22,8 @@ from fedloom.tuning.exported import Exported
 from fedloom.tuning.frozen import FrozenModules
 from fedloom.tuning.full import FullPart
 from fedloom.tuning.fused_session import FusedSession
+from fedloom.tuning.head_part import HeadPart
 from fedloom.tuning.heads import owns_head
-from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import exported_for
 from fedloom.tuning.prefix import CacheLimits, PrefixCache
 from fedloom.tuning.recall import Recall

@@ -15,7 +15,7 @@ from fedloom.backbones.mask_head import MaskHead
 from fedloom.core.errors import ModelError
 from fedloom.tuning.attach import attach
 from fedloom.tuning.base import Task
-from fedloom.tuning.parts import HeadPart
+from fedloom.tuning.head_part import HeadPart
 from fedloom.tuning.store import Store
 from fedloom.tuning.word_heads import Start
 

@@ -99,7 +99,7 @@ class KvPart:
     scale: float
     width: int
     opens: bool
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

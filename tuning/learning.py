@@ -35,6 +35,7 @@ class Assignment:
         own: what it holds for itself: tensors from which it starts in place of the global model's,
             and what its learner remembers (`fedloom.tuning.own`); None where it holds nothing.
         pull: added to every gradient of some of the tensors; None for nothing.
+        rank: of the adapter, what it has; None for all of it. All of a chunk have the same.
     """
 
     client: ClientId
@@ -44,6 +45,7 @@ class Assignment:
     batches: int = 0
     own: Params | None = None
     pull: Params | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class LocalResult:
         bytes_up: bytes sent while training, over a split model.
         bytes_down: bytes received while training.
         kept: what it holds for itself from now on; None where it holds nothing.
+        rank: of the adapter, what it has come to; None for the task's.
     """
 
     client: ClientId
@@ -82,6 +85,7 @@ class LocalResult:
     bytes_up: int = 0
     bytes_down: int = 0
     kept: Params | None = None
+    rank: int | None = None
 
     def cost(self, bytes_down: int) -> Cost:
         """What it cost, beside so many bytes that came down for it; bytes up are the codec's."""
@@ -105,7 +109,8 @@ class Learner(Protocol):
 
     One with an attribute `keeps` that is true lets clients start from `Assignment.own` and returns
     `LocalResult.kept`. One with `ranks` moves nothing that has no gradient, so that clients may
-    have a part of the adapter's rank. One with a method ``remembers(sent) -> Layout`` has clients
+    have a part of the adapter's rank; one with `prunes` may give up some of theirs for good
+    (`LocalResult.rank`). One with a method ``remembers(sent) -> Layout`` has clients
     hold those tensors besides (`fedloom.tuning.own`). One with an attribute `correction` goes with
     strategies that have the same. One whose passes hold several rows of a client says how
     many: by an attribute `copies`, or a method ``rows_at_once(tokens) -> int`` where that depends

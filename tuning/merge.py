@@ -24,8 +24,8 @@ from fedloom.core.types import Params
 from fedloom.tuning.base import Part
 from fedloom.tuning.export import write_params
 from fedloom.tuning.fused_model import FusedModel
+from fedloom.tuning.head_part import HeadPart
 from fedloom.tuning.mergers import Merger, merger_of
-from fedloom.tuning.parts import HeadPart
 from fedloom.tuning.peft_format import as_peft_has_them
 from fedloom.tuning.side import SidePart
 

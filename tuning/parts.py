@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedloom.backbones.loftq import Pair
     from fedloom.tuning.store import Store
 
-__all__ = ["BiasPart", "BottleneckPart", "HeadPart", "Ia3Part", "LoraPart"]
+__all__ = ["BiasPart", "BottleneckPart", "Ia3Part", "LoraPart"]
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -53,7 +53,7 @@ class LoraPart:
     rank: int
     scaling: float
     start: Pair | None = None
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:
@@ -137,7 +137,7 @@ class BiasPart:
 
     linear: Linear
     frozen: Tensor
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:
@@ -180,7 +180,7 @@ class BottleneckPart:
     linear: Linear
     width: int
     units: int = 1
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:
@@ -235,64 +235,3 @@ class BottleneckPart:
 def _matters(store: Store, name: str) -> bool:
     """Whether a tensor trains or is not zero."""
     return store.grad_view(name) is not None or bool(store.view(name).any())
-
-
-@dataclass(frozen=True)
-class HeadPart:
-    """A linear map trained in full: a task head.
-
-    Attributes:
-        linear: its place and widths.
-        weight: where it starts, float32 ``[d_out, d_in]``; None for a new head.
-        bias: where its bias starts, float32 ``[d_out]``; None for a new head.
-        has_bias: whether there is a bias.
-        init: ``zeros`` or ``normal`` (standard deviation 0.02), for a new head.
-    """
-
-    linear: Linear
-    weight: NDArray[np.float32] | None = None
-    bias: NDArray[np.float32] | None = None
-    has_bias: bool = True
-    init: str = "zeros"
-    before: bool = False
-
-    @property
-    def module(self) -> str:
-        """Module path."""
-        return self.linear.name
-
-    @property
-    def specs(self) -> tuple[TensorSpec, ...]:
-        """The weight and, where there is one, the bias."""
-        name, tags = self.linear.name, frozenset({"head"})
-        shape = (self.linear.d_out, self.linear.d_in)
-        weight = TensorSpec(f"{name}.weight", shape, self.linear.block, tags)
-        bias = TensorSpec(f"{name}.bias", shape[:1], self.linear.block, tags)
-        return (weight, bias) if self.has_bias else (weight,)
-
-    def initial(self, seed: int) -> Arrays:
-        """The checkpoint's head, or a new one."""
-        start = {spec.name: _zeros(spec) for spec in self.specs}
-        name, *bias_name = start
-        if self.weight is not None:
-            start[name] = self.weight
-        elif self.init == "normal":
-            # Box-Muller from exact uniforms; libm may differ in the last bit between machines.
-            n = math.prod(self.specs[0].shape)
-            u = stream(seed, "initial", client=name).uniform(2 * n)
-            normal = np.sqrt(-2 * np.log1p(-u[:n])) * np.cos(2 * np.pi * u[n:])
-            start[name] = (0.02 * normal).astype(np.float32).reshape(self.specs[0].shape)
-        if self.bias is not None and bias_name:
-            start[bias_name[0]] = self.bias
-        return start
-
-    def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
-        """Never: a head always says something."""
-        return False
-
-    def attach(self, store: Store) -> Attachment:
-        """The clients' own products."""
-        from fedloom.tuning.attachments import Replacement
-
-        names = [spec.name for spec in self.specs]
-        return Replacement(store, weight=names[0], bias=names[1] if self.has_bias else None)

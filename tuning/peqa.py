@@ -36,7 +36,7 @@ class PeqaPart:
     linear: Linear
     packed: Packed
     bias: Tensor | None
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

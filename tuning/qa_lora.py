@@ -81,7 +81,7 @@ class QaLoraPart:
     groups: int
     rank: int
     scaling: float
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

@@ -35,7 +35,7 @@ class SidePart:
     linear: Linear
     rank: int
     scaling: float
-    before: bool = False
+    before = False
 
     @property
     def module(self) -> str:

@@ -26,7 +26,7 @@ from fedloom.server.gate import Gate
 from fedloom.server.judged import judged
 from fedloom.server.live_round import order_of
 from fedloom.server.manifest import manifest
-from fedloom.server.memories import memory_of
+from fedloom.server.memories import remembered
 from fedloom.server.plan import Finished, Plan
 from fedloom.server.publishing import Published, Publishing
 from fedloom.server.records import Ticket
@@ -140,14 +140,15 @@ class _OverGrid:
         strategy = cast(Strategy, create("strategies", stage.strategy))
         up = cast(Codec, create("codecs", job.up(index)))
         publishing = Publishing(self.plan, self.contents)
-        with memory_of(strategy, job, index, state, done=first - 1) as memory:
+        stands = strategy, job, index, state
+        with remembered(*stands, done=first - 1, prunes=self.plan.prunes) as kept:
             for number in range(first, last + 1):
                 began = time.perf_counter()
                 published = publishing.round(index, strategy, state, number - 1)
                 cohort = self._cohort(number, stage, state)
                 dispatch = self._dispatch(index, number, state, up, published)
                 state, report = asyncio.run(
-                    run_round(strategy, state, cohort, dispatch, decode=up.decode, memory=memory)
+                    run_round(strategy, state, cohort, dispatch, decode=up.decode, kept=kept)
                 )
                 judge = partial(self._judged, index)
                 state, report = judged(strategy, state, report, judge)
@@ -172,7 +173,8 @@ class _OverGrid:
         async def dispatch(
             tasks: Mapping[ClientId, ClientTask],
         ) -> AsyncIterator[ClientUpdate | Refusal]:
-            messages = [self._message(task, index, published) for task in tasks.values()]
+            models = {name: self._model(task, published) for name, task in tasks.items()}
+            messages = [self._message(task, index, models[name]) for name, task in tasks.items()]
             names = {self.clients[name][1]: name for name in tasks}
             gate = Gate(
                 tasks,
@@ -182,15 +184,21 @@ class _OverGrid:
                 norm_bound=server.norm_bound,
                 max_examples=server.max_examples,
                 largest=OVERHEAD + 1024 + 8 * state.params.layout.size,
+                prunes=self.plan.prunes,
             )
             replies = self.grid.send_and_receive(messages, timeout=server.longest)
-            for update in _updates(replies, names, gate, number):
+            sizes = {name: model.size for name, model in models.items()}
+            for update in _updates(replies, names, gate, number, sizes):
                 yield update
 
         return dispatch
 
-    def _message(self, task: ClientTask, index: int, published: Published) -> Any:
-        content = published.branches[task.branch] if task.branch else published.models.content
+    def _model(self, task: ClientTask, published: Published) -> Content:
+        models = published.models
+        own = published.branches[task.branch] if task.branch else models.cut(task.rank)
+        return models.content if own is None else own
+
+    def _message(self, task: ClientTask, index: int, content: Content) -> Any:
         node = self.clients[task.client][1]
         order, model = order_of(task, index), self._bytes(content)
         return asked("train", node, order=order, manifest=self.manifest, model=model)
@@ -200,7 +208,11 @@ class _OverGrid:
 
 
 def _updates(
-    replies: Sequence[Any], names: Mapping[int, ClientId], gate: Gate, number: int
+    replies: Sequence[Any],
+    names: Mapping[int, ClientId],
+    gate: Gate,
+    number: int,
+    sizes: Mapping[ClientId, int],
 ) -> Iterator[ClientUpdate | Refusal]:
     """What came, each checked as a live server does."""
     for reply in replies:
@@ -210,6 +222,7 @@ def _updates(
             continue
         try:
             result, payload = told(reply)
+            result = replace(result, cost=replace(result.cost, bytes_down=sizes[client]))
             yield gate.admit(Ticket("", number, client), result, payload or None)
         except UpdateRefusedError as error:
             yield Refusal(client, str(error))

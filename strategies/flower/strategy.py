@@ -21,6 +21,7 @@ from fedloom.core.types import (
     Params,
     State,
 )
+from fedloom.strategies.decoded import decoded
 from fedloom.strategies.flower.attributes import Attributes
 from fedloom.strategies.flower.clipping import clipped
 from fedloom.strategies.flower.hosting import borrowed_randomness, flower, identified
@@ -121,9 +122,7 @@ class FlowerStrategy:
         Raises:
             UpdateRefusedError: it is not decoded, or comes as steps along directions.
         """
-        if update.delta is None:
-            raise UpdateRefusedError(f"client {update.client!r}: the update is not decoded")
-        if update.delta.steps is not None:
+        if decoded(update).steps is not None:
             text = "it comes as seeds and scalars, which Flower's strategies cannot aggregate"
             raise UpdateRefusedError(f"client {update.client!r}: {text}")
         held = {} if total is None else total

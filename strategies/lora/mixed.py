@@ -123,7 +123,7 @@ def hetlora(
 
     HetLoRA: Cho, Liu, Xu, Fahrezi and Joshi, "Heterogeneous LoRA for Federated Fine-tuning of
     On-Device Foundation Models", EMNLP 2024, https://arxiv.org/abs/2401.06432: its aggregation and
-    distribution. Clients' ranks stay: its regulariser and pruning are not here.
+    distribution. Clients prune their ranks with the learner of the same name; else these stay.
 
     Args:
         ranks: pairs of a rank and the share of the clients that have it; empty for all of it.
@@ -140,7 +140,8 @@ def lora_fair(keeps: float = 0.01) -> Composed:
 
     LoRA-FAIR: Bian, Wang, Zhang and Xu, "LoRA-FAIR: Federated LoRA Fine-Tuning with Aggregation and
     Initialization Refinement", ICCV 2025, https://arxiv.org/abs/2411.14961. The paper measures
-    nearness by cosine and finds it by gradient steps; here it is least squares, in closed form.
+    nearness by cosine and finds it by gradient steps, of which it is not known how many and how
+    long; here it is least squares with a squared norm, in closed form.
     What lies outside of the rows of the mean A cannot be made up for.
 
     Args:

@@ -13,8 +13,9 @@ import pytest
 pytest.importorskip("flwr")
 
 from command_forks import Process, start
-from live_processes import free_ports, until
+from live_processes import free_ports
 from small_jobs import fedloom
+from waiting import until
 
 APP = Path(__file__).parents[1] / "fixtures" / "flower_app"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_processes import Fleet, era_rows, table_of, tensors, until
+from live_processes import Fleet, era_rows, table_of, tensors
 from small_jobs import fedloom, tensors_of
+from waiting import until
 
 from fedloom.backbones.fetch import fetch
 from fedloom.core.errors import ModelError

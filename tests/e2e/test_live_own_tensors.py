@@ -4,8 +4,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from live_processes import Fleet, era_rows, table_of, until
+from live_processes import Fleet, era_rows, table_of
 from safetensors.numpy import load_file
+from waiting import until
 
 CLIENTS, ROUNDS = 2, 4
 STAGE = {

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from live_processes import Fleet, era_rows, table_of
 
-from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.job import STAGE_KEYS
+from fedloom.sources import recipes
 
 CLIENTS, ROUNDS = 2, 3
 # Devices say their kind, the simulator deals it out; stages have a test of their own.

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from live_processes import Fleet, era_rows, free_ports, table_of, until
+from live_processes import Fleet, era_rows, free_ports, table_of
 from stage_process import stages
+from waiting import until
 
 CLIENTS, ROUNDS = 2, 3
 STAGE = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from small_jobs import classify_table, fedloom, labelled_rows, write_rows, write_toml
 
-from fedloom.api import job_of
 from fedloom.core.types import Params
 from fedloom.results.history import History
+from fedloom.sources import job_of
 from fedloom.tuning.export import load_adapter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

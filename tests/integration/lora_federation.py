@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from small_jobs import classify_table, labelled_rows, write_rows
 
-from fedloom.api import job_of
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.exchange import client_update
 from fedloom.core.component import Option
@@ -24,6 +23,7 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.server.admission import Admission
+from fedloom.sources import job_of
 from fedloom.strategies.base import Strategy
 from fedloom.strategies.lora.algebra import Matrix
 from fedloom.tuning.base import CohortModel

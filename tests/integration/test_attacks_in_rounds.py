@@ -43,6 +43,19 @@ def test_colluding_attackers_and_changed_labels_change_the_model(
     assert len(found) == 3
 
 
+@pytest.mark.parametrize("attack", ["sign-flip", "alie"])
+def test_attackers_have_parts_of_the_rank_as_others_do(
+    attack: str, text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    strategy = {"name": "flora", "ranks": [[1, 0.5], [2, 0.5]]}
+    table = classify_table(text_model["classify"], attack={"name": attack, "clients": 4})
+    table["adapter"] = {"name": "lora", "rank": 2, "side": 8}
+    table["stages"] = [{**table["stages"][1], "rounds": 2, "strategy": strategy}]
+    table["run"]["directory"] = str(tmp_path)
+    run = fedloom.simulate(table, data=labelled_rows(), observer=Quiet())
+    assert not np.asarray(run.history["refused"]).any()
+
+
 def test_what_cannot_be_played_is_told_at_once(text_model: dict[str, Path], tmp_path: Path) -> None:
     model = text_model["classify"]
     few = r"configure, round 1: .*krum: f = 5 with n = 12 clients: n >= 2f \+ 3 = 13 is needed"

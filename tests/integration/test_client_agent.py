@@ -18,6 +18,7 @@ from command_forks import command_environment
 from contract_server import Misbehaving, Refused, serving
 from small_federation import Federation
 from small_jobs import labelled_rows, write_rows
+from waiting import until
 
 from fedloom.client.settings import ClientSettings
 from fedloom.client.start import take_part
@@ -210,13 +211,6 @@ def client(given: ClientSettings, cwd: Path) -> "subprocess.CompletedProcess[str
     )
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def resident(process: int) -> int:
     """Bytes of memory that a process holds."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -241,7 +235,7 @@ def test_a_waiting_device_is_small_and_stops_at_once(
             text=True,
         )
         try:
-            until(lambda: len(server.check_ins) > 2)
+            until(lambda: len(server.check_ins) > 2, "three check-ins")
             assert resident(process.pid) < 120e6
             maps = Path(f"/proc/{process.pid}/maps").read_text()
             assert "libtorch" not in maps
@@ -268,7 +262,7 @@ def test_a_result_outlives_its_process(
         given = settings(tmp_path, data, port)
         process = subprocess.Popen(command(given), env=command_environment())
         try:
-            until(lambda: len(server.refusals) < 3)
+            until(lambda: len(server.refusals) < 3, "a refusal")
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -294,7 +288,7 @@ def test_two_clients_do_not_share_a_folder(
         given = settings(tmp_path, data, port)
         first = subprocess.Popen(command(given), env=command_environment())
         try:
-            until(lambda: server.check_ins)
+            until(lambda: server.check_ins, "a check-in")
             second = client(given, tmp_path)
         finally:
             release.set()
@@ -317,7 +311,7 @@ def test_a_stop_in_the_middle_of_training(
             command(given), env=command_environment(), stderr=subprocess.PIPE, text=True
         )
         try:
-            until((tmp_path / "device" / "task.json").exists)
+            until((tmp_path / "device" / "task.json").exists, "a task")
             time.sleep(1.0)
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=20)

@@ -34,7 +34,7 @@ from fedloom.core.types import (
 )
 from fedloom.progress import Quiet
 from fedloom.simulation.branches import Branch
-from fedloom.simulation.dispatch import Federation
+from fedloom.simulation.federation import Federation
 from fedloom.simulation.setup import Prepared
 from fedloom.simulation.simulator import Run
 from fedloom.tuning.activation_codecs import codec_named

@@ -10,7 +10,6 @@ from small_jobs import labelled_rows, write_rows
 from torch import Tensor
 
 import fedloom
-from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import job_from
@@ -18,6 +17,7 @@ from fedloom.progress import Quiet
 from fedloom.results.observe import RoundLine
 from fedloom.server.setup import plan_of
 from fedloom.simulation.simulator import Run
+from fedloom.sources import recipes
 from fedloom.strategies.ladder import Configuration, Ladder
 from fedloom.tuning.prefix import PrefixCache
 

@@ -8,11 +8,11 @@ import pytest
 from small_jobs import labelled_rows
 
 import fedloom
-from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.errors import StrategyError
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import Run
+from fedloom.sources import recipes
 
 CLIENTS = 4
 

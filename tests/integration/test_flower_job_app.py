@@ -1,6 +1,8 @@
 """A job as a Flower app: written, run in this process over a Grid, equal to the simulator's."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,21 +19,31 @@ from fedloom.flower.running import folder_for, run_server_app
 from fedloom.flower.simulated import Simulated
 from fedloom.progress import Quiet
 
+PRUNING = {
+    "learner": {"name": "hetlora", "decay": 0.5, "price": 2.0},
+    "strategy": {"name": "hetlora", "ranks": [[1, 0.3], [2, 0.7]]},
+    "adapter": {"name": "lora", "rank": 2},
+}
 
+
+@pytest.mark.parametrize("more", [{"codec_up": {"name": "block-drop", "rate": 0.5}}, PRUNING])
 def test_a_job_in_flowers_messages_is_the_simulators(
+    more: dict[str, Any],
     text_model: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # each app has the same package name
+    for module in [name for name in sys.modules if name.startswith("fedloom_job")]:
+        monkeypatch.delitem(sys.modules, module)
     data = write_rows(tmp_path / "rows.jsonl", labelled_rows(144, clients=6))
-    table = classify_table(
-        text_model["classify"], data, codec_up={"name": "block-drop", "rate": 0.5}
-    )
+    table = classify_table(text_model["classify"], data, **more)
     table["run"] |= {"clients_at_once": 1, "directory": "job"}
     table["server"] = {"min_clients": 6}
-    table["stages"] = [{**table["stages"][1], "rounds": 3, "clients_per_round": 4}]
+    stage = {**table["stages"][1], "rounds": 3, "clients_per_round": 4}
+    table["stages"] = [{**stage, "strategy": table.pop("strategy", "fedavg")}]
     write_toml(tmp_path / "job.toml", table)
     assert main(["flower-app", "job.toml", "app"]) == 0
     assert "app is written" in capsys.readouterr().out
@@ -43,7 +55,7 @@ def test_a_job_in_flowers_messages_is_the_simulators(
     fedloom.simulate("job.toml", settings={"run.directory": "simulated"}, observer=Quiet())
 
     assert run.rounds == 3
-    same = ("round", "stage", "accepted", "loss", "evaluation", "bytes_up")
+    same = ("round", "stage", "accepted", "loss", "evaluation", "bytes_up", "bytes_down")
     ours, theirs = (
         [[line[key] for key in same] for line in numbers_of(Path(where))]
         for where in ("simulated", "there")

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from small_jobs import labelled_rows, write_rows, write_toml
 
-from fedloom.api import job_of
 from fedloom.cli import main
 from fedloom.core.errors import ConfigError
 from fedloom.progress import Quiet
 from fedloom.simulation.layers import LayerChoice, choose_layers
+from fedloom.sources import job_of
 
 
 @pytest.fixture

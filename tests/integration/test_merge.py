@@ -11,7 +11,6 @@ from cohorts import CASES, CPU, Folders, Ragged, start
 from numpy.typing import NDArray
 from small_jobs import classify_table
 
-from fedloom.api import job_of
 from fedloom.backbones.checkpoint import open_checkpoint
 from fedloom.backbones.formats import SCHEMES
 from fedloom.backbones.loftq import LoftQ
@@ -24,6 +23,7 @@ from fedloom.core.registry import Component
 from fedloom.core.types import Params
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import simulate
+from fedloom.sources import job_of
 from fedloom.tuning.build import build_model
 from fedloom.tuning.evaluate import evaluate
 from fedloom.tuning.export import load_adapter

@@ -10,13 +10,13 @@ import torch
 from small_jobs import WORDS, labelled_rows
 
 import fedloom
-from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import job_from
 from fedloom.core.types import LocalWork, Params
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import Run
+from fedloom.sources import recipes
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import model_of
 from fedloom.tuning.data import corpus_from_rows

@@ -13,7 +13,6 @@ from small_jobs import classify_table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedloom.api import job_of
 from fedloom.backbones.formats import NF4, SCHEMES
 from fedloom.backbones.four_bit import dense_of, store_layers, stored_bytes, weight_count
 from fedloom.backbones.huggingface import load
@@ -23,6 +22,7 @@ from fedloom.core.registry import Component
 from fedloom.core.types import LocalWork
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import simulate
+from fedloom.sources import job_of
 from fedloom.tuning.base import CohortModel
 from fedloom.tuning.build import build_model, model_of
 from fedloom.tuning.evaluate import evaluate

@@ -8,13 +8,13 @@ import pytest
 import torch
 from small_jobs import classify_table
 
-from fedloom.api import job_of
 from fedloom.backbones.formats import SCHEMES, scheme_of
 from fedloom.backbones.notes import scheme_in
 from fedloom.core.backbone_job import FORMATS
 from fedloom.core.errors import ConfigError, ModelError
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import simulate
+from fedloom.sources import job_of
 from fedloom.tuning.build import model_of
 from fedloom.tuning.kernel import kernel_needs, kernel_of
 from fedloom.tuning.prepare import folder_of

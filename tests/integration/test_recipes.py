@@ -8,11 +8,11 @@ import pytest
 from small_jobs import labelled_rows
 
 import fedloom
-from fedloom.api import recipes
 from fedloom.core.config import read_toml
 from fedloom.core.types import Params
 from fedloom.progress import Quiet
 from fedloom.simulation.simulator import Run
+from fedloom.sources import recipes
 
 # Searches by losses alone have no local steps, and tests of their own.
 METHODS = sorted(name for name, path in recipes().items() if "local" in read_toml(path))

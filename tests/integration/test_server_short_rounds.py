@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from live_server import Device, Refused, Server, frame_of, parts_of, refusal, serving
+from waiting import until
 
 from fedloom.cli import main
 from fedloom.protos import federation_pb2 as pb
@@ -168,8 +169,7 @@ def test_a_client_that_vanishes_is_not_waited_for(tmp_path: Path) -> None:
         ann.send(ann.task(), 1.0)
         bob.send(bob.task(), 3.0)
         for device in (ann, bob):
-            while not device.check_in(5.0).HasField("done"):
-                pass
+            device.hears_the_end()
         model(server, 2.0)
 
 
@@ -178,23 +178,24 @@ def test_nobody_answers_at_all(tmp_path: Path) -> None:
     with serving(tmp_path, rounds=2, server=terms) as server:
         ann, bob = gather(server, "ann", "bob")
         first = ann.task()
-        until = time.monotonic() + 20
         saved = server.folder / "run" / "checkpoints" / "round-000001.safetensors"
-        while not saved.exists():  # asked twice, then the round ends with nothing
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        until(saved.exists, "a round without answers")  # asked twice, then it ends with nothing
         assert server.lines[0]["accepted"] == 0
         model(server, 0.0)
         assert refusal(lambda: ann.send(first)) in (OVER, FORGOTTEN)
         for device in (ann, bob):  # each as often as it takes, in the second round
-            while not server.lines[1:]:
-                try:
-                    device.send(device.task(), 2.0)
-                    break
-                except (Refused, AssertionError):
-                    continue
+            until(lambda: server.lines[1:] or sent(device), "a second round")  # noqa: B023
         server.ended()
         assert server.lines[1]["accepted"] <= 2
+
+
+def sent(device: Device) -> bool:
+    """Whether a device has a task, and its update is taken in time."""
+    try:
+        device.send(device.task(), 2.0)
+    except (Refused, AssertionError):
+        return False
+    return True
 
 
 def test_what_clients_measure_cannot_end_the_server(tmp_path: Path) -> None:

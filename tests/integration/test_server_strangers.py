@@ -14,6 +14,7 @@ import grpc
 import pytest
 from live_server import OPTIONS, Device, Server, parts_of, refusal, serving
 from raw_calls import call, tls_context
+from waiting import until
 
 from fedloom.protos import federation_pb2 as pb
 from fedloom.protos.federation_pb2_grpc import EnrolmentStub
@@ -199,9 +200,7 @@ class Streams:
         next(self._down)
         self._thread = threading.Thread(target=self._upload)
         self._thread.start()
-        until = time.monotonic() + 10
-        while not device.query(task.ticket).offset:
-            assert time.monotonic() < until
+        until(lambda: device.query(task.ticket).offset, "the first bytes")
 
     def _upload(self) -> None:
         parts = parts_of(self._task, bytes(64))

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from small_jobs import classify_table, labelled_rows
 
-from fedloom.api import job_of
 from fedloom.core.errors import ConfigError
 from fedloom.core.job_devices import outgrown
 from fedloom.progress import Quiet
 from fedloom.results.history import line_from_json, line_to_json
 from fedloom.simulation.simulator import Run, simulate
+from fedloom.sources import job_of
 
 WAYS = ("device", "network")
 DEVICE = {

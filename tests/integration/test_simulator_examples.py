@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.api import job_of
 from fedloom.core.component import Component
 from fedloom.core.registry import create
+from fedloom.sources import job_of
 from fedloom.strategies.conformance import check_strategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from split_server import TERMS, WIDTH, Scaling, Serving, serving
+from waiting import until
 
 from fedloom.backbones.lengths import Lengths, packing_of
 from fedloom.client.channel import Channel
@@ -320,10 +321,8 @@ def test_a_client_that_stops_reading() -> None:
         serving(Scaling(), replace(TERMS, patience=0.5)) as server,
         held_open(server.port, [opening(), *parts, *parts], reads=False),
     ):
-        began = time.monotonic()
         goes_on(server)
-        while not server.counting.refused["stalled"] and time.monotonic() - began < 10:
-            time.sleep(0.02)
+        until(lambda: server.counting.refused["stalled"], "the end of who reads nothing")
         assert server.counting.refused == {"stalled": 1}
         assert server.room.taken == 0
         goes_on(server, "third")

@@ -20,6 +20,7 @@ from hosted_federation import (
     simulated,
     table_of,
 )
+from waiting import until
 
 from fedloom.client.channel import Channel
 from fedloom.client.span import RemoteFar
@@ -165,8 +166,7 @@ def one_after_the_other(model: Path, mode: str, folder: Path, apart: bool) -> by
 
         playing = threads.submit(play)
         done = threads.submit(devices["c00"].work, port, over)
-        while not federation.ledger.written(1):
-            assert not over.wait(0.01)
+        until(lambda: federation.ledger.written(1), "a result")
         over.set()
         done.result(20)
         if apart:

@@ -15,7 +15,15 @@ from fedloom.core.registry import Component, create
 from fedloom.core.seeds import stream
 from fedloom.core.types import ClientTask, ClientUpdate, Delta, Refusal
 from fedloom.simulation.attackers import Attackers, attacked, attackers_of
-from fedloom.simulation.attacks import Alie, Attack, Gaussian, Ipm, SignFlip, Spread, largest_hidden
+from fedloom.simulation.attacks import (
+    Attack,
+    Spread,
+    alie,
+    gaussian,
+    ipm,
+    largest_hidden,
+    sign_flip,
+)
 from fedloom.simulation.holdings import Partition
 
 LAYOUT = Layout((TensorSpec("a", (2,)), TensorSpec("b", (1,))))
@@ -40,9 +48,9 @@ def chosen(job: Job) -> Attackers:
 
 
 def test_forged_updates_by_hand() -> None:
-    assert SignFlip(strength=2).forged(DELTA, NOISE, None).tolist() == [-2, 4, 0]
-    assert Ipm(strength=0.5).forged(DELTA, NOISE, SPREAD).tolist() == [-0.5, -1, -1.5]
-    assert Alie(strength=2).forged(DELTA, NOISE, SPREAD).tolist() == [0, 2, 1]
+    assert sign_flip(strength=2).forge(DELTA, NOISE, None).tolist() == [-2, 4, 0]
+    assert ipm(strength=0.5).forge(DELTA, NOISE, SPREAD).tolist() == [-0.5, -1, -1.5]
+    assert alie(strength=2).forge(DELTA, NOISE, SPREAD).tolist() == [0, 2, 1]
 
 
 def test_alie_hides_as_far_away_as_it_can() -> None:
@@ -50,14 +58,14 @@ def test_alie_hides_as_far_away_as_it_can() -> None:
     assert largest_hidden(50, 12) == pytest.approx(0.336, abs=5e-4)
     # n = 10, m = 2: s = 4, Phi(z) = 4 / 8: the mean itself is as far as it can go.
     assert largest_hidden(10, 2) == 0
-    found = Alie().forged(DELTA, NOISE, SPREAD)
+    found = alie().forge(DELTA, NOISE, SPREAD)
     np.testing.assert_allclose(found, [1 - 0.168, 2, 3 - 0.336], atol=5e-4)
 
 
 def test_noise_is_of_the_strength_asked_for_and_of_the_stream() -> None:
     zeros = np.zeros(4000, dtype=np.float32)
-    found = Gaussian(strength=3).forged(zeros, stream(1, "x"), None)
-    again = Gaussian(strength=3).forged(zeros, stream(1, "x"), None)
+    found = gaussian(strength=3).forge(zeros, stream(1, "x"), None)
+    again = gaussian(strength=3).forge(zeros, stream(1, "x"), None)
     assert found.tobytes() == again.tobytes()
     assert found.dtype == np.float32
     assert 2.8 < float(found.std()) < 3.2
@@ -84,6 +92,8 @@ def test_whom_the_strategy_trusts_does_not_attack() -> None:
     [
         ({"attack": {"name": "ipm", "clients": 101}}, "clients = 101; there are 100"),
         ({"attack": {"name": "ipm", "share": 2.0}}, "share = 2.0: 0 to 1"),
+        ({"attack": {"name": "ipm", "clients": -1}}, "clients = -1: 0 .the share. or more"),
+        ({"attack": {"name": "ipm", "strength": -1.0}}, "strength = -1.0: 0 or more, and finite"),
         ({"attack": "alie", "codec_up": "scalars"}, "it sends steps along known directions"),
         ({"attack": "alie", "split": {"mode": "v1"}}, "updates of a split model are not forged"),
     ],
@@ -124,12 +134,12 @@ def updates_of(attack: Attack, names: set[str]) -> dict[str, list[float]]:
 
 
 def test_only_attackers_send_something_else() -> None:
-    found = updates_of(SignFlip(), {"b", "d"})
+    found = updates_of(sign_flip(), {"b", "d"})
     assert found == {"a": [1] * 3, "b": [-2] * 3, "c": [3] * 3}
 
 
 def test_colluding_attackers_know_their_own_kind_alone() -> None:
     # Of 2 and 3 the mean is 2.5 and the deviation 0.5.
-    found = updates_of(Ipm(strength=2), {"b", "c"})
+    found = updates_of(ipm(strength=2), {"b", "c"})
     assert found == {"a": [1] * 3, "b": [-5] * 3, "c": [-5] * 3}
-    assert updates_of(Alie(strength=1), {"b", "c"})["c"] == [2] * 3
+    assert updates_of(alie(strength=1), {"b", "c"})["c"] == [2] * 3

@@ -10,12 +10,12 @@ import pytest
 from synthetic_run import synthetic_run
 
 from fedloom import __version__
-from fedloom.api import job_of
 from fedloom.cli import main
 from fedloom.core.errors import DataError
 from fedloom.core.job import Job
 from fedloom.results.observe import Observer, RoundLine, RunInfo, Summary
 from fedloom.results.rundir import RunDirectory
+from fedloom.sources import job_of
 
 Simulate = Callable[..., None]
 

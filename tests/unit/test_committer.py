@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from fedloom.core.errors import TransferError
 from fedloom.core.types import Client
@@ -245,8 +246,7 @@ def test_one_that_nobody_waits_for_any_more_is_not_written(store: Store) -> None
     ann, bob, cy = store.begin(1, 3)
     with store.committer._writing:
         first = store.submit(ann, b"a")
-        while not first.running():
-            pass
+        until(first.running, "the first write", every=0.001)
         second, third = store.submit(bob, b"b"), store.submit(cy, b"c")
         assert second.cancel()
     assert third.result(timeout=60) == 2

@@ -7,7 +7,8 @@ from fedloom.core.types import Params
 from fedloom.tuning.attachments import Chain, LowRank, Replacement, Scaling
 from fedloom.tuning.base import Part
 from fedloom.tuning.composition import Composition
-from fedloom.tuning.parts import HeadPart, Ia3Part, LoraPart
+from fedloom.tuning.head_part import HeadPart
+from fedloom.tuning.parts import Ia3Part, LoraPart
 from fedloom.tuning.store import Store
 
 QUERY = Linear("layer.0.query", "layer.0", 4, 4)

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,8 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
 from fedloom.simulation.branches import Branch
-from fedloom.simulation.dispatch import AHEAD, Federation, _fitting, dispatcher
+from fedloom.simulation.dispatch import AHEAD, _fitting, dispatcher
+from fedloom.simulation.federation import Federation
 from fedloom.tuning.base import Session
 from fedloom.tuning.capacity import Capacity
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
@@ -48,6 +50,7 @@ class FakeLearner:
             self.begun += 1
             self.running += 1
             self.most = max(self.most, self.running)
+        time.sleep(0.002)  # long enough for whoever may begin beside it
         results = [
             LocalResult(
                 client=own.client,

@@ -15,10 +15,22 @@ from fedloom.server.refusing import _STATUS
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+GUIDES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("benchmarks/README.md", "examples/README.md")),
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md")),
+]
+DOCUMENTS = [README, *GUIDES]
+OF_COMMANDS = [path for path in DOCUMENTS if path.parent.name != "benchmarks"]  # has scripts
 ROOMS = ("core", "security", "client", "server")
 _CODE = re.compile(r"""code="([a-z-]+)"|code: str = "([a-z-]+)"|_UNKNOWN = "([a-z-]+)\"""")
 _SPAN = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def raised() -> set[str]:
@@ -77,7 +89,7 @@ def test_every_refusal_stands_in_the_contract_with_its_status() -> None:
     assert codes - {code for code, _ in rows} == local
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_every_command_and_option_exists(path: Path) -> None:
     for words in commands(path.read_text(encoding="utf-8")):
         name = next((n for n in (" ".join(words[:2]), words[0]) if n in PARSERS), "")
@@ -88,7 +100,7 @@ def test_every_command_and_option_exists(path: Path) -> None:
         assert given <= OPTIONS[name], words
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", OF_COMMANDS, ids=name_of)
 def test_options_on_their_own_exist(path: Path) -> None:
     known = set().union(*OPTIONS.values())
     spans = _SPAN.findall(path.read_text(encoding="utf-8"))
@@ -96,7 +108,7 @@ def test_options_on_their_own_exist(path: Path) -> None:
     assert given - known == set()
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_settings_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     known = {field.name for field in fields(ServerConfig)}
@@ -105,7 +117,23 @@ def test_settings_exist(path: Path) -> None:
     assert set(re.findall(r"`run\.([a-z_]+)(?= =|`)", text)) <= {f.name for f in fields(Job().run)}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def anchors(path: Path) -> set[str]:
+    """What a link into a document may name: its headings, as forges write them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-        assert "://" in target or (path.parent / target).exists(), target
+    for target, anchor in _LINK.findall(path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+def test_the_readme_leads_to_every_document(path: Path) -> None:
+    targets = {target for target, _ in _LINK.findall(README.read_text(encoding="utf-8"))}
+    assert str(path.relative_to(ROOT)) in targets

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from lora_rounds import start
 
+from fedloom.codecs.base import Codec
 from fedloom.codecs.dense import BFloat16, Float32
 from fedloom.codecs.exchange import changed, client_update, received, sent_down, with_far
 from fedloom.codecs.quantized import Int8
 from fedloom.core.errors import CodecError
 from fedloom.core.layout import Layout, TensorSpec
+from fedloom.core.ranks import limited, of_rank
 from fedloom.core.types import ClientTask, ClientUpdate, Cost, Delta, Params, Selectors
 
 HEAD = TensorSpec("head", (2,), tags=frozenset({"head"}))
@@ -42,6 +45,36 @@ def test_a_model_comes_down_as_it_was_sent() -> None:
     assert mine.vector.tolist() == [0.0] * 5
     with pytest.raises(CodecError, match="elements of layout"):
         received(mine, Float32(), payload, LAYOUT)
+
+
+@pytest.mark.parametrize("codec", [Float32(), Int8()])
+def test_a_part_of_the_rank_comes_down_as_that_and_the_rest_is_zero(codec: Codec) -> None:
+    params = start(side=2)
+    layout = params.layout
+    part = Layout(tuple(spec for spec in layout if "v." not in spec.name))
+    payload = sent_down(params, codec, part, version=1, rank=2)
+    cut = of_rank(part, 2)
+    assert codec.decode(payload, cut).layout == cut
+    mine = Params(layout, np.ones(layout.size, dtype=np.float32))
+    found, _ = received(mine, codec, payload, part, rank=2)
+    assert np.array_equal(limited(found, 2).vector, found.vector)
+    for spec in layout:
+        came, sent = (layout.view(p.vector, spec.name) for p in (found, limited(params, 2)))
+        if spec.name not in part:  # as it was, but for its rank
+            assert np.array_equal(came, layout.view(limited(mine, 2).vector, spec.name))
+        else:
+            np.testing.assert_allclose(came, sent, atol=0.0 if codec.name == "float32" else 0.05)
+
+
+def test_a_client_sends_the_rank_that_it_has_come_to_and_says_so() -> None:
+    layout, task = start().layout, ClientTask("ann", 3, 2, rank=2)
+    delta = np.ones(layout.size, dtype=np.float32)
+    told = {"num_examples": 9, "metrics": {"loss": 7.0}, "cost": Cost(), "model": layout}
+    for rank, sent, metrics in ((None, 2, {}), (1, 1, {"rank": 1.0})):
+        found = client_update(task, layout, delta, Float32(), rank=rank, **told)  # type: ignore[arg-type]
+        assert found.payload is not None
+        assert Float32().decode(found.payload, of_rank(layout, sent)).vector.all()
+        assert found.metrics == {"loss": 7.0, **metrics}
 
 
 def test_the_same_version_is_the_same_bytes() -> None:

@@ -23,6 +23,7 @@ from fedloom.core.types import (
     Payload,
     State,
 )
+from fedloom.server.remembered import Remembered
 from fedloom.server.round import run_round
 from fedloom.strategies.fedpeptao import FedPepTAO
 from fedloom.strategies.remembering import Memory, layout_of
@@ -72,7 +73,8 @@ def played(
     cohort = Cohort(number, tuple(Client(n, EXAMPLES[n]) for n in names), WORK)
     strategy = memory.strategy
     assert isinstance(strategy, FedPepTAO)
-    playing = run_round(strategy, state, cohort, dispatch, decode=no_payloads, memory=memory)
+    kept = Remembered(memory)
+    playing = run_round(strategy, state, cohort, dispatch, decode=no_payloads, kept=kept)
     return asyncio.run(playing)[0]
 
 

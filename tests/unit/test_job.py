@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from fedloom.api import job_of
 from fedloom.core.config import override, to_table
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import Job, Stage, job_from
 from fedloom.core.registry import Component
 from fedloom.core.work import LocalWork
+from fedloom.sources import job_of
 
 
 def test_an_empty_table_is_the_default_job() -> None:

@@ -31,7 +31,7 @@ def change_of(update: ClientUpdate) -> "np.ndarray[tuple[int], np.dtype[np.float
 
 
 def test_the_mean_of_the_clients_models() -> None:
-    # Algorithm 1: w + sum_c omega_c sum_k eta s_ck z_k, omega by examples or alike.
+    # FedKSeed: w + sum_c omega_c sum_k eta s_ck z_k, omega by examples or alike.
     a, b = pooled("a", [3, 0, -1, 0], examples=3), pooled("b", [0, 5, 1, 0])
     found = after(fedkseed(), START, a, b).params.vector[:40]
     np.testing.assert_allclose(found, (3 * change_of(a) + change_of(b)) / 4, rtol=1e-5, atol=1e-7)

@@ -1,3 +1,4 @@
+from lora_rounds import start as with_pairs
 from step_runs import LAYOUT, SEED, advance, start
 
 from fedloom.codecs.dense import Float32
@@ -34,6 +35,23 @@ def test_what_is_given_depends_on_what_is_held() -> None:
     assert found.given("cy", held(made, 2)).content == old.content
     beyond = found.given("di", Holding(7, b"x"))  # of a run before this one
     assert (beyond.base, beyond.content, beyond.resync) == (None, found.content, False)
+
+
+def test_a_rank_has_one_form_that_all_of_it_share() -> None:
+    params, contents = with_pairs(), Contents()
+    made = Downlink(State(params), Float32(), params.layout, number=0)
+    found = Models(made, contents)
+    assert found.cut(None) is None
+    one, two = found.cut(1), found.cut(2)
+    assert one is not None
+    assert two is not None
+    assert one.size < two.size < found.content.size
+    assert found.cut(1) == one
+    assert made.cut(1) is made.cut(1)
+    assert set(contents._stored) == {c.sha256 for c in (found.content, one, two)}
+    found.forget()
+    assert not contents._stored
+    assert models()[0].cut(1) is None  # who follows has all of it
 
 
 def test_another_model_than_ours_is_replaced_and_told_once() -> None:

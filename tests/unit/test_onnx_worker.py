@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_jobs import labelled_rows
 
-from fedloom.client.engines import engine_of
 from fedloom.client.manifest import Manifest, Order
 from fedloom.client.onnx_worker import OnnxWorker
 from fedloom.client.settings import ClientSettings
+from fedloom.client.which_engine import engine_of
 from fedloom.client.worker import Worker
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.exchange import changed, sent_down

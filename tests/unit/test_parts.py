@@ -8,7 +8,8 @@ from fedloom.backbones.base import Linear
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
 from fedloom.tuning.base import Part
-from fedloom.tuning.parts import BiasPart, BottleneckPart, HeadPart, Ia3Part, LoraPart
+from fedloom.tuning.head_part import HeadPart
+from fedloom.tuning.parts import BiasPart, BottleneckPart, Ia3Part, LoraPart
 from fedloom.tuning.store import Store
 
 # Written down once: a run starts from the same bits on every machine and in every version.

@@ -43,7 +43,7 @@ def test_a_folder_is_its_own_backbone(text_model: dict[str, Path]) -> None:
     folder = text_model["classify"]
     assert folder_of(BackboneConfig(name=str(folder)), CPU, notes.append) == folder
     assert notes == []
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="nowhere"):
         folder_of(BackboneConfig(name=str(folder / "nowhere")), CPU, notes.append)
 
 

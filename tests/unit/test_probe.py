@@ -7,9 +7,9 @@ import torch
 from small_jobs import labelled_rows, write_rows
 from torch.nn import functional
 
-from fedloom.api import job_of
 from fedloom.cli import main
 from fedloom.core.job import Job
+from fedloom.sources import job_of
 from fedloom.tuning.probe import fitted, probe_of
 
 

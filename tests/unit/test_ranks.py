@@ -7,8 +7,8 @@ from lora_rounds import MODULES, RANK, layout_of, start
 
 from fedloom.core.config import build
 from fedloom.core.layout import Layout, TensorSpec
-from fedloom.core.ranks import cut_to, largest_rank, limited, of_rank
-from fedloom.core.types import ClientTask, Delta
+from fedloom.core.ranks import cut_to, factor_pairs, largest_rank, limited, of_rank, widened
+from fedloom.core.types import ClientTask, Delta, Params
 from fedloom.server.live_round import order_of
 
 
@@ -61,6 +61,22 @@ def test_a_change_is_cut_to_the_first_rows_and_columns() -> None:
     assert cut_to(delta, None) is delta
     assert cut_to(delta, 1).vector.tolist() == [0, 1, 6, 9, 12]
     assert cut_to(delta, 1).layout == of_rank(layout, 1)
+
+
+def test_what_was_cut_is_the_limited_model_again() -> None:
+    params = start()
+    for rank in (1, 2, RANK):
+        cut = cut_to(Delta(params.layout, params.vector), rank)
+        found = widened(Params(cut.layout, cut.vector), params.layout)
+        assert np.array_equal(found.vector, limited(params, rank).vector)
+
+
+def test_pairs_are_of_factors_that_clients_have() -> None:
+    found = factor_pairs(layout_of(side=2))
+    wanted = [(f"{name}.lora_A.weight", f"{name}.lora_B.weight") for name in MODULES]
+    assert [(a.name, b.name) for a, b in found] == wanted
+    alone = Layout(tuple(spec for spec in layout_of() if "B" not in spec.tags))
+    assert factor_pairs(alone) == []
 
 
 # A device whose fedloom knows no ranks refuses the key: it must not see it where none is asked.

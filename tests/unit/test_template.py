@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fedloom.api import job_of
 from fedloom.core.config import to_table
 from fedloom.core.errors import ConfigError
 from fedloom.core.job import STAGE_KEYS, Job, job_from
+from fedloom.sources import job_of
 from fedloom.template import template, write_template
 
 

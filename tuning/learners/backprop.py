@@ -6,7 +6,8 @@ to the order of float additions.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from fedloom.tuning.optimizers import optimizer_for
 from fedloom.tuning.sparing import descend
 from fedloom.tuning.store import Store
 
-__all__ = ["Backprop"]
+__all__ = ["Backprop", "Tilt", "backpropagated"]
+
+Tilt: TypeAlias = Callable[[Store], None]
+"""Adds to the gradients of a store's active rows those of what is minimised beside the loss."""
 
 
 class Backprop:
@@ -46,46 +50,67 @@ class Backprop:
 
         A client whose loss is not finite does not disturb the others: its delta says so itself.
         """
-        began = time.perf_counter()
-        plans = [list(local_batches(a, work)) for a in cohort]
-        most = work.max_examples or max(len(a.rows) for a in cohort)
-        order = sorted(range(len(cohort)), key=lambda i: (-len(plans[i]), i))
-        store = session.store(params, len(cohort))
-        own = [cohort[i].own for i in order]
-        store.begin(own)
-        store.lean([cohort[i].pull for i in order])
-        optimizer = optimizer_for(work, store)
-        sums = torch.zeros(3, len(cohort), device=store.values.device)  # loss, correct, count
-        for step in range(len(plans[order[0]])):
-            active = [i for i in order if len(plans[i]) > step]
-            store.activate(len(active))
-            losses = descend(session, store, [plans[i][step] for i in active])
-            optimizer.step()
-            sums[:, : len(active)] += torch.stack(
-                (losses.loss * losses.count, losses.correct, losses.count)
-            )
-        deltas, kept = _on_host(store.deltas()), _kept(own, store)
-        loss, correct, count = sums.cpu().numpy()
-        seconds = (time.perf_counter() - began) / len(cohort)
-        results: list[LocalResult | None] = [None] * len(cohort)
-        for place, i in enumerate(order):
-            tokens = session.tokens(np.concatenate(plans[i]))
-            results[i] = LocalResult(
-                client=cohort[i].client,
-                layout=store.trained,
-                delta=deltas[place],
-                num_examples=min(len(cohort[i].rows), most),
-                metrics={
-                    "loss": float(loss[place] / max(count[place], 1)),
-                    "accuracy": float(correct[place] / max(count[place], 1)),
-                },
-                flops=session.flops(tokens),
-                seconds=seconds,
-                tokens=tokens,
-                memory=memory_of(session, plans[i], store.trained.size, work, backward=True),
-                kept=kept[place],
-            )
-        return [result for result in results if result is not None]
+        return backpropagated(session, params, work, cohort)
+
+
+def backpropagated(
+    session: Session,
+    params: Params,
+    work: LocalWork,
+    cohort: Sequence[Assignment],
+    tilt: Tilt | None = None,
+) -> list[LocalResult]:
+    """See `Backprop.train`.
+
+    Args:
+        session: the model.
+        params: where every client starts.
+        work: the numbers of local training.
+        cohort: the clients.
+        tilt: called before every step of the optimizer; None for nothing.
+    """
+    began = time.perf_counter()
+    plans = [list(local_batches(a, work)) for a in cohort]
+    most = work.max_examples or max(len(a.rows) for a in cohort)
+    order = sorted(range(len(cohort)), key=lambda i: (-len(plans[i]), i))
+    store = session.store(params, len(cohort))
+    own = [cohort[i].own for i in order]
+    store.begin(own)
+    store.lean([cohort[i].pull for i in order])
+    optimizer = optimizer_for(work, store)
+    sums = torch.zeros(3, len(cohort), device=store.values.device)  # loss, correct, count
+    for step in range(len(plans[order[0]])):
+        active = [i for i in order if len(plans[i]) > step]
+        store.activate(len(active))
+        losses = descend(session, store, [plans[i][step] for i in active])
+        if tilt is not None:
+            tilt(store)
+        optimizer.step()
+        sums[:, : len(active)] += torch.stack(
+            (losses.loss * losses.count, losses.correct, losses.count)
+        )
+    deltas, kept = _on_host(store.deltas()), _kept(own, store)
+    loss, correct, count = sums.cpu().numpy()
+    seconds = (time.perf_counter() - began) / len(cohort)
+    results: list[LocalResult | None] = [None] * len(cohort)
+    for place, i in enumerate(order):
+        tokens = session.tokens(np.concatenate(plans[i]))
+        results[i] = LocalResult(
+            client=cohort[i].client,
+            layout=store.trained,
+            delta=deltas[place],
+            num_examples=min(len(cohort[i].rows), most),
+            metrics={
+                "loss": float(loss[place] / max(count[place], 1)),
+                "accuracy": float(correct[place] / max(count[place], 1)),
+            },
+            flops=session.flops(tokens),
+            seconds=seconds,
+            tokens=tokens,
+            memory=memory_of(session, plans[i], store.trained.size, work, backward=True),
+            kept=kept[place],
+        )
+    return [result for result in results if result is not None]
 
 
 def _kept(own: Sequence[Params | None], store: Store) -> list[Params | None]:

@@ -1,7 +1,7 @@
 """Clients that choose the best of several models, and train that one.
 
 IFCA: Ghosh, Chung, Yin and Ramchandran, "An Efficient Framework for Clustered Federated Learning",
-NeurIPS 2020, https://arxiv.org/abs/2006.04088, Algorithm 1, with model averaging. The strategy of
+NeurIPS 2020, https://arxiv.org/abs/2006.04088, with model averaging. The strategy of
 the same name sends all models; a client takes the one of the lowest loss on the batches that it is
 about to train on, the first of equals, trains it, and says which it was. What it remembers is the
 model that it chose: that is the one by which it is judged.
@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import Layout
 from fedloom.core.types import Briefing, LocalWork, Params
-from fedloom.tuning.base import Session
+from fedloom.tuning.base import Rows, Session
 from fedloom.tuning.learners.backprop import Backprop
 from fedloom.tuning.learners.local_batches import local_batches
 from fedloom.tuning.learning import NOTHING, Assignment, LocalResult
@@ -58,14 +59,7 @@ class Clustered:
         parts = [params.layout.gather(model, oracle.layout) for model in models]
         start = params.layout.gather(params.vector, oracle.layout)
         changes = torch.from_numpy(np.stack(parts) - start).to(oracle.device)
-        plans = [list(local_batches(one, work)) for one in cohort]
-        losses = np.zeros((len(cohort), len(models)))
-        for step in range(max(len(plan) for plan in plans)):
-            active = [i for i, plan in enumerate(plans) if len(plan) > step]
-            rows = [plans[i][step] for i in active]
-            oracle.near(rows)
-            found = oracle.ask(rows, changes.expand(len(rows), -1, -1))
-            losses[active] += found.losses * found.count[:, None]
+        losses = _losses(oracle, changes, [list(local_batches(one, work)) for one in cohort])
         chosen = np.nan_to_num(losses, nan=np.inf).argmin(axis=1)
         starts = [
             replace(one, own=Params(oracle.layout, parts[best]))
@@ -84,6 +78,24 @@ def _models(briefing: Briefing, params: Params) -> NDArray[np.generic]:
         got = "nothing" if models is None else list(models.shape)
         raise ConfigError(f"briefing.clusters: {got}; models [k, {size}], as strategy 'ifca' sends")
     return models
+
+
+def _losses(oracle: Oracle, changes: Tensor, plans: Sequence[Rows]) -> NDArray[np.float64]:
+    """Losses of all models over each client's batches, summed over examples: ``[clients, models]``.
+
+    Args:
+        oracle: asked for them.
+        changes: from the global model to each of the models, float32 ``[models, P]``.
+        plans: the batches of each client.
+    """
+    losses = np.zeros((len(plans), len(changes)))
+    for step in range(max(len(plan) for plan in plans)):
+        active = [i for i, plan in enumerate(plans) if len(plan) > step]
+        rows = [plans[i][step] for i in active]
+        oracle.near(rows)
+        found = oracle.ask(rows, changes.expand(len(rows), -1, -1))
+        losses[active] += found.losses * found.count[:, None]
+    return losses
 
 
 def _told(result: LocalResult, own: Params | None, model: Params, chosen: int) -> LocalResult:

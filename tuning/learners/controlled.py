@@ -8,7 +8,7 @@ option II of eq. 4) steps along ``g - c_k + c``, where c comes from the server:
 
     c_k <- c_k - c + (theta - theta_k) / (tau eta)
 
-FedDyn (Acar, Zhao, Matas, Mattina, Whatmough and Saligrama, ICLR 2021, Algorithm 1) steps along
+FedDyn (Acar, Zhao, Matas, Mattina, Whatmough and Saligrama, ICLR 2021) steps along
 ``g - h_k + alpha (w - theta)``; alpha is the task's `prox_mu`:
 
     h_k <- h_k - alpha (theta_k - theta)

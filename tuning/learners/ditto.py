@@ -1,7 +1,7 @@
 """A model of each client's own beside the global one, held near it.
 
 Ditto: Li, Hu, Beirami and Smith, "Ditto: Fair and Robust Federated Learning Through
-Personalization", ICML 2021, https://arxiv.org/abs/2012.04221, Algorithm 1. The global model is
+Personalization", ICML 2021, https://arxiv.org/abs/2012.04221. The global model is
 trained and sent as without it; then the client's own, v_k, of which nothing is ever sent, takes as
 many steps from the same batches:
 

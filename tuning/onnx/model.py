@@ -28,8 +28,8 @@ from fedloom.core.registry import create
 from fedloom.core.types import Params
 from fedloom.tuning.base import Catalog, Frozen, Part, Task
 from fedloom.tuning.composition import Composition
+from fedloom.tuning.head_part import HeadPart
 from fedloom.tuning.onnx.sites import check_part, sites_of
-from fedloom.tuning.parts import HeadPart
 
 __all__ = ["ADAPTERS", "OnnxModel"]
 
