@@ -38,7 +38,7 @@ class Footprint:
     @property
     def building(self) -> int:
         """Bytes while graphs are made: as written, as read, and as they are used."""
-        return self.running + 2 * min(self.constant + self.words, 2 * GRAPH)
+        return self.running + 2 * min(self.constant + self.words, GRAPH)
 
     @property
     def running(self) -> int:
