@@ -46,7 +46,7 @@ class WordHead:
         x = graph.fed(HIDDEN, (1, "n", self._width))
         written = graph.written(graph.product(x, part, None), (1, "n", part.shape[0]))
         del graph
-        found = Runner(written, threads, alone=False)
+        found = Runner(written, threads, arena=False, alone=False)
         del written
         give_back()
         return found

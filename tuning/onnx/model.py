@@ -124,13 +124,13 @@ class OnnxModel:
             return None
         sites = sites_of(parts, self.base)
         pieces = spans(layers, self.shape.depth, self.footprint())
-        return Chain([self._runner(piece, sites, alone=len(pieces) == 1) for piece in pieces])
+        return Chain([self._runner(piece, sites, one=len(pieces) == 1) for piece in pieces])
 
-    def _runner(self, layers: range, sites: Mapping[str, Site], *, alone: bool) -> Runner:
+    def _runner(self, layers: range, sites: Mapping[str, Site], *, one: bool) -> Runner:
         graph = blocks_graph(self.shape, self._weights, layers, sites)
         self._weights.release()
         give_back()
-        found = Runner(graph, self._threads, alone=alone)
+        found = Runner(graph, self._threads, arena=one, alone=one and self.head is not None)
         del graph
         give_back()
         return found
