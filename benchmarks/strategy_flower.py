@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from strategy_cohort import layers, made_up, peak_mib
+from strategy_cohort import floor_mib, guard, layers, made_up, peak_mib
 
 
 def reply(client: int, sizes: list[int]) -> Message:
@@ -32,6 +32,8 @@ def main() -> None:
     options, clients = json.loads(sys.argv[2]), int(sys.argv[3])
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # as a ServerApp has
     strategy = getattr(strategies, sys.argv[1])(**options)
+    guard()
+    floor = floor_mib()
     sizes = layers(int(sys.argv[4]))
     replies = [reply(client, sizes) for client in range(clients)]
     cpu, wall = time.process_time(), time.perf_counter()
@@ -41,7 +43,14 @@ def main() -> None:
         raise SystemExit(f"{sys.argv[1]} gave nothing")
     whole = np.concatenate([array.ravel() for array in arrays.to_numpy_ndarrays()])
     norm = float(np.linalg.norm(whole.astype(np.float64)))
-    found = {"cpu": cpu, "wall": wall, "memory": peak_mib(), "norm": norm, "rate": 1 / cpu}
+    found = {
+        "cpu": cpu,
+        "wall": wall,
+        "memory": peak_mib(),
+        "floor": floor,
+        "norm": norm,
+        "rate": 1 / cpu,
+    }
     print(json.dumps(found))
 
 

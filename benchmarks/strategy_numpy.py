@@ -10,12 +10,13 @@ import time
 
 import numpy as np
 
-from strategy_cohort import made_up, peak_mib
+from strategy_cohort import floor_mib, made_up, peak_mib
 
 
 def main() -> None:
     """Measure, and print."""
     dtype, clients, parameters = np.dtype(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    floor = floor_mib()
     total, cpu, wall = np.zeros(parameters, dtype=dtype), 0.0, 0.0
     for client in range(clients):
         update = made_up(client, parameters)
@@ -23,7 +24,14 @@ def main() -> None:
         cpu, wall = cpu - time.process_time(), wall - time.perf_counter()
         np.add(total, own, out=total)
         cpu, wall = cpu + time.process_time(), wall + time.perf_counter()
-    found = {"cpu": cpu, "wall": wall, "memory": peak_mib(), "norm": 0.0, "rate": 1 / cpu}
+    found = {
+        "cpu": cpu,
+        "wall": wall,
+        "memory": peak_mib(),
+        "floor": floor,
+        "norm": 0.0,
+        "rate": 1 / cpu,
+    }
     print(json.dumps(found))
 
 

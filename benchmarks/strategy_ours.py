@@ -2,7 +2,7 @@
 
 Usage: ``strategy_ours.py STRATEGY OPTIONS CLIENTS PARAMETERS``; OPTIONS is JSON. Prints one JSON
 line: processor and wall seconds from the first update to the next model (making the updates up is
-not counted), and the peak memory of the process.
+not counted), the peak memory of the process, and what it held with its imports alone.
 """
 
 import json
@@ -16,7 +16,7 @@ from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.registry import Component, create
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.base import Strategy
-from strategy_cohort import layers, made_up, peak_mib
+from strategy_cohort import floor_mib, layers, made_up, peak_mib
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
     name, options = sys.argv[1], json.loads(sys.argv[2])
     clients, parameters = int(sys.argv[3]), int(sys.argv[4])
     strategy = cast(Strategy, create("strategies", Component(name, options)))
+    floor = floor_mib()
     sizes = layers(parameters)
     layout = Layout(tuple(TensorSpec(f"t{i}", (size,)) for i, size in enumerate(sizes)))
     state = strategy.init(Params(layout, np.zeros(layout.size, dtype=np.float32)))
@@ -35,11 +36,20 @@ def main() -> None:
         cpu, wall = cpu - time.process_time(), wall - time.perf_counter()
         total = strategy.accumulate(total, update)
         cpu, wall = cpu + time.process_time(), wall + time.perf_counter()
+    held = cpu
     cpu, wall = cpu - time.process_time(), wall - time.perf_counter()
     state, _ = strategy.apply(state, total)
     cpu, wall = cpu + time.process_time(), wall + time.perf_counter()
     norm = float(np.linalg.norm(state.params.vector.astype(np.float64)))
-    found = {"cpu": cpu, "wall": wall, "memory": peak_mib(), "norm": norm, "rate": 1 / cpu}
+    found = {
+        "cpu": cpu,
+        "after": cpu - held,
+        "wall": wall,
+        "memory": peak_mib(),
+        "floor": floor,
+        "norm": norm,
+        "rate": 1 / cpu,
+    }
     print(json.dumps(found))
 
 

@@ -5,20 +5,17 @@ Each of the extension points is a group. A third party adds to one by an entry p
 current folder. A strategy of another framework is written with the framework's name before it.
 """
 
-import importlib
-import importlib.util
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from fedloom.core.component import Component, Option
 from fedloom.core.config import convert
 from fedloom.core.errors import ConfigError, UnknownNameError, nearest
+from fedloom.core.modules import module_of
+from fedloom.core.raised import told
 
 __all__ = [
     "BUILT_IN",
@@ -35,6 +32,7 @@ __all__ = [
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "strategies": {
+        "composed": "fedloom.strategies.of_parts:composed",
         "fedavg": "fedloom.strategies.fedavg:fedavg",
         "fedavgm": "fedloom.strategies.fedopt:fedavgm",
         "fedprox": "fedloom.strategies.fedavg:fedprox",
@@ -170,13 +168,14 @@ def load(group: str, target: str) -> Callable[..., Any]:
 
     Raises:
         UnknownNameError: there is no such module, or nothing of that name in it.
+        ConfigError: the module raised when it was imported.
     """
     module_name, colon, attribute = target.partition(":")
     if not colon:
         hint = nearest(target, names(group))
         raise UnknownNameError(f"{group}: unknown name {target!r}; {hint}, or 'module:Name'")
     where = f"{group}: {target!r}"
-    module = _load(module_name, where)
+    module = module_of(module_name, where)
     found = getattr(module, attribute, None)
     if found is None:
         public = [n for n in vars(module) if not n.startswith("_")]
@@ -195,13 +194,14 @@ def create(group: str, component: Component) -> object:
 
     Raises:
         UnknownNameError: nothing answers to the name.
-        ConfigError: an option is unknown, missing, of another type or refused.
+        ConfigError: an option is unknown, missing, of another type or refused; or what is not
+            built in raised, be it when it was imported.
     """
     if component.made is not None:
         return component.made
     factory = find(group, component.name)
     where = f"{group}.{component.name}"
-    signature = inspect.signature(factory)
+    signature = _signature(factory, where)
     try:
         signature.bind(**component.options)
     except TypeError as error:
@@ -216,6 +216,19 @@ def create(group: str, component: Component) -> object:
         return factory(**typed)
     except ConfigError as error:
         raise type(error)(f"{where}: {error}") from None
+    except Exception as error:
+        if component.name in BUILT_IN[group]:
+            raise  # a defect, and no mistake of the user's
+        raise ConfigError(f"{where}: {told(error)}") from error
+
+
+def _signature(factory: Callable[..., object], where: str) -> inspect.Signature:
+    try:
+        return inspect.signature(factory)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{where}: does not say what it takes; expected a class or function of Python's"
+        ) from None
 
 
 def _typed(
@@ -245,32 +258,3 @@ def inside(group: str, component: Component) -> list[Component]:
     signature = inspect.signature(find(group, component.name))
     typed = _typed(component.options, signature, f"{group}.{component.name}")
     return [value for value in typed.values() if isinstance(value, Component)]
-
-
-def _load(module_name: str, where: str) -> ModuleType:
-    if _is_importable(module_name):
-        try:
-            return importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise UnknownNameError(f"{where}: cannot import {module_name!r}: {error}") from None
-    path = Path.cwd() / (module_name.replace(".", "/") + ".py")
-    if not path.is_file():
-        raise UnknownNameError(f"{where}: no module {module_name!r}, and no file {path.name} here")
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UnknownNameError(f"{where}: cannot load {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]  # half a module must not be found the next time
-        raise
-    return module
-
-
-def _is_importable(module_name: str) -> bool:
-    top = module_name.partition(".")[0]
-    if module_name in sys.modules or top in sys.modules:
-        return True
-    return bool(top) and importlib.util.find_spec(top) is not None

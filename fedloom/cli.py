@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedloom import __version__
+from fedloom.complaint import complain
 from fedloom.core.errors import ConfigError, FedloomError
 from fedloom.export_command import add_export
 from fedloom.flower_commands import add_flower_commands
 from fedloom.layers_command import add_layers
+from fedloom.list_command import add_list
 from fedloom.live_commands import add_live_commands
 from fedloom.merge_command import add_merge
 from fedloom.new_command import add_new
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except FedloomError as error:
-        print(f"fedloom: error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print(f"fedloom: interrupted; {options.resume_hint}", file=sys.stderr)
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands.add_parser("report", help="plots and a web page of one or more runs"))
     _add_init(commands.add_parser("init", help="write a commented configuration"))
     add_new(commands.add_parser("new", help="write a package with a strategy of your own"))
-    _add_list(commands.add_parser("list", help="names that a configuration may use"))
+    add_list(commands.add_parser("list", help="names that a configuration may use"))
     _add_fetch(commands.add_parser("fetch", help="download a backbone into the cache"))
     text = "store a backbone in 8 or 4 bits"
     add_quantize(commands.add_parser("quantize", help=text))
@@ -247,26 +249,6 @@ def _init(options: argparse.Namespace) -> int:
 
     write_template(Path(options.file))
     print(f"{options.file} is written; set data.path, then: fedloom simulate {options.file}")
-    return 0
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Names that a configuration may use, with their options and defaults."
-    parser.add_argument("group", nargs="?", metavar="GROUP", help="strategies, codecs, ...")
-    parser.set_defaults(command=_list)
-
-
-def _list(options: argparse.Namespace) -> int:
-    from fedloom.catalog import groups, listed
-
-    for group in [options.group] if options.group else groups():
-        entries = listed(group)
-        width = max((len(entry.name) for entry in entries), default=0)
-        print(f"{group}:")
-        for entry in entries:
-            print(f"  {entry.name:<{width}}  {entry.text}".rstrip())
-            if entry.options:
-                print(f"  {'':<{width}}    {', '.join(entry.options)}")
     return 0
 
 

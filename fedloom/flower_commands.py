@@ -58,7 +58,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--node-config", action="append", default=[], metavar="KEY=VALUE", help=text)
     add("--seed", type=int, default=0, metavar="N", help="of global generators in the ServerApp")
     add("--out", metavar="DIR", help="folder of the results (runs/NAME-app)")
-    add("--overwrite", action="store_true", help="delete an earlier run in the folder first")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    text = "delete an earlier run in the folder first"
+    how.add_argument("--overwrite", action="store_true", help=text)
+    text = "of all replies, which --resume needs, at most; 0 keeps none (8)"
+    add("--journal-gb", type=float, default=8.0, metavar="GB", help=text)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show nothing but errors")
     how.add_argument("--json", action="store_true", help="one JSON object per event on stdout")
@@ -75,7 +80,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=7441, metavar="N", help="of the service")
     add("--enrol-port", type=int, default=7440, metavar="N", help="where clients enrol")
     add("--no-tls", action="store_true", help="with --serve: no TLS and no enrolment")
-    parser.set_defaults(command=_run, resume_hint="the run is to be started again")
+    parser.set_defaults(command=_run, resume_hint="--resume goes on")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -87,33 +92,49 @@ def _run(options: argparse.Namespace) -> int:
     app = read_app(options.app, options.run_config)
     if options.join or options.insecure or options.again:
         return _client(app, options)
-    from fedloom.core.errors import require
-    from fedloom.flower.running import folder_for
     from fedloom.progress import JsonLines, Quiet, progress
 
-    if options.nodes is not None:
-        require(options.nodes >= 1, "nodes", options.nodes, "1 or more")
     app.client_app()  # a mistake in it is told before the first round
-    directory = folder_for(app, options.out, overwrite=options.overwrite)
+    run = _folder(app, options)
     play = _serve if options.serve else _simulate
     if options.quiet or options.json:
-        play(app, directory, Quiet() if options.quiet else JsonLines(), options)
+        play(app, run, Quiet() if options.quiet else JsonLines(), options)
         return 0
     with progress(resume=options.resume_hint) as observer:
-        play(app, directory, observer, options)
+        play(app, run, observer, options)
     return 0
 
 
-def _simulate(app: Any, directory: Any, observer: Any, options: argparse.Namespace) -> None:
+def _folder(app: Any, options: argparse.Namespace) -> Any:
+    from fedloom.core.errors import require
+    from fedloom.flower.folder import folder_for
+
+    nodes = (2 if options.serve else 10) if options.nodes is None else options.nodes
+    require(nodes >= 1, "nodes", nodes, "1 or more")
+    require(options.journal_gb >= 0, "journal-gb", options.journal_gb, "0 or more")
+    options.nodes = nodes
+    return folder_for(
+        app,
+        options.out,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        live=options.serve,
+        nodes=nodes,
+        seed=options.seed,
+        most=int(options.journal_gb * 1e9),
+    )
+
+
+def _simulate(app: Any, run: Any, observer: Any, options: argparse.Namespace) -> None:
     from fedloom.flower.running import run_server_app
     from fedloom.flower.simulated import Simulated
 
     own = _table(options.node_config)
-    carrier = Simulated(app.client_app(), options.nodes or 10, app.config, own)
-    run_server_app(app, carrier, directory, observer, seed=options.seed)
+    carrier = Simulated(app.client_app(), options.nodes, app.config, own, seed=options.seed)
+    run_server_app(app, carrier, run, observer)
 
 
-def _serve(app: Any, directory: Any, observer: Any, options: argparse.Namespace) -> None:
+def _serve(app: Any, run: Any, observer: Any, options: argparse.Namespace) -> None:
     import json
 
     from fedloom.flower.serving import Listening, serve_app
@@ -127,7 +148,7 @@ def _serve(app: Any, directory: Any, observer: Any, options: argparse.Namespace)
         port=options.port,
         enrol_port=options.enrol_port,
         insecure=options.no_tls,
-        nodes=options.nodes or 2,
+        nodes=options.nodes,
     )
 
     def opened(how: str) -> None:
@@ -137,15 +158,18 @@ def _serve(app: Any, directory: Any, observer: Any, options: argparse.Namespace)
         elif not options.quiet:
             print(f"a client joins by\n\n  {line}\n", flush=True)
 
-    serve_app(app, where, directory, observer, opened, seed=options.seed)
+    serve_app(app, where, run, observer, opened)
 
 
 def _client(app: Any, options: argparse.Namespace) -> int:
     from fedloom.client.logs import log
+    from fedloom.core.errors import ConfigError
     from fedloom.core.logs import write_logs
     from fedloom.flower.node import Joining, join_app
     from fedloom.security.floor import only_tls13
 
+    if options.run_config:
+        raise ConfigError("--run-config: the server says it; give it to the server")
     only_tls13()
     write_logs(log, as_json=options.json)
     own = _table(options.node_config)
@@ -155,9 +179,6 @@ def _client(app: Any, options: argparse.Namespace) -> int:
 
 
 def _table(assignments: list[str]) -> dict[str, Any]:
-    """``key=value`` as a plain table; several may stand in one argument, as Flower has it."""
-    from fedloom.core.config import override
-    from fedloom.flower.app import flattened
+    from fedloom.flower.app import assigned
 
-    parts = [part for text in assignments for part in text.split()]
-    return flattened(override({}, parts))
+    return assigned(assignments, "--node-config")

@@ -1,13 +1,15 @@
 """``fedloom new``: a package of one's own to begin with."""
 
 import argparse
+import importlib.util
+import keyword
 import re
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from fedloom.core.errors import ConfigError, require
-from fedloom.core.registry import BUILT_IN
+from fedloom.core.registry import BUILT_IN, DIALECTS
 
 __all__ = ["add_new", "write_strategy"]
 
@@ -52,14 +54,15 @@ def write_strategy(name: str, folder: Path) -> list[Path]:
         folder: that is made.
 
     Raises:
-        ConfigError: the name is none, or taken by a built-in strategy; the folder exists, or cannot
-            be made.
+        ConfigError: the name is none, or taken by a built-in strategy or a module; the folder
+            exists, or cannot be made.
     """
     text = "lower-case letters and digits, in words that a dash joins, beginning with a letter"
     require(_NAME.fullmatch(name) is not None, "name", name, text)
     taken = sorted(BUILT_IN["strategies"])
     require(name not in taken, "name", name, f"none of the built-in {', '.join(taken)}")
     module = _module(name)
+    _check_module(name, module)
     words = {"name": name, "module": module, "title": _title(module)}
     source, written = files("fedloom.scaffold").joinpath("strategy"), []
     try:
@@ -74,6 +77,19 @@ def write_strategy(name: str, folder: Path) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
     return written
+
+
+def _check_module(name: str, module: str) -> None:
+    """Refuse a name whose file could not be imported, or would hide what others import.
+
+    Raises:
+        ConfigError: it is one of Python's words, or a module that there is.
+    """
+    words = {module, _title(module)}
+    require(not any(map(keyword.iskeyword, words)), "name", name, "no word of Python's own")
+    spec = importlib.util.find_spec(module)
+    there = (spec is not None and spec.origin is not None) or ("strategies", module) in DIALECTS
+    require(not there, "name", name, f"another; there is a module {module!r} that it would hide")
 
 
 def _module(name: str) -> str:

@@ -101,6 +101,7 @@ class Board:
     _present: dict[ClientId, Presence] = field(default_factory=dict)
     _waiting: dict[ClientId, asyncio.Future[None]] = field(default_factory=dict)
     _done: str = ""
+    _ending: bool = False
     _told: set[ClientId] = field(default_factory=set)
 
     def next(self, seconds: float) -> Event | None:
@@ -140,6 +141,12 @@ class Board:
         with self._lock:
             self._done = reason
             self._offers.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Nobody waits any more, or hears of anything but an offer: the server is about to end."""
+        with self._lock:
+            self._ending = True
             woken = list(self._waiting.values())
             self._waiting.clear()
         _wake(woken)
@@ -162,7 +169,7 @@ class Board:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._lock:
             found = self._offers.get(client)
-            if found or self._done or seconds <= 0:
+            if found or self._ending or seconds <= 0:
                 return found
             before = self._waiting.get(client)
             self._waiting[client] = woken

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedloom.core.types import Metrics, Params, RoundReport, State
-from fedloom.strategies.contract import check_state, hook
+from fedloom.strategies.contract import check_metrics, check_model, check_state, hook, named
 
 __all__ = ["judged"]
 
@@ -26,12 +26,16 @@ def judged(
     asked, told = (getattr(strategy, name, None) for name in ("candidates", "told"))
     if asked is None or told is None:
         return state, report
-    with hook("candidates", report.round):
-        candidates = dict(asked(state))
+    layout, number = state.params.layout, report.round
+    with hook("candidates", number):
+        candidates = named(asked(state), "models")
     if not candidates:
         return state, report
+    for name, params in candidates.items():
+        check_model(params, layout, f"candidates, round {number}: {name!r}")
     found = {name: judge(params) for name, params in candidates.items()}
-    with hook("told", report.round):
+    with hook("told", number):
         after, metrics = told(state, found)
-    after = check_state(after, state.params.layout, state.version, f"told, round {report.round}")
-    return after, replace(report, metrics={**report.metrics, **metrics})
+    where = f"told, round {number}"
+    after = check_state(after, layout, state.version, where)
+    return after, replace(report, metrics={**report.metrics, **check_metrics(metrics, where)})

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -16,7 +17,7 @@ from fedloom.security.names import check_name
 from fedloom.security.peer import peer_of
 from fedloom.server.register import Register
 
-__all__ = ["Anyone", "Certified", "bind", "new_server", "own_names"]
+__all__ = ["Anyone", "Certified", "bind", "byte_calls", "new_server", "own_names"]
 
 _WAITING = 100_000
 
@@ -41,6 +42,8 @@ _OPTIONS = (
 
 Context: TypeAlias = Any
 """``grpc.aio.ServicerContext``, which has no types."""
+Streaming: TypeAlias = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
+"""A call: what comes, and what is answered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,17 @@ class Anyone:
 def new_server() -> Any:
     """A server with our bounds, without handlers or ports."""
     return grpc.aio.server(options=_OPTIONS)
+
+
+def byte_calls(service: str, calls: Mapping[str, Streaming]) -> Any:
+    """A service whose calls take a stream of bytes and answer another, as a handler for a server.
+
+    Args:
+        service: its full name.
+        calls: by name.
+    """
+    handlers = {name: grpc.stream_stream_rpc_method_handler(call) for name, call in calls.items()}
+    return grpc.method_handlers_generic_handler(service, handlers)
 
 
 def bind(

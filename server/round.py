@@ -20,8 +20,9 @@ from fedloom.server.admission import Admission, Decode
 from fedloom.server.remembered import NOTHING, Remembered
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.contract import check_applied, check_ranks, check_tasks, hook
+from fedloom.strategies.contract import check_applied, check_ranks, check_tasks, hook, unwritten
 from fedloom.strategies.remembering import folded
+from fedloom.strategies.ways import check_ways
 
 __all__ = ["Decode", "Dispatch", "run_round"]
 
@@ -61,15 +62,15 @@ async def run_round(
             the round. Nothing is lost: `state` is as it was.
     """
     number, memory = cohort.round, kept.memory
-    with hook("configure", number):
+    with hook("configure", number), unwritten(state):
         planned = strategy.configure(state, cohort)
-    tasks = check_tasks(planned, state, cohort)
     kept.begin(number)
-    tasks = kept.limited(tasks)
+    tasks = kept.limited(check_tasks(planned, state, cohort))
     check_ranks(strategy, tasks.values(), state.params.layout, number)
+    check_ways(tasks.values(), number)
 
-    layout, tally = state.params.layout, Tally()
-    admission = Admission(tasks, layout, decode, prunes=kept.pruned is not None)
+    tally = Tally()
+    admission = Admission(tasks, state.params.layout, decode, prunes=kept.pruned is not None)
     total: Any | None = None
     async for update in dispatch(tasks):
         if isinstance(update, Refusal):
@@ -85,7 +86,7 @@ async def run_round(
             tally.accept(update)
             kept.note(update)
 
-    with hook("apply", number):
+    with hook("apply", number), unwritten(state):
         applied = strategy.apply(state, total)
     after, metrics = check_applied(applied, state, number)
     kept.commit(number)

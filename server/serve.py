@@ -106,7 +106,10 @@ async def _serve(
         watching.close()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-        await asyncio.gather(*(server.stop(GRACE) for server in servers))
+        stopping = asyncio.gather(*(server.stop(GRACE) for server in servers))
+        await asyncio.sleep(0)  # no call is let in any more, and those that wait need not
+        federation.board.release()
+        await stopping
 
 
 async def _listen(federation: Federation, servers: list[Any]) -> Open:

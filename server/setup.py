@@ -83,17 +83,16 @@ def plan_of(job: Job, note: Callable[[str], None]) -> Plan:
     activations = Activations(model, memory, disk, cache)
     curve = corpus.curve(job.evaluate.split)
 
-    def judge_on(params: Params, train: Selector, examples: Examples) -> Judge:
-        session = activations.session(params, train, examples)
-        judge = Evaluator(session, examples, capacity.workers)
+    def judge_on(train: Selector, examples: Examples) -> Judge:
+        judge = Evaluator(activations.session, train, examples, workers=capacity.workers)
         return lambda model: judge(model).metrics
 
     def judging(index: int, params: Params) -> Judge:
-        return judge_on(params, job.stages[index].train, curve)
+        return judge_on(job.stages[index].train, curve)
 
     def test(params: Params, whole: Whole | None) -> Finished:
         found = whole.judged(params, corpus.test, capacity.workers) if whole else {}
-        return Finished(judge_on(params, ALL, corpus.test)(params), found)
+        return Finished(judge_on(ALL, corpus.test)(params), found)
 
     finish = _Finish(model, classes, whole, test)
     return Plan(job, start, classes, files, judging, finish, cuts, split, prunes(job))

@@ -18,6 +18,7 @@ from fedloom.server.round import Dispatch
 from fedloom.simulation.attacks import Attack, Spread
 from fedloom.simulation.holdings import Partition, StoredPartition
 from fedloom.strategies.held_cohort import HeldCohort
+from fedloom.tuning.aggregating import deals_learners
 from fedloom.tuning.data import Corpus
 
 __all__ = ["Attackers", "attacked", "attackers_of", "poisoned"]
@@ -177,8 +178,12 @@ def _check_travels(job: Job, where: str) -> None:
     if job.split.mode != "none":
         text = "updates of a split model are not forged; 'label-flip' is possible"
         raise ConfigError(f"{where}: split.mode = {job.split.mode!r}: {text}")
+    steps = "steps along known directions, which are not forged"
+    for stage in job.stages:
+        if deals_learners(create("strategies", stage.strategy)):
+            text = f"strategy {stage.strategy.name!r}: its clients send {steps}"
+            raise ConfigError(f"{where}: {text}")
     codecs = [job.up(index) for index in range(len(job.stages))]
     for component in (*codecs, *(tier.codec for tier in job.tiers if tier.codec)):
         if getattr(create("codecs", component), "sends_steps", False):
-            text = "it sends steps along known directions, which are not forged"
-            raise ConfigError(f"{where}: codec {component.name!r}: {text}")
+            raise ConfigError(f"{where}: codec {component.name!r}: it sends {steps}")

@@ -69,7 +69,7 @@ def close(
     Where the model is an emulator, the adapter is one of the whole model, which is evaluated too.
     """
     start, end = models.start, models.end
-    judge = evaluator(prepared, end, ALL, prepared.corpus.test)
+    judge = evaluator(prepared, ALL, prepared.corpus.test)
     test = judge(end).metrics
     found: dict[str, Metrics] = {}
     if prepared.job.backbone.emulator.wanted:

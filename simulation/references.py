@@ -39,7 +39,7 @@ def central(prepared: Prepared, start: Params) -> Metrics:
         return _moved(params, result.layout.names, result.delta)
 
     params = _stages(prepared, start, len(everything), train)
-    return evaluator(prepared, params, ALL, prepared.corpus.test)(params).metrics
+    return evaluator(prepared, ALL, prepared.corpus.test)(params).metrics
 
 
 def local(prepared: Prepared, start: Params) -> Metrics:
@@ -55,7 +55,7 @@ def local(prepared: Prepared, start: Params) -> Metrics:
     models = {client: start for client in clients}
     for index in range(len(prepared.job.stages)):
         models = _each_alone(prepared, models, index)
-    judge = evaluator(prepared, start, ALL, prepared.corpus.test)
+    judge = evaluator(prepared, ALL, prepared.corpus.test)
     found = [judge(params).metrics for params in models.values()]
     return {name: float(np.mean([m[name] for m in found])) for name in found[0]}
 

@@ -18,6 +18,7 @@ from fedloom.server.course import begin, follow
 from fedloom.server.memories import facts_of
 from fedloom.simulation.closing import Models, close
 from fedloom.simulation.personal import kept_by_clients
+from fedloom.simulation.rehearsal import rehearse
 from fedloom.simulation.setup import Choices, Prepared, prepare
 from fedloom.simulation.skewness import write_partition
 from fedloom.simulation.stage import Stages
@@ -74,6 +75,7 @@ def simulate(
     choices = found.table("choices") if going_on else {}
     earlier = Choices(**choices) if choices else None
     prepared = prepare(job, observer, found.path / "cache", data=data, earlier=earlier)
+    rehearse(prepared)
     # Only now: a job that cannot run must not have deleted the run before it.
     directory = RunDirectory.create(job, resume=resume, overwrite=overwrite)
     directory.write_choices(dataclasses.asdict(prepared.choices))

@@ -60,10 +60,10 @@ def training_session(
     )
 
 
-def evaluator(prepared: Prepared, params: Params, train: Selector, examples: Examples) -> Evaluator:
-    """Evaluates global models that `train` leads to from `params`, on one set of examples."""
-    session = prepared.activations.session(params, train, examples)
-    return Evaluator(session, examples, prepared.capacity.workers)
+def evaluator(prepared: Prepared, train: Selector, examples: Examples) -> Evaluator:
+    """Evaluates global models that differ in what `train` chooses, on one set of examples."""
+    workers = prepared.capacity.workers
+    return Evaluator(prepared.activations.session, train, examples, workers=workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Stages:
     def judge(self, index: int, params: Params) -> Judge:
         """Evaluates models on the examples that the curve is drawn from."""
         train = self.prepared.job.stages[index].train
-        judge = evaluator(self.prepared, params, train, self.prepared.curve)
+        judge = evaluator(self.prepared, train, self.prepared.curve)
         return lambda model: judge(model).metrics
 
     def play(self, index: int, state: State, *, first: int, last: int) -> Iterator[Played]:
@@ -179,4 +179,4 @@ class Stages:
 
     def _candidate(self, params: Params) -> Metrics:
         """Evaluates a model that a strategy asks about; below what is new, activations are kept."""
-        return evaluator(self.prepared, params, NONE, self.prepared.curve)(params).metrics
+        return evaluator(self.prepared, NONE, self.prepared.curve)(params).metrics

@@ -9,13 +9,15 @@ The rounding moves a mean by at most 2^-35 (3e-11). The sum fits while
 ``sum(num_examples * max|delta|)`` is below 2^29 (5e8); an update that could pass that is refused.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.core.errors import UpdateRefusedError, require
-from fedloom.core.fixed_point import SCALE, fold, largest
+from fedloom.core.fixed_point import SCALE, fold
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.decoded import decoded
@@ -79,10 +81,14 @@ class WeightedMean:
             raise UpdateRefusedError(f"client {update.client!r}: num_examples = {weight}; below 0")
         whole = _covering(total, delta.layout)
         spans = whole.layout.spans(delta.layout)
-        bound = whole.bound + max(weight, 1) * _peak(update.client, delta.vector)
-        _check_bound(bound, f"client {update.client!r}")
-        for here, there in spans:
-            fold(whole.sums[here], delta.vector[there], weight)
+        peak = _fold(whole, delta.vector, spans, weight)
+        bound = whole.bound
+        try:
+            bound += max(weight, 1) * _whole(peak, update.client)
+            _check_bound(bound, f"client {update.client!r}")
+        except UpdateRefusedError:
+            _fold(whole, delta.vector, spans, -weight)
+            raise
         whole.weights[_positions(whole.layout, delta.layout)] += weight
         whole.weight += weight
         whole.bound = bound
@@ -111,14 +117,14 @@ class WeightedMean:
         Raises:
             LayoutError: the total has a tensor that `params` lacks or holds in another shape.
         """
-        means = np.zeros(total.layout.size, dtype=np.float32)
+        params.layout.spans(total.layout)
+        means = np.zeros(params.layout.size, dtype=np.float32)
         for spec, own in zip(total.layout, total.weights.tolist(), strict=True):
             weight = own if self.absent == "skip" else total.weight
             if weight:
-                span = total.layout.span(spec.name)
-                means[span] = total.sums[span] / (weight * SCALE)
-        zeros = np.zeros(params.layout.size, dtype=np.float32)
-        return Delta(params.layout, params.layout.scatter(zeros, total.layout, means))
+                here, there = params.layout.span(spec.name), total.layout.span(spec.name)
+                np.divide(total.sums[there], weight * SCALE, out=means[here], casting="same_kind")
+        return Delta(params.layout, means)
 
 
 def _covering(total: FixedPointSum | None, layout: Layout) -> FixedPointSum:
@@ -146,10 +152,17 @@ def _positions(whole: Layout, part: Layout) -> NDArray[np.intp] | slice:
     return np.array([place[name] for name in part.names], dtype=np.intp)
 
 
-def _peak(client: str, vector: Vector) -> int:
+def _fold(
+    total: FixedPointSum, vector: Vector, spans: Sequence[tuple[slice, slice]], weight: int
+) -> float:
+    """Add a vector to the sums, all that lies below 2^29; its largest magnitude."""
+    peaks = [fold(total.sums[here], vector[there], weight) for here, there in spans]
+    return max(peaks, default=0.0)
+
+
+def _whole(peak: float, client: str) -> int:
     """The largest magnitude of ``q`` in a delta."""
-    peak = largest(vector)
-    if not np.isfinite(peak):
+    if not math.isfinite(peak):
         raise UpdateRefusedError(f"client {client!r}: the delta is not finite")
     return round(peak * SCALE)
 

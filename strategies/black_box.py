@@ -62,6 +62,11 @@ class BBTv2:
         ConfigError: an option is out of range.
     """
 
+    asks = True
+    """Clients are asked how good candidates are."""
+    own_learner = True
+    """Tasks say how clients train, whatever the job says."""
+
     k: int = 500
     popsize: int = 20
     sigma: float = 0.2
@@ -177,6 +182,7 @@ class _Searching:
 
     learner: Component
     codec: Component
+    own_learner = True
 
     def plan(self, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
         """One task per client of the cohort."""

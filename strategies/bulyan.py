@@ -3,8 +3,8 @@
 El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
 ICML 2018, https://arxiv.org/abs/1802.07927: Krum chooses an update, which is set aside,
 until ``theta = n - 2 f`` are chosen; each coordinate is then the mean of the ``beta = theta - 2 f``
-chosen values nearest to their median. It needs ``n >= 4 f + 3``. Clients count alike, whatever
-their examples.
+chosen values nearest to their median; of values that are just as far, those on both sides have the
+same say. It needs ``n >= 4 f + 3``. Clients count alike, whatever their examples.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from fedloom.core.errors import require
 from fedloom.core.layout import Layout, Vector
 from fedloom.strategies.bounds import Bound
 from fedloom.strategies.compose import Composed
-from fedloom.strategies.coordinatewise import by_column, middle
+from fedloom.strategies.coordinatewise import by_column
 from fedloom.strategies.held_cohort import HeldCohort
 from fedloom.strategies.krum import squared_distances
 from fedloom.strategies.optimizers import Sgd
+from fedloom.strategies.order import Statistic
 from fedloom.strategies.over_cohort import OverCohort, check_absent
 from fedloom.strategies.plan import Constant
 
@@ -46,28 +47,10 @@ class Bulyan:
 
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The mean around the median of each coordinate of the chosen updates."""
-        distances = squared_distances(held, layout)
+        distances = squared_distances(held, layout, self.f)
         chosen = chosen_in_turn(distances, self.f, len(held) - 2 * self.f)
-        return by_column(held, layout, self._around, absent=self.absent, chosen=chosen)
-
-    def _around(self, values: NDArray[np.float32]) -> Vector:
-        """The mean of each row's ``beta`` values nearest to its median.
-
-        In ascending order these are neighbours. From those that start at a to those that start
-        at ``a + 1``, ``s[a + beta]`` comes in for ``s[a]``: it is nearer while
-        ``median - s[a] > s[a + beta] - median``.
-        """
-        beta = values.shape[1] - 2 * self.f
-        if beta <= 0:
-            return np.zeros(len(values), dtype=np.float32)
-        centre = middle(values)[:, None]
-        with np.errstate(over="ignore"):
-            later = centre - values[:, : 2 * self.f] > values[:, beta:] - centre
-        start = later.sum(axis=1, dtype=np.intp)
-        place = np.arange(values.shape[1])[None, :] - start[:, None]
-        inside = (place >= 0) & (place < beta)
-        kept = np.where(inside, values, np.float32(0)) * np.float32(1 / beta)
-        return np.asarray(kept.sum(axis=1), dtype=np.float32)
+        around = Statistic.AROUND
+        return by_column(held, layout, around, self.f, absent=self.absent, chosen=chosen)
 
 
 def bulyan(f: int = 1, lr: float = 1.0, absent: str = "skip") -> Composed:
@@ -99,18 +82,82 @@ def chosen_in_turn(distances: NDArray[np.float64], f: int, count: int) -> NDArra
         Their numbers, in the order of the choice.
     """
     n = len(distances)
-    others = distances.copy()
-    np.fill_diagonal(others, np.inf)
-    order = np.argsort(others, axis=1, kind="stable")
-    ranked = np.take_along_axis(others, order, axis=1)
-    left = np.ones(n, dtype=np.bool_)
+    near = _Nearest(distances, max(n - f - 2, 1))
     chosen: list[int] = []
     for done in range(count):
-        there = left[order]  # of the neighbours of each, nearest first
-        near = there & (np.cumsum(there, axis=1, dtype=np.int32) <= max(n - done - f - 2, 1))
-        score = np.where(near, ranked, 0.0).sum(axis=1)
-        candidates = np.flatnonzero(left)
-        best = int(candidates[np.argmin(score[candidates])])
-        chosen.append(best)
-        left[best] = False
+        chosen.append(near.best())
+        near.remove(chosen[-1], max(n - done - 1 - f - 2, 1))
     return np.array(chosen, dtype=np.intp)
+
+
+class _Nearest:
+    """Sums of distances to the nearest updates, while updates are taken away.
+
+    Sums are carried on: with one update less, and one neighbour less to count, a sum loses the one
+    that went, or else its farthest. What that rounds off is bounded, and whoever may have the least
+    sum within it is added up afresh, so that the choice is that of the plain sums.
+
+    Args:
+        distances: squared, of every two updates.
+        count: how many of the nearest are added up.
+    """
+
+    def __init__(self, distances: NDArray[np.float64], count: int) -> None:
+        others = distances.copy()
+        np.fill_diagonal(others, np.inf)
+        self._rows = np.arange(len(others))
+        self._order = np.argsort(others, axis=1, kind="stable")
+        self._ranked = np.take_along_axis(others, self._order, axis=1)
+        self._place = np.empty_like(self._order)
+        np.put_along_axis(self._place, self._order, self._rows[None, :], axis=1)
+        self._left = np.ones(len(others), dtype=np.bool_)
+        self._begin(count)
+
+    def best(self) -> int:
+        """Of those that are left, the first with the least sum."""
+        left = np.flatnonzero(self._left & (self._infinite == 0))
+        if not len(left):
+            return int(np.argmax(self._left))
+        sums, margin = self._sums[left], self._margin[left]
+        left = left[sums - margin <= (sums + margin).min()]
+        return int(left[np.argmin(self._plain(left))]) if len(left) > 1 else int(left[0])
+
+    def remove(self, gone: int, count: int) -> None:
+        """Take one away, and add up so many of each from now on."""
+        self._left[gone] = False
+        if count == self._count:
+            self._begin(count)
+            return
+        self._count = count
+        place = self._place[:, gone]
+        inside = place <= self._last
+        lost = self._ranked[self._rows, np.where(inside, place, self._last)]
+        finite = np.isfinite(lost)
+        self._sums -= np.where(finite, lost, 0.0)
+        self._infinite -= ~finite
+        self._last -= ~inside
+        self._settle()
+
+    def _begin(self, count: int) -> None:
+        """Add all up afresh."""
+        self._count = count
+        there = self._left[self._order]
+        near = there & (np.cumsum(there, axis=1, dtype=np.int32) <= count)
+        finite = np.isfinite(self._ranked)
+        self._last = len(near) - 1 - np.argmax(near[:, ::-1], axis=1)
+        self._infinite = (near & ~finite).sum(axis=1)
+        self._sums = np.where(near & finite, self._ranked, 0.0).sum(axis=1)
+        # Each of up to 2 n additions and subtractions rounds a number no greater than the first.
+        self._margin = self._sums * (4 * len(near) * np.finfo(np.float64).eps)
+
+    def _settle(self) -> None:
+        """Let the farthest that counts be one that is left."""
+        rows = self._rows[self._left]
+        while len(rows):
+            rows = rows[~self._left[self._order[rows, self._last[rows]]]]
+            self._last[rows] -= 1
+
+    def _plain(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        there = self._left[self._order[rows]]
+        near = there & (np.cumsum(there, axis=1, dtype=np.int32) <= self._count)
+        return np.asarray(np.where(near, self._ranked[rows], 0.0).sum(axis=1))

@@ -100,7 +100,7 @@ def clipped_around(v: Vector, held: HeldCohort, layout: Layout, tau: float) -> V
     squares = np.zeros(len(held))
     for block in held.blocks(layout):
         away = _away(v, block)
-        squares += np.square(away, dtype=np.float64).sum(axis=1)
+        squares += np.einsum("ij,ij->i", away, away, dtype=np.float64)
     shares = np.minimum(1.0, tau / np.maximum(np.sqrt(squares), np.finfo(float).tiny))
     weights = (shares / len(held)).astype(np.float32)
     out = v.copy()

@@ -45,7 +45,8 @@ class Composed:
 
     def __post_init__(self) -> None:
         if getattr(self.aggregator, "sets", False) and self.optimizer != Sgd():
-            name = type(self.aggregator).__name__
+            rule = getattr(self.aggregator, "rule", self.aggregator)
+            name = getattr(rule, "name", type(rule).__name__)
             text = f"{name} says what the model is to be: only SGD with lr = 1 goes there"
             raise ConfigError(f"optimizer = {self.optimizer}: {text}")
 

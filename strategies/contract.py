@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from fedloom.core.errors import (
     UpdateRefusedError,
 )
 from fedloom.core.layout import Layout
+from fedloom.core.raised import told
 from fedloom.core.ranks import largest_rank
 from fedloom.core.types import (
     BRIEFING_TYPES,
@@ -24,17 +26,22 @@ from fedloom.core.types import (
     State,
 )
 from fedloom.strategies.base import Strategy
+from fedloom.strategies.keepable import not_numbers, unkept
 
 __all__ = [
     "branches_of",
     "briefing_of",
     "check_applied",
     "check_branches",
+    "check_metrics",
+    "check_model",
     "check_ranks",
     "check_state",
     "check_tasks",
     "first_state",
     "hook",
+    "named",
+    "unwritten",
 ]
 
 
@@ -50,10 +57,33 @@ def hook(name: str, round: int) -> Iterator[None]:
     except Exception as error:
         if name == "accumulate" and isinstance(error, UpdateRefusedError):
             raise
-        # A setting that cannot be says by itself what is wrong; of other errors the kind helps.
-        kind = "" if isinstance(error, ConfigError) else f"raised {type(error).__name__}: "
-        text = f"{name}, round {round}: {kind}{error}"
-        raise StrategyError(text) from error
+        # What says by itself what is wrong needs no more; of other errors kind and line help.
+        text = str(error) if isinstance(error, ConfigError | StrategyError) else told(error)
+        raise StrategyError(f"{name}, round {round}: {text}") from error
+
+
+@contextmanager
+def unwritten(state: State) -> Iterator[None]:
+    """Keep a state's arrays from being written to, as a hook is given it to read only."""
+    arrays = [a for a in (state.params.vector, *state.slots.values()) if a.flags.writeable]
+    for array in arrays:
+        array.flags.writeable = False
+    try:
+        yield
+    finally:
+        for array in sorted(arrays, key=lambda array: array.base is not None):  # owners, then views
+            array.flags.writeable = True
+
+
+def named(answer: object, what: str) -> dict[str, Any]:
+    """What a hook returned, if it is a mapping.
+
+    Raises:
+        StrategyError: it is not.
+    """
+    if not isinstance(answer, Mapping):
+        raise StrategyError(f"returned {_kind(answer)}; expected {what} by name")
+    return dict(answer)
 
 
 def first_state(strategy: Strategy, params: Params) -> State:
@@ -77,11 +107,11 @@ def briefing_of(strategy: object, state: State) -> Briefing:
     if asked is None:
         return {}
     with hook("briefing", state.version + 1):
-        briefing = asked(state)
+        briefing = named(asked(state), "arrays")
         for name, array in briefing.items():
             if not isinstance(array, np.ndarray) or array.dtype.name not in BRIEFING_TYPES:
                 raise TypeError(f"{name!r} is {_kind(array)}; arrays of {BRIEFING_TYPES}")
-    return dict(briefing)
+    return briefing
 
 
 def branches_of(strategy: object, state: State) -> Mapping[str, Params]:
@@ -94,7 +124,7 @@ def branches_of(strategy: object, state: State) -> Mapping[str, Params]:
     if asked is None:
         return {}
     with hook("branches", state.version + 1):
-        branches = dict(asked(state))
+        branches = named(asked(state), "models")
         for name, params in branches.items():
             if not name:
                 raise ValueError("a branch without a name; that is the model itself")
@@ -108,12 +138,12 @@ def check_branches(tasks: Iterable[ClientTask], branches: Collection[str]) -> No
     """Check that there is a model for every task to start from.
 
     Raises:
-        ConfigError: a task names a branch that the strategy has not given.
+        StrategyError: a task names a branch that the strategy has not given.
     """
-    lacking = {task.branch for task in tasks if task.branch}.difference(branches)
-    if lacking:
-        text = f"tasks start from {sorted(lacking)}; it has {sorted(branches)}"
-        raise ConfigError(f"branch: {text}")
+    for task in tasks:
+        if task.branch and task.branch not in branches:
+            text = f"branch {task.branch!r} of {task.client!r}: it has given {sorted(branches)}"
+            raise StrategyError(f"configure, round {task.round}: {text}")
 
 
 def check_ranks(strategy: object, tasks: Iterable[ClientTask], layout: Layout, round: int) -> None:
@@ -179,13 +209,24 @@ def check_applied(answer: object, state: State, round: int) -> tuple[State, Metr
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise StrategyError(f"{where}: returned {_kind(answer)}; expected a state and metrics")
     after, metrics = answer
-    if not isinstance(metrics, Mapping):
-        raise StrategyError(f"{where}: metrics are {_kind(metrics)}; expected a mapping of numbers")
-    return check_state(after, state.params.layout, state.version + 1, where), metrics
+    state = check_state(after, state.params.layout, state.version + 1, where)
+    return state, check_metrics(metrics, where)
+
+
+def check_metrics(metrics: object, where: str) -> Metrics:
+    """What a strategy has measured, if it is numbers by name.
+
+    Raises:
+        StrategyError: it is not; the message begins with `where`.
+    """
+    fault = not_numbers(metrics)
+    if fault:
+        raise StrategyError(f"{where}: {fault}")
+    return {name: float(value) for name, value in cast(Metrics, metrics).items()}
 
 
 def check_state(after: object, layout: Layout, version: int, where: str) -> State:
-    """What a strategy returned, if it is a state of this layout and version, and finite.
+    """What a strategy returned, if it is a finite state of this layout and version, and savable.
 
     Raises:
         StrategyError: it is not; the message begins with `where`.
@@ -198,7 +239,25 @@ def check_state(after: object, layout: Layout, version: int, where: str) -> Stat
         raise StrategyError(f"{where}: returned version {after.version}; expected {version}")
     if not np.isfinite(after.params.vector).all():
         raise StrategyError(f"{where}: returned parameters that are not finite")
+    fault = unkept(after)
+    if fault:
+        raise StrategyError(f"{where}: {fault}")
     return after
+
+
+def check_model(params: object, layout: Layout, where: str) -> Params:
+    """A model that a strategy asks about, if it is finite and whole.
+
+    Raises:
+        StrategyError: it is not; the message begins with `where`.
+    """
+    if not isinstance(params, Params):
+        raise StrategyError(f"{where}: {_kind(params)}; expected Params")
+    if params.layout.digest != layout.digest:
+        raise StrategyError(f"{where}: of another layout than the model's")
+    if not np.isfinite(params.vector).all():
+        raise StrategyError(f"{where}: not finite")
+    return params
 
 
 def _kind(value: object) -> str:

@@ -4,11 +4,8 @@ Yin, Chen, Ramchandran and Bartlett, "Byzantine-Robust Distributed Learning: Tow
 Statistical Rates", ICML 2018, https://arxiv.org/abs/1803.01498, definitions 1 (median) and 2
 (trimmed mean). Clients count alike, whatever their examples: a weight that a client states itself
 would be a lever.
-
-Columns are turned into rows a few at a time, so that a sort stays in a core's cache.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +17,11 @@ from fedloom.strategies.bounds import Bound
 from fedloom.strategies.compose import Composed
 from fedloom.strategies.held_cohort import HeldCohort
 from fedloom.strategies.optimizers import Sgd
+from fedloom.strategies.order import Statistic, of_columns
 from fedloom.strategies.over_cohort import OverCohort, check_absent
 from fedloom.strategies.plan import Constant
 
-__all__ = ["CoordinateMedian", "TrimmedMean", "by_column", "median", "middle", "trimmed_mean"]
-
-_TILE = 1 << 18
-"""Numbers that are turned and sorted at a time: 1 MiB."""
+__all__ = ["CoordinateMedian", "TrimmedMean", "by_column", "median", "trimmed_mean"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class CoordinateMedian:
 
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The median of each coordinate."""
-        return by_column(held, layout, middle, absent=self.absent)
+        return by_column(held, layout, Statistic.MEDIAN, absent=self.absent)
 
 
 @dataclass(frozen=True)
@@ -69,16 +64,7 @@ class TrimmedMean:
 
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The trimmed mean of each coordinate."""
-        return by_column(held, layout, self._trimmed, absent=self.absent)
-
-    def _trimmed(self, values: NDArray[np.float32]) -> Vector:
-        count = values.shape[1] - 2 * self.f
-        if count <= 0:
-            return np.zeros(len(values), dtype=np.float32)
-        values.sort(axis=1)
-        kept = values[:, self.f : self.f + count]
-        # Each divided, so that no sum leaves the range of float32.
-        return np.asarray((kept * np.float32(1 / count)).sum(axis=1), dtype=np.float32)
+        return by_column(held, layout, Statistic.TRIMMED, self.f, absent=self.absent)
 
 
 def median(lr: float = 1.0, absent: str = "skip") -> Composed:
@@ -113,7 +99,8 @@ def trimmed_mean(f: int = 1, lr: float = 1.0, absent: str = "skip") -> Composed:
 def by_column(
     held: HeldCohort,
     layout: Layout,
-    statistic: Callable[[NDArray[np.float32]], Vector],
+    statistic: Statistic,
+    f: int = 0,
     *,
     absent: str,
     chosen: NDArray[np.intp] | None = None,
@@ -123,8 +110,8 @@ def by_column(
     Args:
         held: the cohort.
         layout: the model's.
-        statistic: of values float32 ``[columns, clients]``, which it may write into; float32
-            ``[columns]``.
+        statistic: of the values.
+        f: what `statistic` says; tensors that no more than ``2 f`` have are zero.
         absent: ``skip`` or ``unchanged``.
         chosen: rows of the clients that count; None for all.
 
@@ -136,27 +123,7 @@ def by_column(
         counts = np.ones(len(held), np.bool_) if absent == "unchanged" else block.present.copy()
         if chosen is not None:
             counts &= np.isin(np.arange(len(held)), chosen)
-        rows = block.rows if counts.all() else block.rows[counts]
-        if not len(rows) or not block.present.any():
-            continue
-        width = max(_TILE // len(rows), 1)
-        for start in range(0, rows.shape[1], width):
-            values = np.ascontiguousarray(rows[:, start : start + width].T)
-            place = block.span.start + start
-            out[place : place + len(values)] = statistic(values)
+        rows = np.flatnonzero(counts)
+        if len(rows) > 2 * f and block.present.any():
+            out[block.span] = of_columns(statistic, block.rows, rows, f)
     return out
-
-
-def middle(values: NDArray[np.float32]) -> Vector:
-    """The median of each row of float32 ``[columns, clients]``, which is sorted in place."""
-    values.sort(axis=1)
-    return middle_of_sorted(values)
-
-
-def middle_of_sorted(values: NDArray[np.float32]) -> Vector:
-    """The median of each row of float32 ``[columns, clients]`` in ascending order."""
-    half = values.shape[1] // 2
-    if values.shape[1] % 2:
-        return values[:, half]
-    pair = values[:, half - 1 : half + 1] * np.float32(0.5)
-    return np.asarray(pair[:, 0] + pair[:, 1], dtype=np.float32)

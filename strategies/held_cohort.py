@@ -11,7 +11,7 @@ the process, however that ends.
 
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,21 +137,16 @@ class HeldCohort:
             LayoutError: a client has a tensor that `layout` lacks or holds in another shape.
             RunError: the file cannot be read.
         """
-        updates = self.updates
-        out = np.zeros((len(updates), span.stop - span.start), dtype=np.float32)
-        spans: dict[Layout, list[tuple[slice, slice]]] = {}
-        for row, update in zip(out, updates, strict=True):
-            if update.layout not in spans:
-                spans[update.layout] = layout.spans(update.layout)
-            for here, there in spans[update.layout]:
-                start, stop = max(here.start, span.start), min(here.stop, span.stop)
-                if start < stop:
-                    place = update.place + 4 * (there.start + start - here.start)
-                    self._read(place, row[start - span.start : stop - span.start])
+        out = np.empty((len(self), span.stop - span.start), dtype=np.float32)
+        self._fill(out, _Places(layout, self.updates), span.start)
         return out
 
     def blocks(self, layout: Layout, memory: int = BLOCK_BYTES) -> Iterator[Block]:
         """All columns of `layout` in order, some at a time.
+
+        A block's rows may be written into, and are gone when the next block is asked for: all
+        blocks use the same memory, as the system takes longer to give so much of it than to fill
+        it.
 
         Args:
             layout: the model's.
@@ -161,11 +156,16 @@ class HeldCohort:
             LayoutError: a client has a tensor that `layout` lacks or holds in another shape.
             RunError: the file cannot be read.
         """
-        most = max(memory // (4 * max(len(self._held), 1)), 1)
+        clients, places = len(self), _Places(layout, self.updates)
+        most = max(memory // (4 * max(clients, 1)), 1)
+        store = np.empty(clients * min(most, layout.size), dtype=np.float32)
         for whole, present in self._runs(layout):
             for start in range(whole.start, whole.stop, most):
                 span = slice(start, min(start + most, whole.stop))
-                yield Block(span, present, self.rows(layout, span))
+                width = span.stop - start
+                rows = store[: clients * width].reshape(clients, width)
+                self._fill(rows, places, start)
+                yield Block(span, present, rows)
 
     def tensor(self, update: HeldUpdate, name: str) -> Vector | None:
         """One tensor of one client's delta in the shape that it came in; None where it has none.
@@ -179,6 +179,15 @@ class HeldCohort:
         out = np.empty(span.stop - span.start, dtype=np.float32)
         self._read(update.place + 4 * span.start, out)
         return out.reshape(update.layout.specs[update.layout.names.index(name)].shape)
+
+    def _fill(self, rows: NDArray[np.float32], places: "_Places", start: int) -> None:
+        """Read float32 ``[clients, n]``, the columns of the model from `start` on."""
+        width = rows.shape[1]
+        for row, (delta, runs) in zip(rows, places.within(start, start + width), strict=True):
+            if sum(stop - first for first, stop, _ in runs) < width:
+                row[:] = 0
+            for first, stop, place in runs:
+                self._read(delta + place, row[first:stop])
 
     def _runs(self, layout: Layout) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
         """Neighbouring tensors that the same clients have, as one."""
@@ -213,6 +222,47 @@ class HeldCohort:
         except OSError as error:
             text = f"the cohort's updates cannot be read: {error}"
             raise RunError(f"{self._folder}: {text}") from error
+
+
+class _Places:
+    """Where columns of a model lie in the deltas of clients that have some of its tensors.
+
+    Args:
+        layout: the model's.
+        updates: the clients'.
+
+    Raises:
+        LayoutError: a client has a tensor that the model lacks or holds in another shape.
+    """
+
+    def __init__(self, layout: Layout, updates: Sequence[HeldUpdate]) -> None:
+        parts = {id(update.layout): update.layout for update in updates}  # to hash each once
+        spans = {part: layout.spans(part) for part in set(parts.values())}
+        self._spans = {key: spans[part] for key, part in parts.items()}
+        self._clients = [(update.place, id(update.layout)) for update in updates]
+
+    def within(self, start: int, stop: int) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
+        """The columns from `start` to `stop` that each client has.
+
+        Yields:
+            The byte of the file that its delta begins at; and of each run where it begins and ends,
+            counted from `start`, and the byte of the delta that it begins at.
+        """
+        runs = {key: _runs_within(spans, start, stop) for key, spans in self._spans.items()}
+        for place, key in self._clients:
+            yield place, runs[key]
+
+
+def _runs_within(
+    spans: Sequence[tuple[slice, slice]], start: int, stop: int
+) -> list[tuple[int, int, int]]:
+    found = []
+    for here, there in spans:
+        first, last = max(here.start, start), min(here.stop, stop)
+        if first < last:
+            place = 4 * (there.start + first - here.start)
+            found.append((first - start, last - start, place))
+    return found
 
 
 def hold(total: HeldCohort | None, update: ClientUpdate) -> HeldCohort:

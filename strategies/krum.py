@@ -6,7 +6,7 @@ of its squared distances to the ``n - f - 2`` nearest others; Krum takes the upd
 score, multi-Krum the mean of the m least. Its proof needs ``2 f + 2 < n``. Clients count alike,
 whatever their examples; of equal scores the first client id.
 
-Distances come from the matrix of inner products, which is added up block by block.
+Distances come from matrices of inner products, block by block.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from fedloom.strategies.bounds import Bound
 from fedloom.strategies.compose import Composed
 from fedloom.strategies.held_cohort import HeldCohort
 from fedloom.strategies.optimizers import Sgd
+from fedloom.strategies.order import Statistic, of_columns
 from fedloom.strategies.over_cohort import OverCohort, check_absent, held_mean
 from fedloom.strategies.plan import Constant
 
@@ -49,7 +50,7 @@ class Krum:
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The mean of the m updates with the least scores."""
         n = len(held)
-        found = scores(squared_distances(held, layout), self.f)
+        found = scores(squared_distances(held, layout, self.f), self.f)
         chosen = np.argsort(found, kind="stable")[: self.m or n - self.f]
         weights = np.zeros(n)
         weights[chosen] = 1.0
@@ -87,15 +88,27 @@ def multi_krum(f: int = 1, m: int = 0, lr: float = 1.0, absent: str = "skip") ->
     return Composed(Constant(), rule, Sgd(lr))
 
 
-def squared_distances(held: HeldCohort, layout: Layout) -> NDArray[np.float64]:
+def squared_distances(held: HeldCohort, layout: Layout, f: int) -> NDArray[np.float64]:
     """``||x_i - x_j||^2`` of every two updates, float64 ``[clients, clients]``.
 
     An absent tensor is a delta of zero. What is too large for float32 is infinitely far.
+
+    They come from inner products of what the updates differ by from a point among the honest ones,
+    as products of what all have in common would drown the differences. The point is the median of
+    ``2 f + 1`` updates, which no f liars among them move away.
+
+    Args:
+        held: the cohort.
+        layout: the model's.
+        f: how many clients may be malicious.
     """
     products = np.zeros((len(held), len(held)))
+    some = np.arange(min(2 * f + 1, len(held)))
     with np.errstate(over="ignore", invalid="ignore"):
         for block in held.blocks(layout):
-            products += block.rows @ block.rows.T
+            rows = block.rows
+            rows -= of_columns(Statistic.MEDIAN, rows, some)
+            products += rows @ rows.T
         lengths = np.diag(products)
         found = lengths[:, None] + lengths[None, :] - 2 * products
     found = np.maximum(np.nan_to_num(found, nan=np.inf, posinf=np.inf), 0.0)

@@ -5,10 +5,11 @@ own, transactional with the round (`fedloom.core.client_vectors`).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
+from fedloom.core.errors import StrategyError
 from fedloom.core.layout import Layout, Vector
 from fedloom.core.types import ClientId, ClientUpdate, Params, State
 from fedloom.strategies.base import Remembering, Strategy
@@ -68,6 +69,8 @@ class Memory:
         """
         with hook("remember", update.round):
             part = self.strategy.remember(state, update)
+            if not isinstance(part, Params):
+                raise StrategyError(f"returned {type(part).__name__}; expected Params")
             if not np.isfinite(part.vector).all():
                 raise ValueError(f"what is remembered of {update.client!r} is not finite")
             before = update.remembered
@@ -100,6 +103,8 @@ def folded(
         update = memory.recalled(update)
     with hook("accumulate", update.round):
         total = strategy.accumulate(total, update)
+        if total is None:
+            raise StrategyError("returned None; expected the total with this update in it")
     if memory is not None:
         memory.remember(state, update)
     return total
@@ -119,6 +124,8 @@ def layout_of(strategy: object, sent: Layout) -> Layout:
     if asked is None:
         return Layout(())
     with hook("remembers", 0):
-        found = cast(Layout, asked(sent))
+        found = asked(sent)
+        if not isinstance(found, Layout):
+            raise StrategyError(f"returned {type(found).__name__}; expected a Layout")
         sent.spans(found)
     return found

@@ -13,7 +13,7 @@ MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(fedloom.__path__, "fedloom.")
     if not module.name.endswith(
-        (".__main__", "._native", "._fixed_point")
+        (".__main__", "._native", "._fixed_point", "._order")
     )  # that is a library of C
 )
 

@@ -7,7 +7,7 @@ from fedloom.core.job import Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
 
-__all__ = ["check_strategies", "inexact"]
+__all__ = ["check_strategies", "deals_learners", "inexact"]
 
 
 def check_strategies(job: Job, layout: Layout) -> None:
@@ -23,6 +23,11 @@ def check_strategies(job: Job, layout: Layout) -> None:
                 check(layout)
             except ConfigError as error:
                 raise ConfigError(f"stage {stage.name!r}: {error}") from None
+
+
+def deals_learners(strategy: object) -> bool:
+    """Whether a strategy's tasks say how clients train and send, whatever the job says."""
+    return bool(getattr(getattr(strategy, "planner", strategy), "own_learner", False))
 
 
 def inexact(job: Job, layout: Layout) -> Iterator[str]:

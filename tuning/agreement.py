@@ -46,8 +46,10 @@ def check_agreement(job: Job) -> None:
     """
     for way in _ways(job):
         _check_correction(way)
+        _check_answers(way)
+        _check_along(way)
         search = getattr(create("learners", way.learner), "search", None)
-        if search is None or search.send != "scalars":
+        if search is None or getattr(search, "send", "") != "scalars":
             continue
         _check_numbers(way)
         directions = search.agreed
@@ -91,17 +93,17 @@ def check_moved(job: Job, layout: Layout) -> None:
             trained = layout.select(way.train)
         except LayoutError as error:
             raise ConfigError(f"{way.where}train: {error}") from None
-        search = getattr(create("learners", way.learner), "search", None)
-        if search is None:
+        exactly = getattr(getattr(create("learners", way.learner), "search", None), "exact", None)
+        if exactly is None:
             continue
         try:
-            exact = set(trained.select(search.exact).names)
+            exact = set(trained.select(exactly).names)
         except LayoutError:
             continue
         if exact == set(trained.names):
             text = f"{way.where}train = {list(way.train)} in the stage {way.stage.name!r}"
             more = "learner 'backprop' does the same where nothing else trains"
-            raise ConfigError(f"{text}: more than learner.exact = {list(search.exact)}; {more}")
+            raise ConfigError(f"{text}: more than learner.exact = {list(exactly)}; {more}")
 
 
 def check_sent(job: Job, layout: Layout) -> None:
@@ -126,9 +128,29 @@ def _check_correction(way: Way) -> None:
     learner, strategy = create("learners", way.learner), create("strategies", way.stage.strategy)
     own, theirs = (getattr(half, "correction", "") for half in (learner, strategy))
     if own != theirs:
-        text = f"strategy = {way.stage.strategy.name!r} in the stage {way.stage.name!r}"
         both = f"{own or theirs!r} is a method of both, learner and strategy"
-        raise ConfigError(f"{way.where}learner = {way.learner.name!r}, {text}: {both}")
+        raise ConfigError(f"{_who(way)}: {both}")
+
+
+def _check_answers(way: Way) -> None:
+    """Clients that only say how good candidates are train nothing where a strategy has none."""
+    learner, strategy = create("learners", way.learner), create("strategies", way.stage.strategy)
+    if getattr(learner, "answers", False) and not getattr(strategy, "asks", False):
+        text = "clients would say how good candidates are, and the strategy has none; 'bbtv2' has"
+        raise ConfigError(f"{_who(way)}: {text}")
+
+
+def _check_along(way: Way) -> None:
+    """A learner that sends a point of a subspace, along directions that the codec has to know."""
+    along = getattr(create("learners", way.learner), "along", None)
+    theirs = getattr(create("codecs", way.codec), "directions", None)
+    for field in ("scheme", "family", "pool") if along and theirs else ():
+        _same(way, field, getattr(along, field), getattr(theirs, field))
+
+
+def _who(way: Way) -> str:
+    text = f"strategy = {way.stage.strategy.name!r} in the stage {way.stage.name!r}"
+    return f"{way.where}learner = {way.learner.name!r}, {text}"
 
 
 def _check_numbers(way: Way) -> None:

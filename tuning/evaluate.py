@@ -1,5 +1,6 @@
 """How good a model is on some examples."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -8,10 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloom.core.layout import Selector
 from fedloom.core.types import Params
 from fedloom.tuning.base import Session
 from fedloom.tuning.examples import Examples, TextExamples
 from fedloom.tuning.scores import batches_of, macro_f1
+from fedloom.tuning.stage_session import StageSession
 
 __all__ = ["BATCH_TOKENS", "Evaluation", "Evaluator", "evaluate"]
 
@@ -38,21 +41,30 @@ class Evaluation:
 class Evaluator:
     """Evaluates global models on one set of examples, batches side by side.
 
+    Models may differ in what does not train, too, such as a side-car: they are set up again then.
+
     Attributes:
-        session: the model, set up for the examples and for all that differs between the models.
+        train: what trains, and so is no part of what is set up.
         examples: the data.
         workers: threads.
     """
 
-    def __init__(self, session: Session, examples: Examples, workers: int = 1) -> None:
-        self.session = session
-        self.examples = examples
-        self.workers = workers
+    def __init__(
+        self,
+        make: Callable[[Params, Selector, Examples], Session],
+        train: Selector,
+        examples: Examples,
+        *,
+        workers: int = 1,
+    ) -> None:
+        self.train, self.examples, self.workers = train, examples, workers
+        self._sessions = StageSession(lambda params, some: make(params, some, examples))
 
     def __call__(self, params: Params) -> Evaluation:
         """Loss, accuracy and so on of one global model."""
+        session = self._sessions.of(params, self.train)
         with ThreadPoolExecutor(self.workers) as pool:
-            return evaluate(self.session, params, self.examples, pool=pool)
+            return evaluate(session, params, self.examples, pool=pool)
 
 
 def evaluate(

@@ -76,8 +76,7 @@ class Whole:
         models = {"plug-in": self.plugged(params)}
         if self.task == "causal-lm":
             models["original"] = self.model.initial(0)
-        session = self.model.session(models["plug-in"], ALL, examples)
-        judge = Evaluator(session, examples, workers)
+        judge = Evaluator(self.model.session, ALL, examples, workers=workers)
         return {name: judge(model).metrics for name, model in models.items()}
 
 

@@ -15,7 +15,7 @@ from fedloom.core.errors import ConfigError
 from fedloom.core.job import BackboneConfig, Job
 from fedloom.core.layout import Layout
 from fedloom.core.registry import create
-from fedloom.tuning.aggregating import check_strategies
+from fedloom.tuning.aggregating import check_strategies, deals_learners
 from fedloom.tuning.agreement import check_agreement, check_moved, check_sent
 from fedloom.tuning.distill import distilling_of
 from fedloom.tuning.keeping import check_keeping
@@ -43,13 +43,15 @@ def check_names(job: Job) -> None:
             learners.append(create("learners", tier.learner))
         if tier.codec is not None:
             create("codecs", tier.codec)
+    useless = not all(getattr(one, "unlabelled", False) for one in learners)
     for stage in job.stages:
-        create("strategies", stage.strategy)
+        strategy = create("strategies", stage.strategy)
+        useless |= deals_learners(strategy)
         if stage.codec_up is not None:
             create("codecs", stage.codec_up)
     check_agreement(job)
     check_emulator(job)
-    if job.data.unlabelled and not all(getattr(one, "unlabelled", False) for one in learners):
+    if job.data.unlabelled and useless:
         text = "every learner must have a use for them, as 'pseudo-labels' has"
         raise ConfigError(f"data.unlabelled = true: {text}")
 

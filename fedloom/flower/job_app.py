@@ -36,6 +36,9 @@ publisher = "fedloom"
 serverapp = "{package}.server_app:app"
 clientapp = "{package}.client_app:app"
 
+[tool.fedloom]
+resumes-itself = true
+
 [tool.flwr.app.config]
 settings = "" # key=value over the job, separated by blanks
 """

@@ -1,15 +1,12 @@
 """A client process that hosts an app's ClientApp for a server of ours."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from flwr.app import Context
-from flwr.common.serde import context_from_proto, context_to_proto
-from flwr.proto.message_pb2 import Context as WireContext
-from google.protobuf.message import DecodeError
 
 from fedloom.client.backoff import Backoff
 from fedloom.client.connection import Connection
@@ -18,10 +15,11 @@ from fedloom.client.logs import log
 from fedloom.client.refusals import is_passing
 from fedloom.client.stopping import Stop, Stopped
 from fedloom.core.durable import sync
-from fedloom.core.errors import ConfigError, RunError, TransferError
+from fedloom.core.errors import ConfigError, FedloomError, TransferError
 from fedloom.flower.app import FlowerApp
-from fedloom.flower.calls import DONE, MESSAGE, SERVICE, frames, packed, unpacked
+from fedloom.flower.calls import DONE, MESSAGE, SERVICE, RunFacts
 from fedloom.flower.hosting import Node
+from fedloom.flower.wire import frames, unpacked
 from fedloom.security.private import make_folder
 from fedloom.security.tokens import JoinToken
 from fedloom.strategies.flower.records import node_of
@@ -29,6 +27,7 @@ from fedloom.strategies.flower.records import node_of
 __all__ = ["Joining", "join_app"]
 
 _WAIT = b"20"
+_SIGN = 15.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,9 @@ class Joining:
 def join_app(app: FlowerApp, joining: Joining) -> None:
     """Answer messages until the server says that it is over, or a signal comes.
 
+    A server that cannot be reached is tried again, for as long as it takes: it may be started
+    again, and its run go on.
+
     Raises:
         IdentityError: the device is not let in.
         ConfigError: nothing says where the server is, or the app cannot be used.
@@ -60,13 +62,10 @@ def join_app(app: FlowerApp, joining: Joining) -> None:
     client_app, stop = app.client_app(), Stop()
     with stop.signals():
         connection, folder = _connected(joining, stop)
-        keeping = _Context(folder / "context.bin")
-        config = dict(joining.node_config)
-        node = Node(client_app, node_of(connection.name), config, app.config)
-        keeping.restore(node)
         log.info("%s works for the app %s, in %s", connection.name, app.name, folder)
+        desk = _Desk(app, client_app, connection.name, joining.node_config, folder / "context.bin")
         try:
-            _work(connection, node, keeping, stop)
+            _work(connection, desk, stop)
         except Stopped:
             log.info("stopped")
         finally:
@@ -74,7 +73,46 @@ def join_app(app: FlowerApp, joining: Joining) -> None:
             connection.close()
 
 
-def _work(connection: Connection, node: Node, keeping: "_Context", stop: Stop) -> None:
+class _Desk:
+    """Answers messages of one run after the other; the context of the last one is on the disk."""
+
+    def __init__(
+        self, app: FlowerApp, client_app: Any, name: str, config: Mapping[str, Any], path: Path
+    ) -> None:
+        self._app, self._client_app, self._name = app, client_app, name
+        self._config, self._path = config, path
+        self._node: Node | None = None
+
+    def answer(self, facts: RunFacts, message: Any) -> bytes:
+        """The bytes of a reply.
+
+        Raises:
+            ConfigError: the server runs another app.
+        """
+        if facts.app != self._app.name:
+            text = f"the server runs {facts.app!r}, and this folder is {self._app.name!r}"
+            raise ConfigError(f"{self._app.folder}: {text}")
+        if self._node is None or self._node.context.run_id != facts.run:
+            config = dict(self._config)
+            number = node_of(self._name)
+            self._node = Node(self._client_app, number, config, facts.config, run=facts.run)
+            if self._path.exists():
+                self._node.restore(self._path.read_bytes(), self._path)
+        answer, data = self._node.replied(message, facts.largest)
+        if answer.has_error():
+            log.error("%s: %s", message.metadata.message_type, answer.error.reason)
+        self._keep(self._node.kept())
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        """Keep the context, all of it or what was there before."""
+        draft = self._path.with_suffix(".tmp")
+        draft.write_bytes(data)
+        sync(draft)
+        draft.replace(self._path)
+
+
+def _work(connection: Connection, desk: _Desk, stop: Stop) -> None:
     backoff = Backoff()
     reply: bytes | None = None
     while not stop.is_set():
@@ -82,7 +120,7 @@ def _work(connection: Connection, node: Node, keeping: "_Context", stop: Stop) -
             if reply is not None:
                 _reply(connection, reply)
                 reply = None
-            tag, data = _next(connection)
+            tag, facts, data = _next(connection)
             backoff.reset()
         except TransferError as error:
             if not is_passing(error):
@@ -95,19 +133,14 @@ def _work(connection: Connection, node: Node, keeping: "_Context", stop: Stop) -
             log.info("the app is finished")
             return
         if tag == MESSAGE:
-            with stop.interruptible():
-                message = unpacked(data)
-                answer = node.answer(message)
-            if answer.has_error():
-                log.error("%s: %s", message.metadata.message_type, answer.error.reason)
-            keeping.keep(node.context)
-            reply = packed(answer)
+            with stop.interruptible(), _signs(connection):
+                reply = desk.answer(RunFacts.read(facts), unpacked(data))
 
 
-def _next(connection: Connection) -> tuple[bytes, bytes]:
+def _next(connection: Connection) -> tuple[bytes, bytes, bytes]:
     parts = connection.channel().exchange(f"/{SERVICE}/Next", [_WAIT])
-    tag = next(parts, b"")
-    return tag, b"".join(parts)
+    tag, facts = next(parts, b""), next(parts, b"")
+    return tag, facts, b"".join(parts)
 
 
 def _reply(connection: Connection, reply: bytes) -> None:
@@ -118,6 +151,23 @@ def _reply(connection: Connection, reply: bytes) -> None:
         if error.code not in ("no-such-task", "too-large"):
             raise
         log.warning("%s", error)
+
+
+@contextmanager
+def _signs(connection: Connection) -> Iterator[None]:
+    """Tell the server, while the app is at work, that this client is there."""
+    over, channel = threading.Event(), connection.channel()
+
+    def tell() -> None:
+        while not over.wait(_SIGN):
+            with suppress(FedloomError):
+                list(channel.exchange(f"/{SERVICE}/Alive", []))
+
+    threading.Thread(target=tell, name="flower-alive", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _connected(joining: Joining, stop: Stop) -> tuple[Connection, Path]:
@@ -135,31 +185,3 @@ def _connected(joining: Joining, stop: Stop) -> tuple[Connection, Path]:
     identity = identity_for(folder, token, name=joining.name, root=root)
     connection = Connection(identity.host, identity.port, stop=stop, identity=identity)
     return connection, identity.folder
-
-
-class _Context:
-    """The node's context on the disk, so that what a ClientApp keeps outlives the process."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def restore(self, node: Node) -> None:
-        """Give a node the state that was kept.
-
-        Raises:
-            RunError: the file is damaged.
-        """
-        if not self._path.exists():
-            return
-        try:
-            found = context_from_proto(WireContext.FromString(self._path.read_bytes()))
-        except (DecodeError, ValueError) as error:
-            raise RunError(f"{self._path}: not a context of Flower's: {error}") from None
-        node.context.state = found.state
-
-    def keep(self, context: Context) -> None:
-        """Keep the state, all of it or what was there before."""
-        draft = self._path.with_suffix(".tmp")
-        draft.write_bytes(context_to_proto(context).SerializeToString())
-        sync(draft)
-        draft.replace(self._path)

@@ -3,16 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedloom.flower.app import FlowerApp
-from fedloom.flower.calls import AppCalls
+from fedloom.flower.calls import AppCalls, RunFacts
+from fedloom.flower.folder import AppRun
 from fedloom.flower.mailbox import Mailbox
 from fedloom.flower.running import run_server_app
 from fedloom.results.observe import Observer, Summary
-from fedloom.results.rundir import RunDirectory
 from fedloom.security.authority import Authority
 from fedloom.security.tokens import JoinToken
 from fedloom.server.counting import Counting
@@ -57,21 +58,18 @@ class Listening:
 def serve_app(
     app: FlowerApp,
     where: Listening,
-    directory: RunDirectory,
+    run: AppRun,
     observer: Observer,
     opened: Callable[[str], None],
-    *,
-    seed: int = 0,
 ) -> Summary:
     """Serve until the ServerApp's main function ends.
 
     Args:
         app: whose.
         where: it listens.
-        directory: of the run.
+        run: its folder and number.
         observer: told of every round.
         opened: told how a client joins.
-        seed: of the ServerApp's sampling.
 
     Raises:
         FedloomError: a port is taken, or another server works in the folder.
@@ -80,13 +78,11 @@ def serve_app(
     database = Database.open(where.folder, exclusive=True)
     try:
         mailbox = Mailbox()
-        serving = _Serving(where, Authority.open(where.folder / "authority"), Register(database))
+        facts = RunFacts(app.name, run.number, dict(app.config), where.largest)
+        authority = Authority.open(where.folder / "authority")
+        serving = _Serving(where, authority, Register(database), facts)
         return asyncio.run(
-            serving.run(
-                mailbox,
-                opened,
-                lambda: run_server_app(app, mailbox, directory, observer, seed=seed),
-            )
+            serving.run(mailbox, opened, lambda: run_server_app(app, mailbox, run, observer))
         )
     finally:
         database.close()
@@ -99,20 +95,27 @@ class _Serving:
     where: Listening
     authority: Authority
     register: Register
+    facts: RunFacts
 
     async def run(
         self, mailbox: Mailbox, opened: Callable[[str], None], work: Callable[[], Summary]
     ) -> Summary:
-        """Open the ports, wait for nodes, run `work` in a thread, say goodbye."""
+        """Open the ports, wait for nodes, run `work` in a thread, say goodbye.
+
+        Whoever interrupts it may start it again: then clients are not told that it is over.
+        """
         servers: list[Any] = []
         try:
             opened(await self._listen(mailbox, servers))
             while len(mailbox.nodes()) < self.where.nodes:
                 await asyncio.sleep(0.05)
-            return await _in_thread(work)
-        finally:
-            mailbox.end()
+            found, error = await _in_thread(work)
             await _farewell(mailbox)
+            if error is not None:
+                raise error
+            assert found is not None
+            return found
+        finally:
             await asyncio.gather(*(server.stop(_GRACE) for server in servers))
 
     async def _listen(self, mailbox: Mailbox, servers: list[Any]) -> str:
@@ -122,7 +125,7 @@ class _Serving:
         door = Anyone() if keys is None else Certified(authority.federation, self.register)
         work = new_server()
         servers.append(work)
-        work.add_generic_rpc_handlers((AppCalls(door, mailbox, largest=where.largest).handler(),))
+        work.add_generic_rpc_handlers((AppCalls(door, mailbox, self.facts).handler(),))
         port = bind(work, where.listen, where.port, keys, authority)
         await work.start()
         if keys is None:
@@ -137,25 +140,33 @@ class _Serving:
         return f"--join {JoinToken(address, enrol_port, id, secret, authority.pin)}"
 
 
-async def _in_thread(work: Callable[[], Summary]) -> Summary:
-    """`work` in a thread that does not keep the process from ending."""
+async def _in_thread(
+    work: Callable[[], Summary],
+) -> tuple[Summary | None, BaseException | None]:
+    """What `work` returns or raises, in a thread that does not keep the process from ending."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Summary] = loop.create_future()
+    done: asyncio.Future[tuple[Summary | None, BaseException | None]] = loop.create_future()
 
     def run() -> None:
         try:
-            found = work()
+            found: tuple[Summary | None, BaseException | None] = work(), None
         except BaseException as error:
-            loop.call_soon_threadsafe(done.set_exception, error)
-        else:
-            loop.call_soon_threadsafe(done.set_result, found)
+            found = None, error
+        with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            loop.call_soon_threadsafe(_settle, done, found)
 
     threading.Thread(target=run, name="flower-app", daemon=True).start()
     return await done
 
 
+def _settle(done: "asyncio.Future[Any]", found: object) -> None:
+    if not done.done():
+        done.set_result(found)
+
+
 async def _farewell(mailbox: Mailbox) -> None:
     """Let clients hear that it is over."""
+    mailbox.end()
     loop = asyncio.get_running_loop()
     until = loop.time() + _LINGER
     while loop.time() < until and mailbox.unaware:

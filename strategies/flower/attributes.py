@@ -59,10 +59,10 @@ class Attributes:
 
     Args:
         owner: the object.
-        within: the class of objects in it that are written attribute by attribute.
+        within: the classes of objects in it that are written attribute by attribute.
     """
 
-    def __init__(self, owner: object, within: type) -> None:
+    def __init__(self, owner: object, within: type | tuple[type, ...]) -> None:
         self._owner, self._within = owner, within
         self._settings = dict(self._found(owner, ""))
         self._first = self.written()
@@ -138,7 +138,10 @@ def _write(value: Any, slots: dict[str, NDArray[np.generic]]) -> JSON:
 
 def _write_record(value: Any, slots: dict[str, NDArray[np.generic]]) -> JSON:
     from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+    from flwr.common import Parameters
 
+    if type(value) is Parameters:
+        return {"Parameters": [value.tensor_type, _write(list(value.tensors), slots)]}
     if isinstance(value, Array):
         stated = [value.dtype, list(value.shape), value.stype]
         return {"Array": [*stated, _slot(np.frombuffer(value.data, dtype=np.uint8), slots)]}
@@ -185,7 +188,10 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
 
 def _read_record(kind: str, inner: JSON, slots: Mapping[str, NDArray[np.generic]]) -> Any:
     from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+    from flwr.common import Parameters
 
+    if kind == "Parameters":
+        return Parameters(_read(inner[1], slots), inner[0])
     if kind == "Array":
         dtype, shape, stype, slot = inner
         return Array(dtype=dtype, shape=tuple(shape), stype=stype, data=slots[slot].tobytes())

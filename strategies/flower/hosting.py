@@ -27,6 +27,7 @@ def flower() -> ModuleType:
     try:
         import flwr.app
         import flwr.clientapp
+        import flwr.server.strategy
         import flwr.serverapp.strategy
     except ImportError as error:
         text = "what is Flower's needs flwr 1.26 or newer: pip install 'fedloom[flower]'"

@@ -13,6 +13,7 @@ from fedloom.strategies.flower.strategy import FlowerStrategy, Judged
 __all__ = ["hosted", "named"]
 
 _HOOKS = ("configure_evaluate", "aggregate_evaluate")
+_AVERAGES = ("evaluate_metrics_aggr_fn", "evaluate_metrics_aggregation_fn")
 
 
 def named(name: str) -> Callable[..., FlowerStrategy]:
@@ -36,44 +37,62 @@ def named(name: str) -> Callable[..., FlowerStrategy]:
         names = [one for one in known.__all__ if one not in ("Strategy", "Result")]
         raise UnknownNameError(f"strategies: unknown name 'flwr:{name}'; {nearest(name, names)}")
 
+    from fedloom.strategies.flower.legacy import with_start
+
+    signature = inspect.signature(found)
+    required = {n for n, one in signature.parameters.items() if one.default is one.empty}
+
     def make(**options: Any) -> FlowerStrategy:
         if "strategy" in options:
-            options["strategy"] = _inside(options["strategy"])
+            options["strategy"] = _inside(options["strategy"], found)
         try:
-            return hosted(found(**options))
+            return hosted(found(**with_start(found, options, required.__contains__)))
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from None
 
-    make.__signature__ = inspect.signature(found)  # type: ignore[attr-defined]
+    kept = [one for n, one in signature.parameters.items() if n != "initial_parameters"]
+    make.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return make
 
 
 def hosted(strategy: Any) -> FlowerStrategy:
-    """A strategy of Flower's as one of ours.
+    """A strategy of Flower's as one of ours; also an older one (``flwr.server.strategy``).
 
     Raises:
         ConfigError: it is none of Flower's, or aggregates trees.
     """
+    flower()
+    from fedloom.strategies.flower.legacy import Bridge, Legacy
+
+    if isinstance(strategy, Legacy):
+        strategy = Bridge(strategy)
     return (Judged if _evaluates(strategy) else FlowerStrategy)(strategy)
 
 
-def _inside(option: Any) -> Any:
-    """The strategy that another wraps, from its name or table."""
+def _inside(option: Any, around: Callable[..., Any]) -> Any:
+    """The strategy that another wraps, from its name or table; both are newer, or both older."""
+    from fedloom.strategies.flower.legacy import Bridge, is_legacy
+
     table = {"name": option} if isinstance(option, str) else dict(option)
     name = table.pop("name", "")
     if not name.startswith("flwr:"):
         raise ConfigError(f"strategy = {name!r}: expected one of Flower's, such as 'flwr:FedAvg'")
     made = create("strategies", Component(name, table))
     assert isinstance(made, FlowerStrategy)
-    return made.inner
+    if isinstance(made.inner, Bridge) != is_legacy(around):
+        outer = getattr(around, "__name__", "it")
+        text = f"{outer} wraps strategies of its own kind, of flwr.server.strategy or not"
+        raise ConfigError(f"strategy = {name!r}: {text}")
+    return made.inner.legacy if isinstance(made.inner, Bridge) else made.inner
 
 
 def _evaluates(strategy: Any) -> bool:
     """Whether hooks that are not Flower's own follow the evaluation; Flower's only average it."""
+    strategy = getattr(strategy, "legacy", strategy)
     while strategy is not None:
         owners = [_owner(type(strategy), hook) for hook in _HOOKS]
-        averaging = getattr(strategy, "evaluate_metrics_aggr_fn", None)
-        if not all(_is_flowers(one) for one in (*owners, averaging)):
+        averaging = [getattr(strategy, name, None) for name in _AVERAGES]
+        if not all(_is_flowers(one) for one in (*owners, *averaging)):
             return True
         strategy = getattr(strategy, "strategy", None)
     return False

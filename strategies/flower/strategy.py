@@ -40,6 +40,7 @@ __all__ = ["FlowerStrategy", "Judged"]
 _NOTE, _UNSAVED = "flower", "flower.unsaved"
 _SLOTS = "flower/"
 _WORK = {field.name for field in fields(LocalWork)}
+_LEAST = ("min_available_nodes", "min_train_nodes", "min_available_clients", "min_fit_clients")
 _ALSO = {"proximal_mu": "prox_mu", "local_epochs": "epochs"}
 
 
@@ -83,7 +84,7 @@ class FlowerStrategy:
             text = "it aggregates trees; a fedloom job trains tensors"
             raise ConfigError(f"strategy = {type(strategy).__name__}: {text}")
         self.inner = strategy
-        self._attributes = Attributes(strategy, inner.Strategy)
+        self._attributes = Attributes(strategy, (inner.Strategy, flower().server.strategy.Strategy))
         self._open: _Open | None = None
 
     def init(self, params: Params) -> State:
@@ -189,7 +190,8 @@ class FlowerStrategy:
         unsaved = str(state.notes.get(_UNSAVED, ""))
         if unsaved and (self._open is None or self._open.version + 1 != state.version):
             text = "holds objects that a checkpoint cannot, so that the run cannot be resumed"
-            raise StrategyError(f"{type(self.inner).__name__} {text}: {unsaved}")
+            name = type(getattr(self.inner, "legacy", self.inner)).__name__
+            raise StrategyError(f"{name} {text}: {unsaved}")
         slots = {name: array for name, array in state.slots.items() if name.startswith(_SLOTS)}
         self._attributes.put_back(str(state.notes.get(_NOTE, "")), slots)
 
@@ -240,8 +242,9 @@ def _aggregated(answer: Any, state: State, round: int) -> tuple[Params, Any]:
 
 def _check_enough(strategy: Any, cohort: Cohort) -> None:
     """Find a strategy that would wait for clients who will not come."""
+    strategy = getattr(strategy, "legacy", strategy)
     while strategy is not None:
-        for name in ("min_available_nodes", "min_train_nodes"):
+        for name in _LEAST:
             least = getattr(strategy, name, 0)
             if least > len(cohort.clients):
                 text = f"{len(cohort.clients)} or fewer, the clients of the round's cohort"

@@ -20,6 +20,7 @@ from fedloom.backbones.kernels import native
 from fedloom.backbones.schemes import Packed, pack
 from fedloom.core.fixed_point import fold
 from fedloom.core.seeds import stream
+from fedloom.strategies.order import Statistic, of_columns
 
 __all__ = ["digests"]
 
@@ -63,6 +64,10 @@ def digests() -> Iterator[tuple[str, str]]:
     sums = np.zeros(ROWS * WIDTH, dtype=np.int64)
     fold(sums, (matrix() / 1000).view(-1).numpy(), 3)
     yield "sums", sha256(torch.from_numpy(sums))
+    rows = matrix().numpy()
+    for statistic in Statistic:
+        columns = of_columns(statistic, rows, np.arange(ROWS), 2)
+        yield f"{statistic.name.lower()} of columns", sha256(torch.from_numpy(columns))
     for name, scheme in SCHEMES.items():
         packed = pack(matrix(), scheme)
         yield f"{name} stored", sha256(*packed.tensors)

@@ -61,24 +61,29 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
-@contextmanager
-def serving(folder: Path, *more: str) -> Iterator[tuple[Process, list[str]]]:
-    """The server, and how a client joins it."""
-    port, enrol = map(str, free_ports())
+def serve(folder: Path, ports: tuple[str, str], *more: str) -> tuple[Process, list[str]]:
+    """A server, and how a client joins it."""
     own = ["--serve", "--json", "--out", "live", "--listen", "127.0.0.1", "--address", "127.0.0.1"]
-    own += ["--port", port, "--enrol-port", enrol, *more]
-    with (folder / "server.log").open("wb") as log:
+    own += ["--port", ports[0], "--enrol-port", ports[1], *more]
+    with (folder / "server.log").open("ab") as log:
         server = start(["run", APP, *own], folder, stderr=log)
+    assert server.stdout is not None
+    assert select.select([server.stdout], [], [], 90)[0]
+    told = server.stdout.readline()
+    found = re.search(r"--join \S+|--insecure \S+", told)
+    assert found, (told, (folder / "server.log").read_text())
+    return server, found[0].rstrip('"}').split()
+
+
+@contextmanager
+def ending(*processes: Process) -> Iterator[None]:
+    """Nothing is left at the end."""
     try:
-        assert server.stdout is not None
-        assert select.select([server.stdout], [], [], 90)[0]
-        told = server.stdout.readline()
-        found = re.search(r"--join \S+|--insecure \S+", told)
-        assert found, (told, (folder / "server.log").read_text())
-        yield server, found[0].rstrip('"}').split()
+        yield
     finally:
-        server.kill()
-        server.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def client_of(folder: Path, how: list[str], place: int) -> Process:
@@ -100,33 +105,53 @@ def joined(folder: Path, how: list[str]) -> Iterator[list[Process]]:
             client.wait()
 
 
+def ports() -> tuple[str, str]:
+    one, two = free_ports()
+    return str(one), str(two)
+
+
 def test_an_app_runs_over_our_server_with_tls(tmp_path: Path) -> None:
-    flags = ["--nodes", "2", "--run-config", "num-server-rounds=6"]
-    with serving(tmp_path, *flags) as (server, how), joined(tmp_path, how) as clients:
+    flags = ["--nodes", "2", "--run-config", "num-server-rounds=6 learning-rate=0.25"]
+    server, how = serve(tmp_path, ports(), *flags)
+    with ending(server), joined(tmp_path, how) as clients:
         assert server.wait(90) == 0, (tmp_path / "server.log").read_text()
         assert [client.wait(60) for client in clients] == [0, 0]
 
     found = lines_of(tmp_path / "live")
     assert [line["accepted"] for line in found] == [2] * 6
-    # All of two nodes: each round halves the distance to their mean, 0.5.
     assert found[-1]["metrics"]["asked"] == 6  # type: ignore[index]
-    assert found[-1]["evaluation"]["loss"] == pytest.approx(0.5)  # type: ignore[index]
+    # Losses are distances to 0 and to 1. What the server's user set has come to the clients.
+    assert found[-1]["evaluation"] == {"loss": pytest.approx(0.5), "rate": 0.25}
     assert (tmp_path / "device0" / "federation.json").exists()
+    assert not (tmp_path / "live" / "journal.bin").exists()
 
 
-def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_whoever_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     flags = ["--nodes", "2", "--no-tls", "--run-config", "num-server-rounds=40"]
-    with serving(tmp_path, *flags) as (server, how), joined(tmp_path, how) as clients:
+    where = ports()
+    server, how = serve(tmp_path, where, *flags)
+    with ending(server), joined(tmp_path, how) as clients:
         live = tmp_path / "live" / "metrics.jsonl"
         until(lambda: live.exists() and len(lines_of(tmp_path / "live")) > 2, "a round")
         clients[1].send_signal(signal.SIGKILL)
         clients[1].wait(30)
         clients[1] = client_of(tmp_path, how, 1)
-        assert server.wait(90) == 0, (tmp_path / "server.log").read_text()
+        rounds = len(lines_of(tmp_path / "live"))
+        until(lambda: len(lines_of(tmp_path / "live")) > rounds + 2, "more rounds")
+        server.send_signal(signal.SIGKILL)
+        server.wait(30)
+        again, _ = serve(tmp_path, where, *flags, "--resume")
+        with ending(again):
+            assert again.wait(90) == 0, (tmp_path / "server.log").read_text()
+            # Half of the distance to the nodes' mean goes in each round.
+            assert again.stdout is not None
+            assert "last [0.5, 0.5, 0.5, 0.5]" in again.stdout.read()
         assert [client.wait(60) for client in clients] == [0, 0]
 
     found = lines_of(tmp_path / "live")
-    assert [line["accepted"] for line in found] == [2] * 40
-    # What a ClientApp keeps in its context outlives its process; the message that the kill cut
-    # may have been counted before it was answered.
-    assert found[-1]["metrics"]["asked"] in (40, 40.5)  # type: ignore[index]
+    assert [(line["round"], line["accepted"]) for line in found] == [
+        (number, 2) for number in range(1, 41)
+    ]
+    # What a ClientApp keeps in its context outlives its process; messages that a kill cut, of one
+    # client and then of both, may have been counted before they were answered.
+    assert 40 <= found[-1]["metrics"]["asked"] <= 41.5  # type: ignore[index]

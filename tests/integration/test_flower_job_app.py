@@ -14,8 +14,9 @@ import fedloom
 from fedloom.cli import main
 from fedloom.core.errors import ConfigError
 from fedloom.flower.app import read_app
+from fedloom.flower.folder import folder_for
 from fedloom.flower.hosting import Node
-from fedloom.flower.running import folder_for, run_server_app
+from fedloom.flower.running import run_server_app
 from fedloom.flower.simulated import Simulated
 from fedloom.progress import Quiet
 
@@ -51,7 +52,7 @@ def test_a_job_in_flowers_messages_is_the_simulators(
     app = read_app(tmp_path / "app", ["settings='run.directory=there'"])
     own = {"threads": 1, "directory": str(tmp_path / "device")}
     carrier = Simulated(app.client_app(), 6, app.config, own)
-    run = run_server_app(app, carrier, folder_for(app, None, overwrite=False), Quiet())
+    run = run_server_app(app, carrier, folder_for(app), Quiet())
     fedloom.simulate("job.toml", settings={"run.directory": "simulated"}, observer=Quiet())
 
     assert run.rounds == 3

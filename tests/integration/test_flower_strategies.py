@@ -8,7 +8,17 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from flower_strategies import FEW, OPTIONS, OWN, TREES, component
+from flower_strategies import (
+    FEW,
+    OLD,
+    OPTIONS,
+    OPTIONS_OLD,
+    OWN,
+    OWN_OLD,
+    REFUSED,
+    REFUSED_OLD,
+    component,
+)
 from small_jobs import classify_table, labelled_rows, numbers_of, tensors_of
 
 import fedloom
@@ -44,15 +54,61 @@ class StopsAfter(Quiet):
             raise KeyboardInterrupt
 
 
+def test_every_strategy_that_flower_ships_is_run_or_refused() -> None:
+    import flwr.server.strategy
+    import flwr.serverapp.strategy
+
+    ships = set(flwr.serverapp.strategy.__all__) - {"Strategy", "Result"}
+    assert ships == OPTIONS.keys() | REFUSED.keys()
+    assert (
+        set(flwr.server.strategy.__all__) - {"Strategy"} == OPTIONS_OLD.keys() | REFUSED_OLD.keys()
+    )
+
+
 @pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"QFedAvg"}))
 def test_what_flower_ships_conforms(name: str) -> None:
     check_strategy(cast(Strategy, create("strategies", component(name))))
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", sorted(OPTIONS_OLD.keys() - {"Bulyan"}))
+def test_what_is_older_conforms(name: str) -> None:
+    older = Component(f"flwr:{OLD}:{name}", OPTIONS_OLD[name])
+    check_strategy(cast(Strategy, create("strategies", older)))
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
 def test_trees_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="aggregates trees; a fedloom job trains tensors"):
+    with pytest.raises(ConfigError, match=REFUSED[name]):
         create("strategies", Component(f"flwr:{name}"))
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_OLD))
+def test_what_is_older_and_not_of_tensors_is_refused(name: str) -> None:
+    options, why = REFUSED_OLD[name]
+    with pytest.raises(ConfigError, match=why):
+        create("strategies", Component(f"flwr:{OLD}:{name}", options))
+
+
+def test_newer_and_older_do_not_wrap_each_other() -> None:
+    name = "DifferentialPrivacyServerSideFixedClipping"
+    inside = {"strategy": {"name": f"flwr:{OLD}:FedAvg"}}
+    with pytest.raises(ConfigError, match="FixedClipping wraps strategies of its own kind"):
+        create("strategies", Component(f"flwr:{name}", {**OPTIONS[name], **inside}))
+
+
+@pytest.mark.parametrize("name", ["FedAvgM", "FedAdagrad", "Bulyan"])
+def test_older_and_newer_say_the_same(
+    name: str, text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    newer = table_with(text_model["classify"], {"name": f"flwr:{name}", **OPTIONS[name]})
+    named = {"name": f"flwr:{OLD}:{name}", **OPTIONS_OLD[name]}
+    older = table_with(text_model["classify"], named)
+    if name == "FedAdagrad":  # defaults may differ
+        for table in (newer, older):
+            table["stages"][0]["strategy"] |= {"eta": 0.1, "tau": 0.01}
+    one, two = simulate(newer, tmp_path / "newer"), simulate(older, tmp_path / "older")
+
+    np.testing.assert_allclose(one.params.vector, two.params.vector, rtol=1e-4, atol=1e-4)
 
 
 def test_flowers_average_is_ours(text_model: dict[str, Path], tmp_path: Path) -> None:
@@ -116,6 +172,22 @@ def test_a_strategy_in_a_file_of_ones_own(
 
     assert tensors_of(tmp_path / "torn") == tensors_of(tmp_path / "whole")
     assert "evaluate_loss" in numbers_of(whole.directory)[1]["metrics"]
+
+
+def test_an_older_strategy_in_a_file_of_ones_own(
+    text_model: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "older_strategy.py").write_text(OWN_OLD)
+    monkeypatch.chdir(tmp_path)
+    table = table_with(text_model["classify"], "flwr:older_strategy:Slowed")
+    whole = simulate(table, tmp_path / "whole")
+    simulate(table, tmp_path / "torn", observer=StopsAfter())
+    simulate(table, tmp_path / "torn", resume=True)
+
+    assert tensors_of(tmp_path / "torn") == tensors_of(tmp_path / "whole")
+    metrics = numbers_of(whole.directory)[1]["metrics"]
+    assert metrics["own_tensors"] == len(whole.params.layout.names)
+    assert {"mean", "own_loss", "evaluate_mean", "evaluate_loss"} <= metrics.keys()
 
 
 def test_an_object_in_the_place_of_a_name(text_model: dict[str, Path], tmp_path: Path) -> None:

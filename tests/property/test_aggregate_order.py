@@ -1,14 +1,21 @@
+from collections.abc import Callable
+from ctypes import CDLL
 from typing import cast
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedloom.core import fixed_point
+from fedloom.core.compiled import compiled
+from fedloom.core.errors import UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.aggregate import FixedPointSum, WeightedMean
 
 WHOLE = Layout((TensorSpec("a", (2,)), TensorSpec("b", (3,)), TensorSpec("c", ())))
+ONES = np.ones(WHOLE.size, dtype=np.float32)
 PARAMS = Params(WHOLE, np.zeros(WHOLE.size, dtype=np.float32))
 
 
@@ -75,3 +82,33 @@ def test_the_mean_is_the_real_mean_within_the_rounding(cohort: list[ClientUpdate
     got = WeightedMean().mean(PARAMS, fold(WeightedMean(), cohort)).vector
     # Half of 2^-34 from the fixed point, half of float32's last place (values up to 1000: 2^-15).
     assert np.abs(got - expected).max() <= 2**-35 + 2**-15
+
+
+def none(module: str, declare: Callable[[CDLL], None]) -> None:
+    """In place of `compiled`: as where nothing was compiled."""
+
+
+@pytest.mark.parametrize("way", [compiled, none])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cohort=st.lists(updates(), min_size=1, max_size=3),
+    refused=updates(),
+    values=st.lists(st.sampled_from([2.0**28, -(2.0**29), np.inf, np.nan]), min_size=1),
+)
+def test_a_refusal_leaves_every_bit_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+    way: Callable[[str, Callable[[CDLL], None]], CDLL | None],
+    cohort: list[ClientUpdate],
+    refused: ClientUpdate,
+    values: list[float],
+) -> None:
+    monkeypatch.setattr(fixed_point, "compiled", way)
+    total = fold(WeightedMean(), [ClientUpdate("x", 1, 1, delta=Delta(WHOLE, ONES)), *cohort])
+    before = total.sums.tobytes(), total.weights.tobytes(), total.weight, total.bound
+    assert refused.delta is not None
+    vector = refused.delta.vector.copy()
+    vector[: len(values)] = values[: len(vector)]
+    bad = ClientUpdate("x", 1, 2 + refused.num_examples, delta=Delta(refused.delta.layout, vector))
+    with pytest.raises(UpdateRefusedError, match=r"not finite|could overflow"):
+        WeightedMean().add(total, bad)
+    assert before == (total.sums.tobytes(), total.weights.tobytes(), total.weight, total.bound)

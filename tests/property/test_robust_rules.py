@@ -16,7 +16,7 @@ from fedloom.strategies.coordinatewise import CoordinateMedian, TrimmedMean
 from fedloom.strategies.fltrust import Trusting
 from fedloom.strategies.geometric_median import GeometricMedian
 from fedloom.strategies.held_cohort import HeldCohort
-from fedloom.strategies.krum import Krum
+from fedloom.strategies.krum import Krum, squared_distances
 from fedloom.strategies.over_cohort import Rule
 
 Rows = NDArray[np.float64]
@@ -147,3 +147,17 @@ def test_f_liars_move_the_result_by_no_more_than_honest_clients_differ(
     found: Vector = rule(f).combined(held(lied), LAYOUT)
     spread = np.linalg.norm(rows, axis=1).max()
     assert np.linalg.norm(found - honest) <= 4 * spread
+
+
+@settings(deadline=None, max_examples=20)
+@given(cohorts, st.sampled_from([0.0, 1.0, 1000.0]), st.sampled_from([1e2, -1e6]))
+def test_what_updates_have_in_common_does_not_drown_their_distances(
+    drawn: tuple[int, int, int], offset: float, far: float
+) -> None:
+    rows, f = rows_of(drawn)
+    rows = (rows * 0.01 + offset).astype(np.float32).astype(np.float64)
+    rows[:f] = far  # the first of all lie
+    expected = np.square(rows[:, None] - rows[None, :]).sum(axis=2)
+    found = squared_distances(held(rows), LAYOUT, f)
+    np.testing.assert_allclose(found[f:, f:], expected[f:, f:], rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(found[f:, :f], expected[f:, :f], rtol=1e-4)

@@ -167,3 +167,40 @@ def test_a_codec_says_what_it_cannot_send() -> None:
     tier = Tier("phone", share=1.0, codec=drop, train=("lora",))
     with pytest.raises(ConfigError, match=r"tiers.phone: codec in the stage 'train': block-drop"):
         check_sent(Job(tiers=(tier,)), LAYOUT)
+
+
+def test_who_only_answers_needs_a_strategy_that_asks() -> None:
+    answers = replace(Job(), learner=Component("black-box"))
+    text = "learner = 'black-box', strategy = 'fedavg' in the stage 'train': clients would say how"
+    with pytest.raises(ConfigError, match=text):
+        check_agreement(answers)
+    asked = Stage(strategy=Component("bbtv2"))
+    check_agreement(replace(answers, stages=(asked,)))
+    check_agreement(replace(Job(), stages=(asked,)))
+
+
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        ({}, "learner.scheme = 'pool', codec_up.scheme = 'distinct': give both the same"),
+        ({"scheme": "pool", "pool": 64}, "learner.pool = 4096, codec_up.pool = 64"),
+        ({"scheme": "pool", "family": "gaussian"}, "learner.family = 'rademacher', codec_up.fam"),
+    ],
+)
+def test_a_point_of_a_subspace_is_along_directions_that_the_codec_knows(
+    codec: dict[str, Option], message: str
+) -> None:
+    points = replace(Job(), learner=Component("subspace-search"))
+    with pytest.raises(ConfigError, match=message):
+        check_agreement(replace(points, codec_up=Component("scalars", codec)))
+    check_agreement(replace(points, codec_up=Component("scalars", {"scheme": "pool"})))
+    check_agreement(points)
+    check_moved(points, LAYOUT)
+
+
+@pytest.mark.parametrize("name", ["bbtv2", "fed-bbpt"])
+def test_a_strategy_with_a_learner_of_its_own_has_no_use_for_texts_without_label(name: str) -> None:
+    plain = job_from({"learner": "pseudo-labels", "data": {"unlabelled": True}})
+    check_names(plain)
+    with pytest.raises(ConfigError, match=r"data.unlabelled = true: every learner must have"):
+        check_names(replace(plain, stages=(Stage(strategy=Component(name)),)))

@@ -95,6 +95,7 @@ def test_whom_the_strategy_trusts_does_not_attack() -> None:
         ({"attack": {"name": "ipm", "clients": -1}}, "clients = -1: 0 .the share. or more"),
         ({"attack": {"name": "ipm", "strength": -1.0}}, "strength = -1.0: 0 or more, and finite"),
         ({"attack": "alie", "codec_up": "scalars"}, "it sends steps along known directions"),
+        ({"attack": "alie", "strategy": "bbtv2"}, "strategy 'bbtv2': its clients send steps along"),
         ({"attack": "alie", "split": {"mode": "v1"}}, "updates of a split model are not forged"),
     ],
 )

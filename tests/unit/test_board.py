@@ -75,6 +75,19 @@ def test_waiting_ends_with_time_with_a_newer_call_and_with_the_federation() -> N
     asyncio.run(go())
 
 
+def test_nobody_waits_for_a_server_that_is_about_to_end() -> None:
+    async def play() -> None:
+        board = Board()
+        waiting = asyncio.ensure_future(board.wait("a", 60.0))
+        await asyncio.sleep(0)
+        board.release()
+        assert await asyncio.wait_for(waiting, 10.0) is None
+        assert await asyncio.wait_for(board.wait("b", 60.0), 10.0) is None
+        assert board.finished("a") == ""  # it is to come back
+
+    asyncio.run(play())
+
+
 def test_a_call_that_is_cut_does_not_wait_any_more() -> None:
     board = Board()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedloom.backbones.sources import MODELS
-from fedloom.catalog import groups, listed
+from fedloom.catalog import described, groups, listed
 from fedloom.core.errors import UnknownNameError
 from fedloom.core.registry import BUILT_IN
 
@@ -61,3 +61,37 @@ def test_listing_loads_no_torch() -> None:
     code = "import sys; from fedloom.catalog import *; [listed(g) for g in groups()]; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+DEFAULTS = '''
+NEAR = 0.5
+class Defaults:
+    """One."""
+    kind: ClassVar[str] = "x"
+    near: float = NEAR
+    inner: Component = field(default_factory=lambda: Component("nnadq"))
+    far: Component = Component("int8")
+'''
+
+
+def test_defaults_are_as_a_configuration_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_defaults.py").write_text(DEFAULTS)
+    entry = described("codecs", "own_defaults:Defaults")
+    assert entry.options == ("near=0.5", "inner='nnadq'", "far='int8'")
+    assert entry.typed[0] == "near: float = 0.5"
+    assert entry.typed[1] == "inner: Component = 'nnadq'"
+    (tmp_path / "own_typo.py").write_text("def (")
+    assert described("codecs", "own_typo:X").about == ""
+
+
+def test_one_name_is_described_in_full() -> None:
+    entry = described("strategies", "trimmed-mean")
+    assert entry.typed == ("f: int = 1", "lr: float = 1.0", "absent: str = 'skip'")
+    assert "``2 f + 1`` are needed" in entry.about
+    with pytest.raises(UnknownNameError, match=r"unknown name 'trimed-mean'; .* 'trimmed-mean'\?"):
+        described("strategies", "trimed-mean")
+    with pytest.raises(UnknownNameError, match="unknown name 'nowhere:X'"):
+        described("strategies", "nowhere:X")

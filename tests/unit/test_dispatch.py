@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedloom.codecs.dense import Float32
-from fedloom.core.errors import ConfigError
+from fedloom.core.errors import StrategyError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import Briefing, ClientTask, ClientUpdate, LocalWork, Params, Selectors
 from fedloom.simulation.branches import Branch
@@ -182,5 +182,7 @@ def test_clients_of_a_branch_start_from_it() -> None:
 
 def test_a_branch_that_is_not_there() -> None:
     given = {name: replace(task, branch="y") for name, task in tasks(2).items()}
-    with pytest.raises(ConfigError, match=r"branch: tasks start from \['y'\]; it has \[\]"):
+    with pytest.raises(
+        StrategyError, match=r"configure, round \d+: branch 'y' of '\w+': it has given \[\]"
+    ):
         asyncio.run(collect(FakeLearner(), given))

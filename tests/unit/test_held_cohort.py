@@ -24,12 +24,20 @@ def _update(client: str, values: list[float], *specs: TensorSpec) -> ClientUpdat
 def test_absent_tensors_are_told_apart_from_zeros() -> None:
     held = hold(hold(None, _update("z", [0, 0, 0], B)), _update("k", [1, 2, 3, 4, 5, 6, 7]))
     held.add(ClientUpdate("nothing", 1, 5, delta=Delta(Layout(()), np.zeros(0, np.float32))))
-    first, second = held.blocks(LAYOUT)
-    assert (first.span, second.span) == (slice(0, 4), slice(4, 7))
-    assert first.present.tolist() == [True, False, False]
-    assert second.present.tolist() == [True, False, True]
-    assert first.rows.tolist() == [[1, 2, 3, 4], [0] * 4, [0] * 4]
-    assert second.rows.tolist() == [[5, 6, 7], [0] * 3, [0] * 3]
+    blocks = [(b.span, b.present.tolist(), b.rows.tolist()) for b in held.blocks(LAYOUT)]
+    assert blocks == [
+        (slice(0, 4), [True, False, False], [[1, 2, 3, 4], [0] * 4, [0] * 4]),
+        (slice(4, 7), [True, False, True], [[5, 6, 7], [0] * 3, [0] * 3]),
+    ]
+
+
+def test_what_a_rule_leaves_in_a_block_is_not_in_the_next() -> None:
+    held = hold(hold(None, _update("z", [9, 8, 7], B)), _update("k", [1] * 7))
+    found = []
+    for block in held.blocks(LAYOUT, memory=16):
+        found.append(block.rows.tolist())
+        block.rows[:] = 5
+    assert found == [[[1, 1], [0, 0]], [[1, 1], [0, 0]], [[1, 1], [9, 8]], [[1], [7]]]
 
 
 def test_tensors_that_the_same_clients_have_are_one_block() -> None:

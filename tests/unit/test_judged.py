@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -73,6 +74,25 @@ def test_the_version_stays() -> None:
 def test_what_a_strategy_raises_names_the_hook() -> None:
     with pytest.raises(StrategyError, match="told, round 3: raised KeyError"):
         judged(Chooses({"x": params(1)}), STATE, REPORT, lambda model: {})
+
+
+@pytest.mark.parametrize(
+    ("models", "text"),
+    [
+        (None, "returned NoneType; expected models by name"),
+        ({"x": None}, "'x': NoneType; expected Params"),
+        ({"x": params(np.nan)}, "'x': not finite"),
+        ({"x": params(1).only(LAYOUT.select(("a",)))}, "'x': of another layout than the model's"),
+    ],
+)
+def test_candidates_are_whole_models(models: Any, text: str) -> None:
+    with pytest.raises(StrategyError, match=f"candidates, round 3: {text}"):
+        judged(Chooses(models), STATE, REPORT, judge)
+
+
+def test_branches_are_models_by_name() -> None:
+    with pytest.raises(StrategyError, match="branches, round 4: returned list; expected models"):
+        branches_of(Branches(cast(Any, [])), STATE)
 
 
 def test_branches_are_parts_of_the_model() -> None:

@@ -9,7 +9,7 @@ import pytest
 from small_server import begin_round, frame_of, gate_of, models_of, offer_of, opened, take
 
 from fedloom.core.config import build
-from fedloom.core.errors import ConfigError
+from fedloom.core.errors import StrategyError
 from fedloom.core.types import Client, ClientTask, ClientUpdate, Refusal, Selectors
 from fedloom.server.board import GaveUp, Offer, Stopping
 from fedloom.server.contents import Content
@@ -183,7 +183,9 @@ def test_a_task_of_a_branch_offers_its_model(federation: Federation) -> None:
 def test_a_branch_that_nobody_has_given(federation: Federation) -> None:
     begin_round(federation, NAMES)
     tasks = {"ann": replace(TASKS["ann"], branch="y")}
-    with pytest.raises(ConfigError, match=r"branch: tasks start from \['y'\]; it has \[\]"):
+    with pytest.raises(
+        StrategyError, match=r"configure, round \d+: branch 'y' of '\w+': it has given \[\]"
+    ):
         play(round_of(federation), tasks)
 
 

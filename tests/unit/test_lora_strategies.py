@@ -70,7 +70,7 @@ def test_an_adapter_without_a_side_car_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.5), Momentum(), Adam()])
 def test_what_the_model_is_to_be_takes_a_whole_step(optimizer: Sgd | Momentum | Adam) -> None:
-    with pytest.raises(ConfigError, match=r"PairRule says what the model is to be: only SGD"):
+    with pytest.raises(ConfigError, match=r"fedex-lora says what the model is to be: only SGD"):
         Composed(Constant(), PairRule(FedEx()), optimizer)
     assert Composed(Constant(), PairRule(FedEx()), Sgd(1.0))
 

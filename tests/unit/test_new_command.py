@@ -61,6 +61,22 @@ def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("class", "no word of Python's own"),
+        ("none", "no word of Python's own"),  # its class would be None
+        ("numpy", "there is a module 'numpy' that it would hide"),
+        ("test", "there is a module 'test'"),
+        ("flwr", "there is a module 'flwr'"),
+    ],
+)
+def test_a_name_that_python_has_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"name = '{name}': .*{text}"):
+        write_strategy(name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_name_of_a_built_in_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name = 'fedavg': none of the built-in"):
         write_strategy("fedavg", tmp_path / "new")

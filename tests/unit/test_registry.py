@@ -98,7 +98,7 @@ def test_a_file_in_a_folder_is_loaded_once(here: Path) -> None:
 def test_a_file_that_fails_is_not_half_loaded(here: Path) -> None:
     (here / "my_broken.py").write_text("class Mine: ...\n1 / 0\n")
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ConfigError, match="raised ZeroDivisionError"):
             find("strategies", "my_broken:Mine")
 
 
@@ -151,3 +151,46 @@ def test_a_component_may_be_made_of_others() -> None:
         assert made.inner == Component("nnadq", {"weight": 1})
         assert inside("codecs", outer) == [made.inner]
     assert inside("codecs", Component("nnadq")) == []
+
+
+OWN = """
+import math
+broken = 1 / {divisor}
+
+class Own:
+    def __init__(self, share=0.5):
+        if share > 1:
+            raise KeyError("half\\na share")
+        self.root = math.sqrt(share)
+"""
+
+
+def test_what_own_code_raises_is_one_line_that_names_its_line(here: Path) -> None:
+    (here / "own_code.py").write_text(OWN.format(divisor=1))
+    where = r"strategies.own_code:Own: raised KeyError: .*half.na share.* \(own_code.py:8\)$"
+    with pytest.raises(ConfigError, match=where):
+        create("strategies", Component("own_code:Own", {"share": 2.0}))
+    with pytest.raises(ConfigError, match=r"raised ValueError: .* \(own_code.py:9\)$"):
+        create("strategies", Component("own_code:Own", {"share": -1.0}))
+
+
+def test_a_file_that_cannot_be_imported_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own_zero.py").write_text(OWN.format(divisor=0))
+    (here / "own_typo.py").write_text("def Own(:\n")
+    (here / "own_lack.py").write_text("\nimport no_such_module\n")
+    zero = r"'own_zero:Own': raised ZeroDivisionError: .* \(own_zero.py:3\)$"
+    for path in ([], [str(here)]):  # found as a file of the current folder, and as a module
+        monkeypatch.setattr(sys, "path", [*path, *sys.path])
+        with pytest.raises(ConfigError, match=zero):
+            find("strategies", "own_zero:Own")
+        with pytest.raises(ConfigError, match=r"raised SyntaxError: .*own_typo.py, line 1"):
+            find("strategies", "own_typo:Own")
+        with pytest.raises(ConfigError, match=r"No module named 'no_such_module' \(own_lack.py:2"):
+            find("strategies", "own_lack:Own")
+
+
+def test_what_does_not_say_what_it_takes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"builtins:min: does not say what it takes; expected"):
+        create("strategies", Component("builtins:min"))

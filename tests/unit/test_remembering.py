@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -61,6 +62,14 @@ def test_who_remembers_nothing_has_no_record() -> None:
 def test_only_what_is_sent_can_be_remembered() -> None:
     with pytest.raises(StrategyError, match=r"remembers, round 0: .*tensor 'b'"):
         layout_of(Remembers(), A)
+
+
+def test_what_is_no_record_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StrategyError, match="remembers, round 0: returned NoneType; expected a La"):
+        layout_of(Remembers(wanted=cast(Any, None)), A)
+    kept = memory(tmp_path, Remembers(cast(Any, None)))
+    with pytest.raises(StrategyError, match="remember, round 1: returned NoneType; expected Param"):
+        kept.remember(STATE, ClientUpdate("ann", 1, 1))
 
 
 def test_tensors_of_another_model_are_no_record(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedloom.codecs.dense import Float32
+from fedloom.core.component import Component
 from fedloom.core.errors import StrategyError, UpdateRefusedError
 from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.types import (
@@ -187,6 +189,15 @@ class Broken:
 
 
 NAN = Params(LAYOUT, np.full(3, np.nan, dtype=np.float32))
+NOWHERE = Component("no-such")
+
+
+def after(**changes: Any) -> State:
+    return replace(STATE, version=5, **changes)
+
+
+def own_way(**changes: Any) -> dict[str, ClientTask]:
+    return {"x": ClientTask("x", 5, 4, **changes)}
 
 
 @pytest.mark.parametrize(
@@ -204,11 +215,23 @@ NAN = Params(LAYOUT, np.full(3, np.nan, dtype=np.float32))
             "configure, round 5: selector 'hed' matches nothing",
         ),
         ("configure", UpdateRefusedError("x"), "configure, round 5: raised UpdateRefusedError"),
+        ("configure", own_way(codec=NOWHERE), "configure, round 5: codecs: unknown name 'no-such'"),
+        ("configure", own_way(learner=NOWHERE), "configure, round 5: learners: unknown name"),
+        (
+            "configure",
+            own_way(learner=Component("black-box"), selectors=Selectors(keep=("head",))),
+            r"configure, round 5: keep = \['head'\]: the learner 'black-box' moves all tensors",
+        ),
+        ("configure", ValueError("one\ntwo"), r"raised ValueError: one two \(.*test_round.py:\d+"),
         ("accumulate", ZeroDivisionError("by 0"), "accumulate, round 5: raised ZeroDivisionError"),
+        ("accumulate", None, "accumulate, round 5: returned None; expected the total"),
         ("apply", KeyError("m"), "apply, round 5: raised KeyError: 'm'"),
         ("apply", STATE, "apply, round 5: returned State; expected a state and metrics"),
         ("apply", (STATE, {}), "apply, round 5: returned version 4; expected 5"),
-        ("apply", (State(STATE.params, 5), None), "apply, round 5: metrics are NoneType"),
+        ("apply", (after(), None), "apply, round 5: metrics are NoneType"),
+        ("apply", (after(), {"a": "b"}), "apply, round 5: metric 'a' is str; expected a number"),
+        ("apply", (after(slots={"m": [1]}), {}), "apply, round 5: slot 'm' is list; expected an"),
+        ("apply", (after(notes={"m": STATE}), {}), "apply, round 5: note 'm' is State; expected"),
         ("apply", (State(NAN, 5), {}), "apply, round 5: returned parameters that are not finite"),
         (
             "apply",
@@ -224,6 +247,30 @@ def test_a_strategy_that_breaks_its_contract_is_named(
     with pytest.raises(StrategyError, match=message):
         play(good, strategy=Broken(hook, does))
     assert STATE.params.vector.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("hook", ["configure", "apply"])
+def test_a_state_is_not_written_to(hook: str) -> None:
+    class Writes(Broken):
+        def answer(self, name: str, given: Any) -> Any:
+            if name == hook:
+                STATE.params.vector[0] = 7
+            return given
+
+    with pytest.raises(StrategyError, match=f"{hook}, round 5: raised ValueError: .*read-only"):
+        play(ClientUpdate("x", 5, 1, delta=delta(1, 1, 1)), strategy=Writes("", None))
+    assert STATE.params.vector.tolist() == [1, 2, 3]
+    assert STATE.params.vector.flags.writeable
+
+
+def test_metrics_become_plain_numbers() -> None:
+    class Measures(Broken):
+        def answer(self, name: str, given: Any) -> Any:
+            return (given[0], {"a": np.float32(2), "b": np.int64(3)}) if name == "apply" else given
+
+    _, report = play(strategy=Measures("", None))
+    assert (report.metrics["a"], report.metrics["b"]) == (2.0, 3.0)
+    assert {type(report.metrics[name]) for name in "ab"} == {float}
 
 
 def test_a_strategy_may_refuse_an_update() -> None:

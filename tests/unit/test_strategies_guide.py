@@ -1,6 +1,7 @@
 """The worked examples of docs/strategies.md keep the contract, and do what the guide says."""
 
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedloom.core.job import job_from
 from fedloom.core.layout import Layout, TensorSpec
+from fedloom.core.registry import create
 from fedloom.core.types import Client, ClientUpdate, Cohort, Delta, LocalWork, Params, State
 from fedloom.strategies import check_strategy
 
@@ -46,7 +49,7 @@ def test_an_example_keeps_every_promise(name: str) -> None:
 
 
 def test_every_block_is_an_example() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_votes_do_not_count_examples() -> None:
@@ -75,3 +78,9 @@ def test_steps_shrink_while_the_loss_does_not_fall() -> None:
         state = round_of(strategy, state, [update("a", [0.0, 0.0], 1, loss)])
     assert rates == [0.1, 0.1, 0.1, 0.05]
     assert strategy.configure(state, cohort)["a"].work.lr == 0.025
+
+
+def test_a_composed_strategy_is_the_same_in_a_configuration_and_in_python() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (stage,) = job_from(tomllib.loads(block)).stages
+    assert create("strategies", stage.strategy) == example("in_turns")()

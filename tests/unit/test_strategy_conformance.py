@@ -178,7 +178,7 @@ class NoMetrics(Wrapped):
         (Overwrites(), "apply: wrote into the arrays"),
         (OverwritesUpdates(), "accumulate: wrote into the delta of an update"),
         (Remembers(), "apply: the same rounds twice give two results"),
-        (Unsavable(), "apply: its state cannot be saved"),
+        (Unsavable(), "apply, round 1: slot .names. is an array of object"),
         (ForgetsTheState(), "init, round 0: returned NoneType; expected a State"),
         (NoMetrics(), "apply, round 1: returned State; expected a state and metrics"),
     ],

@@ -45,6 +45,8 @@ class BlackBox:
     """
 
     kernel_needs = ("fd_safe",)
+    answers = True
+    """It trains nothing: it answers what a strategy asks."""
 
     largest: float = 2.0
 

@@ -70,6 +70,11 @@ class SubspaceSearch:
         return Search(self.k, self.popsize, self.sigma)
 
     @property
+    def along(self) -> Directions:
+        """The directions that its points are along, which the codec has to know."""
+        return Directions("pool", self.pool, self.family)
+
+    @property
     def copies(self) -> int:
         """Rows that run at once for each client."""
         return min(self.popsize, AT_ONCE)
@@ -98,7 +103,7 @@ class SubspaceSearch:
         return [self._result(session, work, s, subspace, seconds) for s in searches]
 
     def _subspace(self, layout: Layout, coefficient: float) -> Subspace:
-        return Subspace(layout, Directions("pool", self.pool, self.family), 0, self.k, coefficient)
+        return Subspace(layout, self.along, 0, self.k, coefficient)
 
     def _result(
         self,
