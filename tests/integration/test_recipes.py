@@ -16,7 +16,7 @@ from fedloom.sources import recipes
 
 # Searches by losses alone have no local steps, and tests of their own.
 METHODS = sorted(name for name, path in recipes().items() if "local" in read_toml(path))
-CLIENTS = 6
+CLIENTS = 7  # as many as Bulyan needs for one malicious client
 FRAME = 68
 """Bytes around what a client sends: magic, digest, lengths, checksum."""
 # Numbers that travel up for a client, at most, by recipe; what comes in full is left to itself.
@@ -39,6 +39,10 @@ def table_of(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]
     table["run"] = {"directory": str(folder), "workers": 1, "cache_gb": 0.1, "cache_disk_gb": 0.0}
     table |= {"rounds": 3, "clients_per_round": CLIENTS, "evaluate": {"every": 1}}
     table["local"]["steps"] = min(table["local"].get("steps", 1), 4)
+    if "f" in table["strategy"]:
+        table["strategy"]["f"] = 1
+    if "root" in table["strategy"]:  # is in every round
+        table["partition"]["clients"] = CLIENTS
     if "patience" in table["strategy"]:
         table["strategy"]["patience"] = 2
     if "split" in table:
