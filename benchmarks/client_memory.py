@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 NAME = "client-memory"
 TITLE = "A client that trains LoRA r = 8, float32 activations, one thread"
 FORMATS = ("", "int8", "int4-32")
+LEARNERS = ("backprop", "finite-difference")
 WORKS = {
     "minilm": ("MiniLM-L6, 8 x 64 tokens", "classify", 8, 64),
     "qwen2.5-0.5b": ("0.5B decoder, 1 x 128 tokens", "causal-lm", 1, 128),
@@ -65,9 +66,11 @@ def programs(folder: Path, shapes: Sequence[str]) -> list[Program]:
         label, task, batch, tokens = WORKS[shape]
         for name in FORMATS:
             model = folder / (f"{shape}-{name}" if name else shape)
-            words = (str(model), task, str(batch), str(tokens), "backprop")
             facts = {"format": name or "float32"}
-            found.append(Program(label, (script, *words), facts=facts, rate="per_second"))
+            for learner in LEARNERS if task == "causal-lm" else LEARNERS[:1]:
+                words = (str(model), task, str(batch), str(tokens), learner)
+                said = label if learner == LEARNERS[0] else f"{label}, forwards alone"
+                found.append(Program(said, (script, *words), facts=facts, rate="per_second"))
     return found
 
 

@@ -30,6 +30,8 @@ from memory import file_rss_mib, peak_rss_mib
 __all__ = ["main"]
 
 STEPS = 4
+FORWARDS = "finite-difference"
+"""Trains B alone, along eight directions a step."""
 
 
 def job(task: str, tokens: int, learner: str) -> Job:
@@ -38,7 +40,10 @@ def job(task: str, tokens: int, learner: str) -> Job:
     if task == "classify":
         backbone["pooling"] = "mean"
     adapter = {"name": "lora", "rank": 8}
-    return job_from({"backbone": backbone, "adapter": adapter, "learner": learner})
+    table = {"backbone": backbone, "adapter": adapter, "learner": {"name": learner}}
+    if learner == FORWARDS:
+        table |= {"learner": {"name": learner, "directions": 8}, "codec_up": {"name": "scalars"}}
+    return job_from(table)
 
 
 def corpus(task: str, count: int, tokens: int) -> Corpus:
@@ -81,8 +86,10 @@ def main() -> None:
         frame = sent_down(params, Float32(), params.layout, version=0).frame
 
         def train(steps: int) -> float:
-            work = LocalWork(steps=steps, batch_size=batch, lr=1e-3, optimizer="adamw")
-            order = Order(ClientTask("device", 1, 0, work, Selectors(), seed=0), 0)
+            optimizer = "sgd" if learner == FORWARDS else "adamw"
+            work = LocalWork(steps=steps, batch_size=batch, lr=1e-3, optimizer=optimizer)
+            selectors = Selectors(train=("B",)) if learner == FORWARDS else Selectors()
+            order = Order(ClientTask("device", 1, 0, work, selectors, seed=0), 0)
             finished, _ = worker.train(order, "ticket", frame)
             return float(finished.metrics["loss"])
 

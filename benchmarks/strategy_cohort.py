@@ -1,12 +1,13 @@
 """The made-up cohort that strategies are compared on; needs numpy alone."""
 
 import resource
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["floor_mib", "guard", "layers", "made_up", "peak_mib"]
+__all__ = ["PageCache", "floor_mib", "guard", "layers", "made_up", "peak_mib"]
 
 
 def layers(parameters: int, count: int = 16) -> list[int]:
@@ -20,6 +21,29 @@ def made_up(client: int, parameters: int) -> NDArray[np.float32]:
     noise = np.random.Generator(np.random.SFC64(client)).standard_normal(parameters, np.float32)
     noise *= np.float32(0.01)
     return noise
+
+
+class PageCache:
+    """Pages of the kernel's, for a strategy that writes its updates to a file.
+
+    A virtual machine gets a page from its host when it first writes to it, which takes several
+    times as long as what is written; whose time that is depends on what ran before. A file of the
+    cohort's size takes the pages first, and gives them back as the strategy's file needs them.
+
+    Args:
+        size: bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._size, chunk = size, bytes(4 << 20)
+        for start in range(0, size, len(chunk)):
+            self._file.write(chunk[: size - start])
+
+    def give_back(self, size: int) -> None:
+        """So many bytes."""
+        self._size = max(self._size - size, 0)
+        self._file.truncate(self._size)
 
 
 def floor_mib() -> float:

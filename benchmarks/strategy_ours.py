@@ -16,7 +16,8 @@ from fedloom.core.layout import Layout, TensorSpec
 from fedloom.core.registry import Component, create
 from fedloom.core.types import ClientUpdate, Delta, Params
 from fedloom.strategies.base import Strategy
-from strategy_cohort import floor_mib, layers, made_up, peak_mib
+from fedloom.strategies.held_cohort import HeldCohort
+from strategy_cohort import PageCache, floor_mib, layers, made_up, peak_mib
 
 
 def main() -> None:
@@ -29,9 +30,13 @@ def main() -> None:
     layout = Layout(tuple(TensorSpec(f"t{i}", (size,)) for i, size in enumerate(sizes)))
     state = strategy.init(Params(layout, np.zeros(layout.size, dtype=np.float32)))
     total: Any = None
+    pages: PageCache | None = None
     cpu, wall = 0.0, 0.0
     for client in range(clients):
         delta = Delta(layout, made_up(client, parameters))
+        if isinstance(total, HeldCohort):
+            pages = pages or PageCache(4 * parameters * (clients - 1))
+            pages.give_back(4 * parameters)
         update = ClientUpdate(f"client-{client:05}", 1, 10 + client % 7, delta=delta)
         cpu, wall = cpu - time.process_time(), wall - time.perf_counter()
         total = strategy.accumulate(total, update)

@@ -24,9 +24,9 @@ from fedloom.tuning.onnx.session import OnnxSession
 from fedloom.tuning.onnx.walk import check, walk
 from fedloom.tuning.ways import Way
 
-__all__ = ["OnnxRation", "check_whole", "learner_of"]
+__all__ = ["LEARNER", "OnnxRation", "check_whole", "learner_of"]
 
-_LEARNER = "finite-difference"
+LEARNER = "finite-difference"
 
 
 class OnnxRation:
@@ -91,8 +91,9 @@ class OnnxRation:
         """
         _check(task)
         texts = self._texts(examples)
-        if texts.labels is None or not len(texts):
-            raise DataError("this device has no labelled examples to evaluate on")
+        labelled = self._model.head is None or texts.labels is not None
+        if not labelled or not len(texts):
+            raise DataError("this device has no examples to evaluate on, or none with a label")
         ways = self._ways(texts.lengths(), [np.arange(len(texts))], params)
 
         def scored(way: Way) -> dict[str, float]:
@@ -127,6 +128,7 @@ class OnnxRation:
             directions=directions,
             trained=trained,
             size=params.layout.size,
+            vocabulary=0 if self._model.head else self._model.shape.vocab,
         )
 
     def _session(
@@ -158,8 +160,8 @@ def learner_of(component: Component) -> FiniteDifference:
     Raises:
         ConfigError: it is another than the one that needs no torch.
     """
-    if component.name != _LEARNER:
-        text = f"learner.name = {component.name!r}: a device without torch has {_LEARNER!r}"
+    if component.name != LEARNER:
+        text = f"learner.name = {component.name!r}: a device without torch has {LEARNER!r}"
         raise ConfigError(f"{text}; it can be a tier of its own")
     return cast(FiniteDifference, create("learners", component))
 

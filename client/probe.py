@@ -123,10 +123,23 @@ def _version(package: str) -> str:
         return f"not installed: pip install {package}"
 
 
+def _without_torch() -> list[tuple[str, str]]:
+    """What a device can run that has onnxruntime alone."""
+    from fedloom.backbones.onnx.linears import FAMILIES_OF_TEXTS
+    from fedloom.client.onnx_ration import LEARNER
+    from fedloom.tuning.onnx.model import ADAPTERS
+
+    return [
+        ("can run", f"learner {LEARNER}, and evaluation; what else a job asks for needs torch"),
+        ("backbones", f"{', '.join(FAMILIES_OF_TEXTS)}: classes of texts, and but for bert words"),
+        ("adapters", ", ".join(ADAPTERS)),
+    ]
+
+
 def _products(settings: ClientSettings) -> list[tuple[str, str]]:
     """What runs the model; the speed of a product in each of torch's types, measured briefly."""
     if engine_of(settings) == "onnx":
-        return [("onnxruntime", _version("onnxruntime"))]
+        return [("onnxruntime", _version("onnxruntime")), *_without_torch()]
     import torch
 
     from fedloom.tuning.capacity import choose_device

@@ -48,7 +48,7 @@ class Bulyan:
     def combined(self, held: HeldCohort, layout: Layout) -> Vector:
         """The mean around the median of each coordinate of the chosen updates."""
         distances = squared_distances(held, layout, self.f)
-        chosen = chosen_in_turn(distances, self.f, len(held) - 2 * self.f)
+        chosen = np.sort(chosen_in_turn(distances, self.f, len(held) - 2 * self.f))
         around = Statistic.AROUND
         return by_column(held, layout, around, self.f, absent=self.absent, chosen=chosen)
 
@@ -102,6 +102,12 @@ class _Nearest:
         count: how many of the nearest are added up.
     """
 
+    _count: int
+    _last: NDArray[np.intp]  # of each, where the farthest that counts stands in its order
+    _sums: NDArray[np.float64]  # of the distances that are finite
+    _infinite: NDArray[np.intp]  # how many are not
+    _margin: NDArray[np.float64]
+
     def __init__(self, distances: NDArray[np.float64], count: int) -> None:
         others = distances.copy()
         np.fill_diagonal(others, np.inf)
@@ -147,7 +153,7 @@ class _Nearest:
         self._last = len(near) - 1 - np.argmax(near[:, ::-1], axis=1)
         self._infinite = (near & ~finite).sum(axis=1)
         self._sums = np.where(near & finite, self._ranked, 0.0).sum(axis=1)
-        # Each of up to 2 n additions and subtractions rounds a number no greater than the first.
+        # A sum here or in `_plain` has up to 3 n steps, each of numbers no greater than the first.
         self._margin = self._sums * (4 * len(near) * np.finfo(np.float64).eps)
 
     def _settle(self) -> None:

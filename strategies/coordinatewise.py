@@ -113,17 +113,15 @@ def by_column(
         statistic: of the values.
         f: what `statistic` says; tensors that no more than ``2 f`` have are zero.
         absent: ``skip`` or ``unchanged``.
-        chosen: rows of the clients that count; None for all.
+        chosen: numbers of the clients that count, in ascending order; None for all.
 
     Returns:
         float32 ``[layout.size]``, zero for tensors that nobody has.
     """
     out = np.zeros(layout.size, dtype=np.float32)
-    for block in held.blocks(layout):
-        counts = np.ones(len(held), np.bool_) if absent == "unchanged" else block.present.copy()
-        if chosen is not None:
-            counts &= np.isin(np.arange(len(held)), chosen)
-        rows = np.flatnonzero(counts)
+    for block in held.blocks(layout, chosen=chosen):
+        everybody = absent == "unchanged" or block.present.all()
+        rows = np.arange(len(block.rows)) if everybody else np.flatnonzero(block.present)
         if len(rows) > 2 * f and block.present.any():
             out[block.span] = of_columns(statistic, block.rows, rows, f)
     return out

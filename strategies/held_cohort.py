@@ -141,7 +141,13 @@ class HeldCohort:
         self._fill(out, _Places(layout, self.updates), span.start)
         return out
 
-    def blocks(self, layout: Layout, memory: int = BLOCK_BYTES) -> Iterator[Block]:
+    def blocks(
+        self,
+        layout: Layout,
+        memory: int = BLOCK_BYTES,
+        *,
+        chosen: NDArray[np.intp] | None = None,
+    ) -> Iterator[Block]:
         """All columns of `layout` in order, some at a time.
 
         A block's rows may be written into, and are gone when the next block is asked for: all
@@ -151,15 +157,19 @@ class HeldCohort:
         Args:
             layout: the model's.
             memory: bytes of the rows of one block, at most (but for a single column).
+            chosen: numbers of the clients that are read, in ascending order; None for all.
 
         Raises:
             LayoutError: a client has a tensor that `layout` lacks or holds in another shape.
             RunError: the file cannot be read.
         """
-        clients, places = len(self), _Places(layout, self.updates)
+        known, updates = self.present(layout), self.updates
+        if chosen is not None:
+            known, updates = known[chosen], tuple(updates[i] for i in chosen)
+        clients, places = len(updates), _Places(layout, updates)
         most = max(memory // (4 * max(clients, 1)), 1)
         store = np.empty(clients * min(most, layout.size), dtype=np.float32)
-        for whole, present in self._runs(layout):
+        for whole, present in _runs(layout, known):
             for start in range(whole.start, whole.stop, most):
                 span = slice(start, min(start + most, whole.stop))
                 width = span.stop - start
@@ -189,17 +199,6 @@ class HeldCohort:
             for first, stop, place in runs:
                 self._read(delta + place, row[first:stop])
 
-    def _runs(self, layout: Layout) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
-        """Neighbouring tensors that the same clients have, as one."""
-        known = self.present(layout)
-        start = 0
-        for i, spec in enumerate(layout):
-            stop = layout.span(spec.name).stop
-            last = i + 1 == len(layout.specs)
-            if last or not np.array_equal(known[:, i], known[:, i + 1]):
-                yield slice(start, stop), known[:, i]
-                start = stop
-
     def _write(self, vector: Vector) -> None:
         left = vector.view(np.uint8).data
         try:
@@ -222,6 +221,17 @@ class HeldCohort:
         except OSError as error:
             text = f"the cohort's updates cannot be read: {error}"
             raise RunError(f"{self._folder}: {text}") from error
+
+
+def _runs(layout: Layout, known: NDArray[np.bool_]) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
+    """Neighbouring tensors that the same clients have, as one."""
+    start = 0
+    for i, spec in enumerate(layout):
+        stop = layout.span(spec.name).stop
+        last = i + 1 == len(layout.specs)
+        if last or not np.array_equal(known[:, i], known[:, i + 1]):
+            yield slice(start, stop), known[:, i]
+            start = stop
 
 
 class _Places:

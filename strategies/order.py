@@ -92,7 +92,7 @@ def _trimmed(values: NDArray[np.float32], f: int) -> Vector:
     sums += low[:, 0].astype(np.float64) * ((values <= low).sum(axis=1) - f)
     sums += high[:, 0].astype(np.float64) * (last - (values < high).sum(axis=1))
     means = (sums / (last - f)).astype(np.float32)
-    return np.where(low == high, low, means[:, None])[:, 0]
+    return np.asarray(np.where(low == high, low, means[:, None])[:, 0])
 
 
 def _around(values: NDArray[np.float32], f: int) -> Vector:
@@ -103,7 +103,8 @@ def _around(values: NDArray[np.float32], f: int) -> Vector:
     limit = np.partition(away, kept - 1, axis=1)[:, kept - 1, None]
     nearer, alike = away < limit, away == limit
     shared = _sums(values, alike) * (kept - nearer.sum(axis=1)) / alike.sum(axis=1)
-    return ((_sums(values, nearer) + shared) / kept).astype(np.float32)
+    means: Vector = ((_sums(values, nearer) + shared) / kept).astype(np.float32)
+    return means
 
 
 def _sums(values: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray[np.float64]:

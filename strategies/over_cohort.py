@@ -102,7 +102,9 @@ def held_mean(
     """
     factors = weights if scale is None else weights * scale
     out = np.zeros(layout.size, dtype=np.float32)
-    for block in held.blocks(layout):
+    heard = np.flatnonzero(weights)
+    weights, factors = weights[heard], factors[heard]
+    for block in held.blocks(layout, chosen=heard):
         whole = float(weights[block.present].sum() if absent == "skip" else weights.sum())
         if whole > 0:
             out[block.span] = (factors / whole).astype(np.float32) @ block.rows

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.backbones.onnx.matrices import Codes, Floats, Matrix, Plain
 from fedloom.backbones.onnx.proto import (
     Array,
     Attribute,
@@ -17,9 +19,10 @@ from fedloom.backbones.onnx.proto import (
     tensor,
     value,
 )
-from fedloom.backbones.onnx.weights import Codes, Floats
 
 __all__ = ["Graph", "Written"]
+
+_PRODUCT: Operator = ("com.microsoft", "FusedMatMul")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,30 +31,30 @@ class Written:
 
     Attributes:
         model: an ONNX model.
-        kept: what is fed to every run, by name.
+        fed: names of what each run is given.
+        kept: what is the same for every run, by name; uint16 are bits of bfloat16.
     """
 
     model: bytes
-    kept: Mapping[str, NDArray[np.int8]]
+    fed: frozenset[str]
+    kept: Mapping[str, NDArray[Any]]
 
 
 class Graph:
-    """Nodes, what is fed to them, and what is constant.
-
-    Attributes:
-        kept: what is fed to every run, by name.
-    """
+    """Nodes, what is fed to them, and what is constant."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, NDArray[np.int8]] = {}
-        self._fed: list[bytes] = []
+        self._given: list[str] = []
+        self._kept: dict[str, NDArray[Any]] = {}
+        self._inputs: list[bytes] = []
         self._nodes: list[bytes] = []
         self._constants: list[Chunks] = []
         self._count = 0
 
     def fed(self, name: str, shape: Dims, dtype: str = "float32") -> str:
         """What is given to each run, under a name of its own."""
-        self._fed.append(value(name, dtype, shape))
+        self._given.append(name)
+        self._inputs.append(value(name, dtype, shape))
         return name
 
     def constant(self, array: Array) -> str:
@@ -64,10 +67,19 @@ class Graph:
         """One number that never changes."""
         return self.constant(np.array(number, dtype=np.float32))
 
-    def _kept(self, array: NDArray[np.int8]) -> str:
+    def slice(self, x: str, axis: int, start: int, stop: int) -> str:
+        """Some of a tensor along an axis."""
+        ends = (self.constant(np.array([each], dtype=np.int64)) for each in (start, stop, axis))
+        return self.apply("Slice", (x, *ends))
+
+    def keep(self, array: NDArray[Any]) -> str:
+        """What is the same for every run, fed from where it lies: a file's pages, mostly."""
         name = self._name("kept")
-        self.kept[name] = array
-        return self.fed(name, array.shape, "int8")
+        # Files older than the format's rule of eight bytes may have them anywhere.
+        self._kept[name] = np.require(array, requirements=("C", "A"))
+        dtype = "bfloat16" if array.dtype == np.uint16 else array.dtype.name
+        self._inputs.append(value(name, dtype, array.shape))
+        return name
 
     def apply(
         self, operator: str | Operator, inputs: Sequence[str], **attributes: Attribute
@@ -78,14 +90,14 @@ class Graph:
         self._nodes.append(node(kind, inputs, name, attributes))
         return name
 
-    def product(self, x: str, weight: Floats | Codes, bias: Floats | None) -> str:
+    def product(self, x: str, weight: Matrix, bias: Floats | None) -> str:
         """``x W^T + b`` for a weight ``[d_out, d_in]``; activations stay in float32.
 
         Four bits are unpacked by the operator `MatMulNBits`, whose accuracy level 0 leaves its
-        input in float32, which finite differences need. With eight bits that operator takes 40 MB
-        of memory more for MiniLM than dequantizing a matrix at a time. For that the codes are fed:
-        onnxruntime would make constant ones into a product that rounds its input to 8 bits, or
-        keep them in float32.
+        input in float32, which finite differences need. It takes 2.2 times as long where its codes
+        are fed, so they are constant. Anything else is fed as it lies in its file, and widened a
+        matrix at a time: of constant 8-bit codes onnxruntime would make a product that rounds its
+        input to 8 bits, or keep them in float32.
 
         Args:
             x: name of the inputs, ``[r, n, d_in]``.
@@ -93,26 +105,31 @@ class Graph:
             bias: ``[d_out]``; None for none.
         """
         if isinstance(weight, Codes) and weight.scheme.kind == "nf4":
-            weight = weight.rows(slice(None))
-        if not isinstance(weight, Codes):
-            y = self.apply("MatMul", (x, self.constant(weight.T)))
-        elif weight.scheme.bits == 4:
+            weight = Plain(weight.rows(slice(None)))
+        if isinstance(weight, Codes) and weight.scheme.bits == 4:
             y = self._four_bits(x, weight)
+        elif isinstance(weight, Codes):
+            y = self.apply(_PRODUCT, (x, self._eight_bits(x, weight)), transB=1)
         else:
-            y = self.apply("MatMul", (x, self._eight_bits(x, weight)))
+            own = self._widened(x, weight.raw)
+            y = self.apply(_PRODUCT, (x, own), transB=int(not weight.turned))
         return y if bias is None else self.apply("Add", (y, self.constant(bias)))
 
-    def _eight_bits(self, x: str, weight: Codes) -> str:
-        """The matrix ``[d_in, d_out]``, dequantized once its input is there."""
-        codes = self._kept(np.ascontiguousarray(weight.codes.T))
-        scale = self._after(x, weight.scale.T)
-        if not weight.scheme.group:
-            return self.apply("DequantizeLinear", (codes, scale), axis=1)
-        group = weight.scheme.group
-        return self.apply("DequantizeLinear", (codes, scale), axis=0, block_size=group)
+    def _widened(self, x: str, raw: NDArray[Any]) -> str:
+        if raw.dtype == np.float32:
+            return self.keep(raw)
+        return self.apply("Cast", (self._after(x, raw),), to=1)
 
-    def _after(self, x: str, array: Floats) -> str:
-        """A constant that is not there before x is: it is sliced up to what depends on x's size.
+    def _eight_bits(self, x: str, weight: Codes) -> str:
+        """The matrix ``[d_out, d_in]``, dequantized once its input is there."""
+        codes, scale = self._after(x, weight.codes), self.keep(weight.scale)
+        if not weight.scheme.group:
+            return self.apply("DequantizeLinear", (codes, scale), axis=0)
+        group = weight.scheme.group
+        return self.apply("DequantizeLinear", (codes, scale), axis=1, block_size=group)
+
+    def _after(self, x: str, array: NDArray[Any]) -> str:
+        """What is kept, but not there before x is: its shape is up to what depends on x's size.
 
         onnxruntime runs what depends on nothing first, and would hold all matrices at once.
         """
@@ -120,7 +137,9 @@ class Graph:
         many = self.constant(np.array([2**40], dtype=np.int64))
         stop = self.apply("Mul", (tokens, many))
         first = self.constant(np.array([0], dtype=np.int64))
-        return self.apply("Slice", (self.constant(array), first, stop, first))
+        shape = self.constant(np.array(array.shape, dtype=np.int64))
+        shape = self.apply("Slice", (shape, first, stop, first))
+        return self.apply("Reshape", (self.keep(array), shape))
 
     def _four_bits(self, x: str, weight: Codes) -> str:
         """The operator takes the 4-bit numbers less 8.
@@ -161,11 +180,11 @@ class Graph:
         named = self.apply("Identity", (output,))
         made = model(
             self._nodes,
-            inputs=self._fed,
+            inputs=self._inputs,
             outputs=(value(named, "float32", shape),),
             constants=self._constants,
         )
-        return Written(made, self.kept)
+        return Written(made, frozenset(self._given), self._kept)
 
     def _name(self, kind: str) -> str:
         self._count += 1

@@ -26,7 +26,7 @@ Operator: TypeAlias = tuple[str, str]
 
 _IR = 10  # that of ONNX 1.16: the first with opset 21, which dequantizes groups
 _OPSETS = {"": 21, "com.microsoft": 1}
-_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7}
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7, "float16": 10, "bfloat16": 16}
 _VARINT, _FIXED32, _BYTES = 0, 5, 2
 
 

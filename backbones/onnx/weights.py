@@ -17,62 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.backbones.folder import tensor_files
-from fedloom.backbones.formats import NF4, SCHEMES, Scheme
+from fedloom.backbones.formats import SCHEMES, Scheme
 from fedloom.backbones.notes import Stored, stored_in
+from fedloom.backbones.onnx.matrices import Codes, Floats, Matrix, Plain, widened
 from fedloom.core.errors import ModelError, nearest
 
-__all__ = ["Codes", "Weights", "open_weights"]
+__all__ = ["Weights", "open_weights"]
 
-Floats = NDArray[np.float32]
 Raw = NDArray[np.uint8]
 
 _MAX_HEADER = 100 << 20
 _START = ""
 _NAMES = {"I8": "int8", "U8": "uint8", "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "I8": "i1", "U8": "u1"}
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A matrix in 8 or 4 bits, as `fedloom.backbones.schemes.Packed` holds it.
-
-    Attributes:
-        scheme: its format.
-        codes: int8 ``[d_out, d_in]``, or uint8 ``[d_out, d_in / 2]``.
-        scale: float32 ``[d_out]`` or ``[d_out, d_in / group]``.
-        least: what is added to the numbers of a group, float32 like the scales; None for nothing.
-    """
-
-    scheme: Scheme
-    codes: NDArray[np.int8] | NDArray[np.uint8]
-    scale: Floats
-    least: Floats | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(d_out, d_in)``."""
-        rows, columns = self.codes.shape
-        return rows, columns * 8 // self.scheme.bits
-
-    def rows(self, chosen: NDArray[np.int64] | slice) -> Floats:
-        """Some rows of the matrix that is meant, ``[n, d_in]``."""
-        codes, scale = self.codes[chosen], self.scale[chosen]
-        if not self.scheme.group:
-            return codes.astype(np.float32) * scale[:, None]
-        values = self._values(codes)
-        groups = values.reshape(len(codes), -1, self.scheme.group) * scale[..., None]
-        if self.least is not None:
-            groups += self.least[chosen][..., None]
-        return np.asarray(groups.reshape(len(codes), -1), dtype=np.float32)
-
-    def _values(self, codes: NDArray[np.int8] | NDArray[np.uint8]) -> Floats:
-        """What scales multiply."""
-        if self.scheme.bits == 8:
-            return codes.astype(np.float32)
-        pairs = np.stack((codes & 15, codes >> 4), -1).reshape(len(codes), -1)
-        if self.scheme.kind == "nf4":
-            return np.array(NF4, dtype=np.float32)[pairs]
-        return pairs.astype(np.float32) - np.float32(8 if self.scheme.kind == "int4" else 0)
+_FED = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -125,6 +83,11 @@ class Weights:
         note = next((self.stored[name] for name in names if name in self.stored), None)
         return None if note is None else SCHEMES[note.scheme]
 
+    def item(self, names: Iterable[str]) -> int:
+        """Bytes of a number in floats under the first of `names`; 4 where it is in no floats."""
+        kind = next((self.places[name].kind for name in names if name in self.places), "F32")
+        return 2 if kind in ("F16", "BF16") else 4
+
     def get(self, names: Iterable[str], shape: tuple[int, ...]) -> Floats:
         """The tensor stored under the first of `names` that there is.
 
@@ -132,14 +95,27 @@ class Weights:
             ModelError: there is none, or it has another shape.
         """
         wanted = tuple(names)
-        found = self.find(wanted)
-        if found is None:
-            known = nearest(wanted[0], sorted(self.places)[:8])
-            raise ModelError(f"{self.folder}: no tensor {wanted[0]!r}; {known}")
+        name = self._found(wanted)
+        found = self.find((name,))
+        assert found is not None
         return _of_shape(found, shape, wanted[0])
 
-    def matrix(self, names: Iterable[str], shape: tuple[int, int]) -> Floats | Codes:
-        """A matrix as it is stored: in fewer bits, or in float32.
+    def _found(self, names: tuple[str, ...]) -> str:
+        name = next((n for n in names if n in self.places or n in self.stored), None)
+        if name is None:
+            known = nearest(names[0], sorted(self.places)[:8])
+            raise ModelError(f"{self.folder}: no tensor {names[0]!r}; {known}")
+        return name
+
+    def matrix(
+        self, names: Iterable[str], shape: tuple[int, int], *, turned: bool = False
+    ) -> Matrix:
+        """A matrix as it is stored: in fewer bits, or in floats.
+
+        Args:
+            names: it is stored under the first of them that there is.
+            shape: ``(d_out, d_in)``.
+            turned: floats lie as ``[d_in, d_out]``.
 
         Raises:
             ModelError: there is none, it has another shape, or its bytes are not those that were
@@ -147,7 +123,15 @@ class Weights:
         """
         wanted = tuple(names)
         packed = next((name for name in wanted if name in self.stored), None)
-        return self.get(wanted, shape) if packed is None else self._of(packed, shape)
+        if packed is not None:
+            return self._of(packed, shape)
+        place = self.places[self._found(wanted)]
+        laid = shape[::-1] if turned else shape
+        return Plain(_of_shape(_raw(place), laid, wanted[0]), turned)
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether a tensor is stored under one of `names`."""
+        return any(name in self.places or name in self.stored for name in names)
 
     def _of(self, name: str, shape: tuple[int, int]) -> Codes:
         found = self._codes(name)
@@ -212,20 +196,23 @@ def _place(file: Raw, entry: Mapping[str, Any]) -> _Place:
     return _Place(file, str(entry["dtype"]), shape, start, stop)
 
 
-def _floats(place: _Place) -> Floats:
+def _raw(place: _Place) -> NDArray[Any]:
+    """As it is stored, but for types that graphs are not fed."""
     if place.kind not in _TYPES:
         raise ModelError(f"a tensor of type {place.kind}: expected one of {', '.join(_TYPES)}")
     array = place.array()
-    if place.kind == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False)
+    return array if place.kind in _FED else array.astype(np.float32)
+
+
+def _floats(place: _Place) -> Floats:
+    return widened(_raw(place))
 
 
 def _digest(place: _Place) -> str:
     return hashlib.sha256(place.file[place.start : place.stop].data).hexdigest()
 
 
-def _of_shape(found: Floats, shape: tuple[int, ...], name: str) -> Floats:
+def _of_shape(found: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
     if found.shape != shape:
         raise ModelError(f"tensor {name!r}: expected {shape} from config.json, got {found.shape}")
     return found

@@ -97,6 +97,18 @@ JOBS = {
         },
         {"quantization": "int4", "kernel": "dequantize"},
     ),
+    "words": Job(
+        {
+            **_stage(
+                train=["B"],
+                local={"lr": 0.05, "batch_size": 4, "steps": 2},
+                strategy={"name": "zeroth-order"},
+            ),
+            "learner": {"name": "finite-difference", "directions": 4},
+            "codec_up": {"name": "scalars"},
+        },
+        {"task": "causal-lm", "quantization": "int8", "kernel": "dequantize"},
+    ),
 }
 
 

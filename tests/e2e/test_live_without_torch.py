@@ -5,12 +5,14 @@ end what it has imported.
 """
 
 import json
+import os
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from live_processes import Fleet, era_rows, table_of
+from live_processes import Fleet, era_rows, table_of, tensors
 
 from fedloom import simulate
 from fedloom.progress import Quiet
@@ -28,6 +30,7 @@ WATCHED = '''
 
 import atexit
 import json
+import os
 import os
 import sys
 from pathlib import Path
@@ -128,3 +131,65 @@ def test_light_and_torchless_devices_train_a_quantized_model(
     for line, other in zip(lines, fleet.lines("simulated"), strict=True):
         assert line["loss"] == pytest.approx(other["loss"], abs=2e-3)
         assert line["evaluation"]["loss"] == pytest.approx(other["evaluation"]["loss"], abs=2e-3)
+
+
+def words_of(backbone: Path | str, rounds: int) -> dict[str, Any]:
+    """FedKSeed over a language model: all that travels is sums for the directions of one pool."""
+    pool = {"scheme": "pool", "pool": 64, "family": "gaussian", "exact": []}
+    stage = {
+        "rounds": rounds,
+        "clients_per_round": CLIENTS,
+        "train": ["B"],
+        "local": {"lr": 1e-3, "batch_size": 2, "steps": 2},
+        "strategy": {"name": "fedkseed"},
+    }
+    search = {"name": "finite-difference", "difference": "central", "directions": 2}
+    table = table_of(
+        backbone,
+        CLIENTS,
+        stages=[stage],
+        learner={**search, **pool},
+        codec_up={"name": "scalars", **pool},
+        evaluate={"every": 1},
+    )
+    table["backbone"] |= {"task": "causal-lm", "dtype": "float32"}
+    del table["backbone"]["head_init"]
+    return table
+
+
+def played(table: dict[str, Any], folder: Path) -> None:
+    """Two devices without torch, and then the same in the simulator, with torch."""
+    with Fleet.of(folder, table, era_rows(CLIENTS)) as fleet:
+        fleet.serve()
+        for name, client in zip(("one", "two"), fleet.clients, strict=True):
+            path = watched(folder, name, ("torch", *HEAVY))
+            fleet.join(client, "--engine", "onnx", path=path)
+        assert fleet.ended() == 0, fleet.logs()
+        assert set(fleet.gone()) == {0}, fleet.logs()
+    for name in ("one", "two"):
+        assert imported(folder, name).isdisjoint(("torch", "safetensors.torch", *HEAVY))
+    lines = fleet.lines()
+    assert [(line["accepted"], line["refused"]) for line in lines[1:]] == [(CLIENTS, 0)] * 2
+    fleet.simulate()
+    for line, other in zip(lines, fleet.lines("simulated"), strict=True):
+        assert line["evaluation"] == pytest.approx(other["evaluation"], rel=1e-5)
+        if line["round"]:
+            assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    live, simulated = (
+        np.frombuffer(tensors(folder / run)["params"], dtype=np.float32)
+        for run in ("live", "simulated")
+    )
+    # A slope that is rounded to the next integer is 2e-3 of lr = 1e-3 of a direction: 1e-5 or less.
+    assert np.abs(live - simulated).max() <= 5e-5
+    assert tensors(folder / "live").keys() == tensors(folder / "simulated").keys()
+
+
+def test_torchless_devices_train_a_language_model(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    played(words_of(text_model["causal-lm"], 2), tmp_path)
+
+
+@pytest.mark.skipif("FEDLOOM_KILLS" not in os.environ, reason="minutes: of a nightly run")
+def test_torchless_devices_train_smollm2(tmp_path: Path) -> None:
+    played(words_of("smollm2", 2), tmp_path)

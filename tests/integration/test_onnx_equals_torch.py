@@ -49,10 +49,13 @@ def moved(start: Params) -> Params:
 
 
 class Pair:
-    """The same model in both engines."""
+    """The same model in both engines; of a language model half of each text is learned."""
 
     def __init__(self, folder: Path, ragged: Ragged, adapter: Component, task: Task = TASK) -> None:
         self.examples = TextExamples(*ragged)
+        if task.kind == "causal-lm":
+            prompts = (self.examples.lengths() // 2).astype(np.int32)
+            self.examples = TextExamples(*ragged[:2], prompt_lengths=prompts)
         cpu = torch.device("cpu")
         self.torch = build_model(folder, adapter, task, dtype=torch.float32, device=cpu)
         self.onnx = OnnxModel(folder, adapter, task, threads=1)
@@ -65,6 +68,13 @@ class Pair:
         (one,) = learner.train(session, self.params, work, [OWN])
         own = OnnxSession(self.onnx, self.params, train, self.examples)
         return one, walk(learner, own, self.params, work, OWN, NOTHING)
+
+    def check_scores(self) -> None:
+        session = OnnxSession(self.onnx, self.params, (), self.examples)
+        found = score(session, self.params, self.examples)
+        whole = self.torch.session(self.params, (), self.examples)
+        expected = evaluate(whole, self.params, self.examples).metrics
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture
@@ -137,12 +147,7 @@ def test_every_way_of_searching(name: str, folder: Path, ragged: Ragged) -> None
 def test_what_the_head_reads(task: Task, folder: Path, ragged: Ragged) -> None:
     pair = Pair(folder, ragged, LORA, task)
     check(*pair.train(FD))
-    session = OnnxSession(pair.onnx, pair.params, (), pair.examples)
-    found = score(session, pair.params, pair.examples)
-    expected = evaluate(
-        pair.torch.session(pair.params, (), pair.examples), pair.params, pair.examples
-    )
-    assert found == pytest.approx(expected.metrics, rel=1e-5)
+    pair.check_scores()
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3", "bottleneck", "head"])
@@ -153,9 +158,50 @@ def test_layout_and_start_to_the_bit(name: str, folder: Path, ragged: Ragged) ->
 
 
 def test_evaluating_a_head_alone(folder: Path, ragged: Ragged) -> None:
-    pair = Pair(folder, ragged, Component("head", {}))
-    found = score(
-        OnnxSession(pair.onnx, pair.params, (), pair.examples), pair.params, pair.examples
-    )
-    session = pair.torch.session(pair.params, (), pair.examples)
-    assert found == pytest.approx(evaluate(session, pair.params, pair.examples).metrics, rel=1e-5)
+    Pair(folder, ragged, Component("head", {})).check_scores()
+
+
+DECODERS = ("llama", "qwen2", "gpt2")
+WORDS = Task("causal-lm")
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_decoders_that_learn_words(family: str, model_folder: Folders, ragged: Ragged) -> None:
+    pair = Pair(model_folder[family, "AutoModelForCausalLM"], ragged, LORA, WORDS)
+    check(*pair.train(FD, ("B",)))
+    pair.check_scores()
+    start = pair.torch.initial(9)
+    assert pair.onnx.initial(9).vector.tobytes() == start.vector.tobytes()
+    pair.params = start  # nothing inside the blocks changes the model
+    pair.check_scores()
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("pooling", ["mean", "last", "model"])
+def test_decoders_that_classify(
+    family: str, pooling: str, model_folder: Folders, ragged: Ragged
+) -> None:
+    auto = "AutoModelForSequenceClassification" if pooling == "model" else "AutoModel"
+    task = replace(TASK, pooling=pooling, normalize=pooling == "mean")
+    pair = Pair(model_folder[family, auto], ragged, LORA, task)
+    check(*pair.train(FD))
+    pair.check_scores()
+
+
+# A step along one direction of the few that a language model of this size has.
+@pytest.mark.parametrize("name", ["", "int8", "int4-32", "uint4-32", "q8_0", "nf4-64", "bfloat16"])
+def test_decoders_in_every_format(
+    name: str, model_folder: Folders, ragged: Ragged, tmp_path: Path
+) -> None:
+    folder = model_folder["gpt2", "AutoModelForCausalLM"]
+    folder = model_folder["qwen2", "AutoModelForCausalLM"] if name == "bfloat16" else folder
+    if name in SCHEMES and name != "nf4-64":  # whose groups are longer than rows
+        quantize(folder, tmp_path / "small", SCHEMES[name])
+        folder = tmp_path / "small"
+    pair = Pair(folder, ragged, LORA, WORDS)
+    check(*pair.train(FD, ("B",)))
+
+
+def test_words_of_each_example(model_folder: Folders, ragged: Ragged) -> None:
+    pair = Pair(model_folder["llama", "AutoModelForCausalLM"], ragged, LORA, WORDS)
+    check(*pair.train(LEARNERS["of each example"], ("B",)))

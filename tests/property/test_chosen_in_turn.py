@@ -37,7 +37,7 @@ def cases(draw: st.DrawFn) -> tuple[Distances, int]:
     points = noise.normal(size=(n, 3))
     kind = draw(st.sampled_from(["scattered", "grid", "alike", "far", "infinite"]))
     if kind == "grid":
-        points = noise.integers(0, 3, (n, 3)) * 0.1
+        points = np.asarray(noise.integers(0, 3, (n, 3)) * 0.1, dtype=np.float64)
     elif kind == "alike":
         points[: n // 2] = points[0]
     elif kind == "far":

@@ -8,6 +8,14 @@ from fedloom.client.settings import ClientSettings
 from fedloom.core.machine import free_memory
 
 
+def test_what_a_device_without_torch_can_run(tmp_path: Path) -> None:
+    rows = dict(probe(ClientSettings(engine="onnx"), tmp_path))
+    assert "torch" not in rows
+    assert rows["can run"].startswith("learner finite-difference, and evaluation;")
+    assert rows["backbones"].startswith("bert, llama, qwen2, gpt2: ")
+    assert rows["adapters"] == "lora, ia3, bottleneck, head"
+
+
 def test_what_the_server_is_told() -> None:
     given = ClientSettings(threads=3, memory="2GB")
     found = device(given, "phone")

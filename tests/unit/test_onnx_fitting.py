@@ -1,5 +1,6 @@
 """What a task takes without torch: weights in graphs by their format, and batches in passes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from fedloom.backbones.folder import read_config
 from fedloom.backbones.formats import SCHEMES
+from fedloom.backbones.onnx.chain import spans
 from fedloom.backbones.onnx.footprint import Footprint, footprint
 from fedloom.backbones.onnx.weights import open_weights
 from fedloom.backbones.quantize import quantize
@@ -16,13 +18,16 @@ from fedloom.tuning.ways import Way
 
 NUMBERS = 3 * (4 * 32 * 32 + 2 * 32 * 64)
 """Of the linear maps of three layers: 32 wide, 64 inside."""
-# A scale is 4 bytes in a graph, of every 32 numbers or of a row: 4 * 32 + 64 + 32 of a layer's.
+ROWS = 120 * 32
+"""Of the embedding: 120 words."""
+# A scale is 4 bytes, of every 32 numbers or of a row: 4 * 32 + 64 + 32 of a layer's. Four bits are
+# constant, and so are their scales and least values; all else is fed.
 EXPECTED = {
-    "": Footprint(4 * NUMBERS, 0, 0, 0),
-    "int8": Footprint(4 * 3 * 224, NUMBERS, 4 * 32 * 64, 0),
-    "int4-32": Footprint(NUMBERS // 2 + 4 * NUMBERS // 32, 0, 0, 0),
-    "uint4-32": Footprint(NUMBERS // 2 + 8 * NUMBERS // 32, 0, 0, 0),
-    "q8_0": Footprint(4 * NUMBERS // 32, NUMBERS, 4 * 32 * 64, 0),
+    "": Footprint(0, 4 * NUMBERS, 0, 4 * ROWS),
+    "int8": Footprint(0, NUMBERS + 4 * 3 * 224, 4 * 32 * 64, ROWS + 4 * 120),
+    "int4-32": Footprint(NUMBERS // 2 + NUMBERS // 8, 0, 0, ROWS // 2 + ROWS // 8),
+    "uint4-32": Footprint(NUMBERS // 2 + NUMBERS // 4, 0, 0, ROWS // 2 + ROWS // 4),
+    "q8_0": Footprint(0, NUMBERS + NUMBERS // 8, 4 * 32 * 64, ROWS + ROWS // 8),
 }
 
 
@@ -44,12 +49,36 @@ def test_weights_in_graphs(name: str, folder: Path, tmp_path: Path) -> None:
         quantize(folder, tmp_path / "small", scheme)
         folder = tmp_path / "small"
     found = footprint(shape, open_weights(folder))
-    assert found == yet_to_be
-    rows = shape.vocab * 32 * (32 if scheme is None else scheme.bits) // 8
-    assert found.mapped == rows
-    expected = EXPECTED[name]
-    assert (found.constant, found.fed) == (expected.constant, expected.fed)
-    assert found.unpacked == expected.unpacked
+    assert found == yet_to_be == EXPECTED[name]
+
+
+def test_a_head_of_words_counts_the_embedding_once_where_it_is_fed(
+    text_model: dict[str, Path], tmp_path: Path
+) -> None:
+    plain, small = text_model["causal-lm"], tmp_path / "small"
+    config = read_config(plain)
+    shape = replace(read_shape(config), tied=True)
+    # Queries and output 32 x 32, keys and values 16 x 32, three maps of 32 x 48; two layers.
+    numbers, rows = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48), 120 * 32
+    found = footprint(shape, open_weights(plain), words=True)
+    assert found == Footprint(0, 4 * (numbers + rows), 0, 0)
+    quantize(plain, small, SCHEMES["int8"])
+    scales = 4 * (2 * (32 + 16 + 16 + 32 + 48 + 48 + 32) + 120)
+    found = footprint(shape, open_weights(small), words=True)
+    assert found == Footprint(0, numbers + rows + scales, 4 * rows, 0)
+    found = footprint(shape, open_weights(plain), SCHEMES["int4-32"], words=True)
+    assert (found.words, found.mapped) == (rows * 5 // 8, rows * 5 // 8)
+
+
+def test_constants_are_spread_over_graphs() -> None:
+    # 24 MB in a graph: two layers of 10 MB each, or one of 30 MB.
+    assert spans(range(5), 5, Footprint(50 * 10**6, 0, 0, 0)) == [
+        range(2),
+        range(2, 4),
+        range(4, 5),
+    ]
+    assert spans(range(1, 3), 4, Footprint(120 * 10**6, 0, 0, 0)) == [range(1, 2), range(2, 3)]
+    assert spans(range(6), 6, Footprint(0, 10**9, 0, 0)) == [range(6)]
 
 
 def ways(folder: Path, lengths: int, batch: int, **more: int) -> list[Way]:

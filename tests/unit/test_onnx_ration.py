@@ -10,8 +10,8 @@ from small_jobs import labelled_rows
 from test_onnx_worker import CLASSES, SETTINGS, TABLE, frame_of, made, order_of
 
 from fedloom.backbones.onnx.blocks import HIDDEN
+from fedloom.backbones.onnx.matrices import Floats
 from fedloom.backbones.onnx.runner import Feeds, Runner
-from fedloom.backbones.onnx.weights import Floats
 from fedloom.client.prospect import prospect
 from fedloom.client.settings import ClientSettings
 from fedloom.client.tiers import chosen

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from fedloom.backbones.checkpoint import open_checkpoint
 from fedloom.backbones.formats import SCHEMES
-from fedloom.backbones.onnx.weights import Codes, open_weights
+from fedloom.backbones.onnx.matrices import Codes
+from fedloom.backbones.onnx.weights import open_weights
 from fedloom.backbones.quantize import quantize
 from fedloom.core.errors import ModelError
 

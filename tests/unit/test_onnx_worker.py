@@ -15,11 +15,14 @@ from fedloom.client.which_engine import engine_of
 from fedloom.client.worker import Worker
 from fedloom.codecs.dense import Float32
 from fedloom.codecs.exchange import changed, sent_down
+from fedloom.core.component import Component
 from fedloom.core.errors import ConfigError, LayoutError, ModelError
 from fedloom.core.job import Job, job_from
 from fedloom.core.types import ClientTask, Selectors
+from fedloom.tuning.base import Task
 from fedloom.tuning.build import model_of
 from fedloom.tuning.data import Corpus, own_examples
+from fedloom.tuning.onnx.model import OnnxModel
 from fedloom.tuning.reading import reading_of
 
 pytest.importorskip("onnxruntime")
@@ -36,8 +39,8 @@ TABLE: dict[str, Any] = {
 SETTINGS = ClientSettings(threads=1, device="cpu", cache_gb=0.0)
 
 
-def corpus_of(folder: Path) -> Corpus:
-    job = job_from(TABLE)
+def corpus_of(folder: Path, table: dict[str, Any] = TABLE) -> Corpus:
+    job = job_from(table)
     config = replace(job.data, classes=CLASSES)
     return own_examples(labelled_rows(30, clients=1), config, reading_of(job.backbone, folder))
 
@@ -48,7 +51,9 @@ def manifest_of(folder: Path, job: Job) -> Manifest:
 
 
 def made(folder: Path, table: dict[str, Any]) -> OnnxWorker:
-    return OnnxWorker(manifest_of(folder, job_from(table)), folder, corpus_of(folder), SETTINGS)
+    return OnnxWorker(
+        manifest_of(folder, job_from(table)), folder, corpus_of(folder, table), SETTINGS
+    )
 
 
 def order_of(job: Job, **changes: Any) -> Order:
@@ -94,10 +99,36 @@ def test_jobs_that_need_torch(text: str, folder: Path) -> None:
         made(folder, {**TABLE, **REFUSED[text]})
 
 
-def test_another_family(text_model: dict[str, Path], folder: Path) -> None:
+def test_a_language_model(text_model: dict[str, Path], tmp_path: Path) -> None:
+    folder = text_model["causal-lm"]
+    stage = {"train": ["B"], "local": {"batch_size": 4, "steps": 1}}
+    backbone = {"max_tokens": 32, "task": "causal-lm"}
+    own = made(folder, {**TABLE, "backbone": backbone, "stages": [stage]})
+    other = Worker(own.manifest, folder, own.corpus, SETTINGS, tmp_path)
+    order, frame = order_of(own.manifest.job), frame_of(own)
+    (one, _), (two, _) = (w.train(order, "t", frame) for w in (own, other))
+    assert (one.codec, one.num_examples, one.tokens) == (two.codec, two.num_examples, two.tokens)
+    assert one.metrics == pytest.approx(two.metrics, rel=1e-5)
+    found, expected = (w.evaluate(order, "t", frame).metrics for w in (own, other))
+    assert set(found) == {"loss", "accuracy", "perplexity"}
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_another_family(model_folder: dict[tuple[str, str], Path], folder: Path) -> None:
     worker = made(folder, TABLE)
-    with pytest.raises(ModelError, match="'llama': the engine onnx has 'bert'"):
-        replace(worker, folder=text_model["causal-lm"])
+    known = "'bert', 'llama', 'qwen2', 'gpt2'; others need torch"
+    with pytest.raises(ModelError, match=f"'vit': the engine onnx has {known}"):
+        replace(worker, folder=model_folder["vit", "AutoModel"])
+
+
+def test_a_language_model_that_has_no_head(
+    model_folder: dict[tuple[str, str], Path], folder: Path
+) -> None:
+    lora, words = Component("lora", {}), Task("causal-lm")
+    with pytest.raises(ModelError, match=r"no language-model head \(lm_head.weight\)"):
+        OnnxModel(model_folder["llama", "AutoModel"], lora, words)
+    with pytest.raises(ConfigError, match="the engine onnx has 'classify' for this backbone"):
+        OnnxModel(folder, lora, words)
 
 
 def test_another_layout(folder: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.backbones.onnx.footprint import Footprint
+from fedloom.backbones.onnx.words import ROWS, WORDS
 from fedloom.backbones.shape import Shape
 from fedloom.tuning.base import Rows
 from fedloom.tuning.onnx.session import PASS
@@ -26,6 +27,7 @@ def ways_of(
     directions: int,
     trained: int,
     size: int,
+    vocabulary: int = 0,
 ) -> list[Way]:
     """All ways of running batches: so many examples in a pass at most.
 
@@ -37,12 +39,14 @@ def ways_of(
         directions: that are drawn at once, at most; 0 where nothing trains.
         trained: numbers that train.
         size: numbers of the model that may train.
+        vocabulary: words whose losses are looked at; 0 for a classifier.
     """
     batch = max(len(rows) for rows in plan)
     longest = max(int(lengths[rows].max()) for rows in plan)
     most = min(batch, max(PASS // longest, 1))
     fixed = _SLACK + 4 * COPIES * size + _DIRECTION * directions * trained
     fixed += 2 * 4 * shape.width * batch * longest  # as embedded, in parts and joined
+    fixed += 2 * 4 * min(vocabulary, WORDS) * ROWS  # as multiplied, and as copied out
     found = []
     for examples in sorted({-(-most // parts) for parts in range(1, most + 1)}):
         tokens = examples * longest
@@ -54,4 +58,5 @@ def ways_of(
 
 def _per_token(shape: Shape, length: int) -> int:
     """Bytes of a token in a block: its states, those inside of the MLP, and scores."""
-    return 4 * (4 * shape.width + 2 * shape.inner + 2 * shape.heads * length)
+    inner = (3 if shape.gated else 2) * shape.inner
+    return 4 * (4 * shape.width + inner + 2 * shape.heads * length)

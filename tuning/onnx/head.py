@@ -1,12 +1,12 @@
 """What the head reads, what it says, and the gradient of its own tensors, in numpy."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.backbones.onnx.weights import Floats
+from fedloom.backbones.onnx.matrices import Floats
 from fedloom.core.layout import Layout
 from fedloom.tuning.base import Task
 
@@ -31,6 +31,21 @@ class HeadLosses:
     surplus: Floats
     read: Floats
 
+    @property
+    def sums(self) -> NDArray[np.float64]:
+        """float64 ``[r, b]``, the losses: an example has one prediction."""
+        return self.each.astype(np.float64)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """int64 ``[r, b]``, ones."""
+        return np.ones(self.target.shape, dtype=np.int64)
+
+    @property
+    def correct(self) -> NDArray[np.int64]:
+        """int64 ``[r, b]``, 1 where the prediction is right."""
+        return np.asarray(self.predicted == self.target, dtype=np.int64)
+
     def gradient(self, exact: Layout) -> Floats:
         """The gradient of the first batch's mean loss to tensors of the head, ``[P]``.
 
@@ -42,18 +57,18 @@ class HeadLosses:
         return np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
 
 
-def head_losses(
-    read: Floats, tensors: Mapping[str, Floats], target: NDArray[np.int64]
-) -> HeadLosses:
+def head_losses(read: Floats, own: Sequence[Floats], target: NDArray[np.int64]) -> HeadLosses:
     """Cross-entropies of batches, each through weights of its own.
 
     Args:
         read: ``[r, b, d]``.
-        tensors: ``classifier.weight [r or 1, C, d]`` and ``classifier.bias [r or 1, C]``.
+        own: the head's weight ``[r or 1, C, d]`` and, where it has one, bias ``[r or 1, C]``.
         target: int64 ``[r, b]``.
     """
-    weight, bias = tensors["classifier.weight"], tensors["classifier.bias"]
-    logits = np.matmul(read, weight.transpose(0, 2, 1)) + bias[:, None, :]
+    weight, *bias = own
+    logits = np.matmul(read, weight.transpose(0, 2, 1))
+    if bias:
+        logits += bias[0][:, None, :]
     logits -= logits.max(-1, keepdims=True)
     exponentials = np.exp(logits)
     total = exponentials.sum(-1, keepdims=True)
@@ -66,7 +81,7 @@ def head_losses(
 
 def pooled(hidden: Floats, lengths: NDArray[np.int64], task: Task) -> Floats:
     """What the head reads, ``[n, d]``, of hidden states ``[n, t, d]`` of so many tokens."""
-    if task.pooling == "last":
+    if task.pooling in ("last", "model"):
         return np.asarray(hidden[np.arange(len(hidden)), lengths - 1])
     there = np.arange(hidden.shape[1]) < lengths[:, None]
     sums = np.einsum("ntd,nt->nd", hidden, there.astype(np.float32))

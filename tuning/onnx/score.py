@@ -1,9 +1,10 @@
-"""How good a classifier is on some examples, without torch."""
+"""How good a model is on some examples, without torch."""
 
 import numpy as np
 
 from fedloom.core.types import Params
 from fedloom.tuning.examples import TextExamples
+from fedloom.tuning.onnx.head import HeadLosses
 from fedloom.tuning.onnx.session import OnnxSession
 from fedloom.tuning.scores import batches_of, macro_f1
 
@@ -11,7 +12,9 @@ __all__ = ["score"]
 
 
 def score(session: OnnxSession, params: Params, examples: TextExamples) -> dict[str, float]:
-    """``loss``, ``accuracy`` and ``macro_f1``, as `fedloom.tuning.evaluate` has them.
+    """What `fedloom.tuning.evaluate` finds: ``loss``, ``accuracy``, ``macro_f1``.
+
+    Of a language model ``perplexity`` in place of the last.
 
     Args:
         session: the model, set up for these examples.
@@ -24,11 +27,13 @@ def score(session: OnnxSession, params: Params, examples: TextExamples) -> dict[
         session.losses(session.near(batch), values, [batch])
         for batch in batches_of(order, examples.lengths(), session.at_once)
     ]
-    each = np.concatenate([losses.each[0] for losses in found])
-    predicted = np.concatenate([losses.predicted[0] for losses in found])
-    target = np.concatenate([losses.target[0] for losses in found])
-    return {
-        "loss": float(each.mean(dtype=np.float64)),
-        "accuracy": float((predicted == target).mean()),
-        "macro_f1": macro_f1(target, predicted),
-    }
+    count = max(sum(int(losses.counts.sum()) for losses in found), 1)
+    loss = sum(float(losses.sums.sum()) for losses in found) / count
+    accuracy = sum(int(losses.correct.sum()) for losses in found) / count
+    metrics = {"loss": loss, "accuracy": accuracy}
+    heads = [losses for losses in found if isinstance(losses, HeadLosses)]
+    if not heads:
+        return {**metrics, "perplexity": float(np.exp(min(loss, 700.0)))}
+    predicted = np.concatenate([losses.predicted[0] for losses in heads])
+    target = np.concatenate([losses.target[0] for losses in heads])
+    return {**metrics, "macro_f1": macro_f1(target, predicted)}

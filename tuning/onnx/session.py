@@ -6,16 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.backbones.onnx.blocks import BIAS, FLAT, GRID, HIDDEN
-from fedloom.backbones.onnx.runner import Runner
-from fedloom.backbones.onnx.weights import Floats
+from fedloom.backbones.onnx.blocks import BIAS, COS, FLAT, GRID, HIDDEN, SIN
+from fedloom.backbones.onnx.chain import Chain
+from fedloom.backbones.onnx.matrices import Floats
+from fedloom.backbones.onnx.rotations import rotations
 from fedloom.core.layout import Layout, Selector
 from fedloom.core.types import Params
 from fedloom.tuning.base import Rows
 from fedloom.tuning.examples import TextExamples
-from fedloom.tuning.onnx.head import HeadLosses, head_losses, pooled
+from fedloom.tuning.onnx.head import head_losses, pooled
+from fedloom.tuning.onnx.losses import BatchLosses, WordLosses
 from fedloom.tuning.onnx.model import OnnxModel
 from fedloom.tuning.onnx.sites import feeds_of
+from fedloom.tuning.targets import next_tokens, padded_starts
 
 __all__ = ["PASS", "Near", "OnnxSession"]
 
@@ -32,7 +35,8 @@ class Near:
 
     Attributes:
         rows: int64 ``[n]``, ascending: which examples.
-        hidden: float32 ``[n, t, d]``, or ``[n, d]``, what the head reads, where no block changes.
+        hidden: float32 ``[n, t, d]``, or ``[n, d]``, what a classifier's head reads, where no block
+            changes.
         lengths: int64 ``[n]``: tokens of each.
     """
 
@@ -48,7 +52,7 @@ class OnnxSession:
         model: the model.
         params: the global model; tensors that do not train keep these values.
         train: what trains.
-        examples: the data, with labels.
+        examples: the data, with labels where the model is a classifier.
         at_once: tokens of a pass at most, but for a single example of more.
 
     Attributes:
@@ -93,12 +97,12 @@ class OnnxSession:
             x = self._model.embedding.run(ids)
             if self._below is not None:
                 x = self._ran(self._below, x, lengths[some], {})
-            if self._above is None:
+            if self._above is None and self._model.head is not None:
                 x = pooled(x, lengths[some], self._model.task)
             hidden.append(x)
         return Near(rows, np.concatenate(hidden), lengths)
 
-    def losses(self, near: Near, values: Floats, rows: Rows) -> HeadLosses:
+    def losses(self, near: Near, values: Floats, rows: Rows) -> BatchLosses:
         """The losses of batches, each with values of its own.
 
         Args:
@@ -109,26 +113,49 @@ class OnnxSession:
         tensors = self._tensors(values)
         feeds = feeds_of(self._parts, tensors)
         places = np.searchsorted(near.rows, np.stack(rows))
-        read = [
-            self._read(near, places[:, some], feeds)
-            for some in self._pieces(places.shape[1], len(places) * int(near.lengths.max()))
-        ]
+        pieces = self._pieces(places.shape[1], len(places) * int(near.lengths.max()))
+        if self._model.head is None:
+            return _joined([self._words(near, places[:, some], feeds) for some in pieces])
+        read = [self._read(near, places[:, some], feeds) for some in pieces]
+        own = [tensors[spec.name] for spec in self._model.head.specs]
         labels = self._examples.labels
         assert labels is not None  # the model is a classifier
-        return head_losses(np.concatenate(read, axis=1), tensors, labels[np.stack(rows)])
+        return head_losses(np.concatenate(read, axis=1), own, labels[np.stack(rows)])
 
     def _read(self, near: Near, places: NDArray[np.int64], feeds: dict[str, Floats]) -> Floats:
         """What the head reads, ``[r, b, d]``, of the examples at places ``[r, b]``."""
+        x = self._last(near, places, feeds)
+        if self._above is not None:
+            x = pooled(x, near.lengths[places.reshape(-1)], self._model.task)
+        return x.reshape(*places.shape, -1)
+
+    def _words(self, near: Near, places: NDArray[np.int64], feeds: dict[str, Floats]) -> WordLosses:
+        """The losses of the words in examples at places ``[r, b]``."""
+        x, rows = self._last(near, places, feeds), near.rows[places]
+        starts = padded_starts(list(rows), x.shape[1])
+        words = next_tokens(self._examples, list(rows), starts)
+        read = x.reshape(-1, x.shape[-1])[words.index]
+        each, predicted = self._model.words.losses(read, words.target)
+        counts = np.maximum(self._examples.predictions(rows.reshape(-1)), 0)
+        owner = np.repeat(np.arange(rows.size), counts)
+
+        def of(what: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(np.bincount(owner, what, rows.size).reshape(rows.shape))
+
+        correct = of((predicted == words.target).astype(np.float64)).astype(np.int64)
+        return WordLosses(of(each), counts.reshape(rows.shape), correct)
+
+    def _last(self, near: Near, places: NDArray[np.int64], feeds: dict[str, Floats]) -> Floats:
+        """Hidden states of the examples at places ``[r, b]`` above all that changes."""
         flat = places.reshape(-1)
         x, lengths = near.hidden[flat], near.lengths[flat]
-        if self._above is not None:
-            x = self._ran(self._above, x, lengths, feeds, rows=len(places))
-            x = pooled(x, lengths, self._model.task)
-        return x.reshape(*places.shape, -1)
+        if self._above is None:
+            return x
+        return self._ran(self._above, x, lengths, feeds, rows=len(places))
 
     def _ran(
         self,
-        runner: Runner,
+        runner: Chain,
         x: Floats,
         lengths: NDArray[np.int64],
         feeds: dict[str, Floats],
@@ -137,14 +164,14 @@ class OnnxSession:
     ) -> Floats:
         """Some blocks: ``[n, t, d]``, whose examples are of so many rows, to the same."""
         shape, (n, t, d) = self._model.shape, x.shape
-        flat = (rows, n // rows * t, d)
-        hidden = np.where(np.arange(t) < lengths[:, None], np.float32(0), _HIDES)
-        fixed = {
-            HIDDEN: x.reshape(flat),
-            BIAS: hidden[:, None, None, :],
-            GRID: np.array((n, t, shape.heads, shape.head_dim), dtype=np.int64),
-            FLAT: np.array(flat, dtype=np.int64),
+        fixed: dict[str, Floats | NDArray[np.int64]] = {
+            HIDDEN: x.reshape(rows, n // rows * t, d),
+            BIAS: _bias(lengths, t, causal=shape.causal),
+            GRID: np.array((n, t, -1, shape.head_dim), dtype=np.int64),
+            FLAT: np.array((rows, n // rows * t, -1), dtype=np.int64),
         }
+        if shape.rope_theta is not None:
+            fixed[COS], fixed[SIN] = rotations(t, shape.rope_theta, shape.head_dim)
         return runner({**fixed, **feeds}).reshape(n, t, d)
 
     def _tensors(self, values: Floats) -> dict[str, Floats]:
@@ -159,3 +186,22 @@ class OnnxSession:
         """Slices of so many examples of so many tokens each that a pass has room for."""
         step = max(self.at_once // max(tokens, 1), 1)
         return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _bias(lengths: NDArray[np.int64], t: int, *, causal: bool) -> Floats:
+    """What is added to scores: places without a token are hidden, or all that come later.
+
+    Where texts are padded at their end, the latter hides padding from all tokens.
+    """
+    place = np.arange(t)
+    seen = place[None, :] <= place[:, None] if causal else (place < lengths[:, None])[:, None]
+    hidden = np.where(seen, np.float32(0), _HIDES)
+    return hidden[None, None] if causal else hidden[:, None]
+
+
+def _joined(parts: Sequence[WordLosses]) -> WordLosses:
+    return WordLosses(
+        np.concatenate([part.sums for part in parts], axis=1),
+        np.concatenate([part.counts for part in parts], axis=1),
+        np.concatenate([part.correct for part in parts], axis=1),
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedloom.backbones.onnx.blocks import Change, Site
 from fedloom.backbones.onnx.graph import Graph
-from fedloom.backbones.onnx.weights import Floats
+from fedloom.backbones.onnx.matrices import Floats
 from fedloom.core.errors import ConfigError
 from fedloom.core.layout import TensorSpec
 from fedloom.tuning.base import Part

@@ -21,7 +21,7 @@ from fedloom.tuning.learners.plain import check_work
 from fedloom.tuning.learners.reach import FAR, reach
 from fedloom.tuning.learners.tally import Tally
 from fedloom.tuning.learning import Assignment, LocalResult
-from fedloom.tuning.onnx.head import HeadLosses
+from fedloom.tuning.onnx.losses import BatchLosses
 from fedloom.tuning.onnx.session import Near, OnnxSession
 
 __all__ = ["check", "walk"]
@@ -142,20 +142,20 @@ class _Walk:
         self._values[self._known] = self._start[self._known] + self._drift
         self._values[self._columns] = self._tally.place(self._start[self._columns])
 
-    def _note(self, here: HeadLosses) -> None:
-        self._loss += float(here.each.sum(dtype=np.float64))
-        self._correct += int((here.predicted == here.target).sum())
-        self._count += here.target.size
+    def _note(self, here: BatchLosses) -> None:
+        self._loss += float(here.sums.sum())
+        self._correct += int(here.correct.sum())
+        self._count += int(here.counts.sum())
 
-    def _slopes(self, near: Near, chosen: Chosen, here: HeadLosses) -> NDArray[np.float64]:
+    def _slopes(self, near: Near, chosen: Chosen, here: BatchLosses) -> NDArray[np.float64]:
         """Slopes along directions, float64 ``[r]``: of their share in the batch's mean loss."""
         found, distance = self._sums(near, chosen, self._h), self._h
         if self._learner.difference == "central":
             found, distance = found - self._sums(near, chosen, -self._h), 2 * self._h
         else:
-            each = here.each[0].astype(np.float64)
+            each = here.sums[0]
             found = found - (each if chosen.single else each.sum())
-        return np.asarray(found / (distance * here.target.size))
+        return np.asarray(found / (distance * max(int(here.counts.sum()), 1)))
 
     def _sums(self, near: Near, chosen: Chosen, h: float) -> NDArray[np.float64]:
         """Sums of the losses at ``w + h z``, float64 ``[r]``."""
@@ -164,7 +164,7 @@ class _Walk:
             values = np.repeat(self._values[None], len(chosen.rows[some]), axis=0)
             values[:, self._columns] += np.float32(h) * chosen.z[some]
             losses = self._session.losses(near, values, chosen.rows[some])
-            found.append(losses.each.sum(1, dtype=np.float64))
+            found.append(losses.sums.sum(1))
         return np.concatenate(found)
 
     def _passes(self, rows: Rows) -> list[slice]:
