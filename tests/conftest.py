@@ -5,6 +5,8 @@ import gzip
 import json
 import os
 import signal
+import string
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from store_parts import Clock
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from fedloom.server.database import Database
 
@@ -120,18 +122,24 @@ def text_model(model_folder: "dict[tuple[str, str], Path]") -> "dict[str, Path]"
 
 
 def word_pieces() -> Tokenizer:
-    """A WordPiece tokenizer of the models' 120 ids, trained on the fixture's texts."""
+    """A WordPiece tokenizer of the models' 120 ids: letters, and words of the fixture's texts.
+
+    The library's trainer breaks ties by chance, so that each run would have another model.
+    """
     path = Path(__file__).parent / "fixtures" / "text_era.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=120, limit_alphabet=30, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = Counter[str]()
+    for text in texts:
+        words.update(w for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    letters = [*string.ascii_lowercase, ".", ","]
+    pieces = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *letters, *(f"##{one}" for one in letters[:26])]
+    pieces += [word for word in frequent if word not in pieces]
+    vocabulary = {piece: number for number, piece in enumerate(pieces[:120])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     return tokenizer
 

@@ -56,11 +56,8 @@ class SidePart:
         return {spec.name: np.zeros(spec.shape, dtype=np.float32) for spec in self.specs}
 
     def is_identity(self, tensors: Mapping[str, Vector]) -> bool:
-        """Never: it begins as zero and has what the server puts there once rounds have been played.
-
-        A session is set up once for a stage, from the model at its beginning.
-        """
-        return False
+        """Whether ``side_B`` is zero."""
+        return not tensors[self.specs[1].name].any()
 
     def attach(self, store: Store) -> Attachment:
         """The product, in which nothing trains."""

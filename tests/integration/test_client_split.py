@@ -64,6 +64,7 @@ class Devices:
         briefing: Briefing,
         *,
         branches: Mapping[str, Branch],
+        cut: Callable[[int], Branch | None],
     ) -> Callable[[Mapping[ClientId, ClientTask]], AsyncIterator[ClientUpdate]]:
         assert not branches  # models of their own do not go with a split
 

@@ -180,8 +180,9 @@ def test_models_are_judged_on_each_client_s_own_examples(
     never = [name for name, own in kept_of(run).items() if own == _first_head(run)]
     told = json.loads((run.directory / "clients.json").read_text())
     assert never
-    same = (told[name]["personal_loss"] == told[name]["loss"] for name in never if name in told)
-    assert all(same)
+    for name in (name for name in never if name in told):
+        # In batches of its own, which may move the last bits.
+        assert told[name]["personal_loss"] == pytest.approx(told[name]["loss"], rel=1e-5)
 
 
 def _first_head(run: Run) -> list[float]:
