@@ -162,7 +162,9 @@ def test_tasks_that_need_torch(changes: dict[str, Any], text: str, folder: Path)
 def test_learners_that_need_torch(learner: dict[str, Any], text: str, folder: Path) -> None:
     stages = [{"local": {"batch_size": 8, "steps": 1}}]
     codec = {"name": "float32" if learner["name"] == "backprop" else "scalars"}
-    worker = made(folder, {**TABLE, "learner": learner, "codec_up": codec, "stages": stages})
+    adapter = {"name": "lora", "rank": 2, "alpha": 64.0}  # a usual step changes the losses
+    own = {"learner": learner, "codec_up": codec, "stages": stages, "adapter": adapter}
+    worker = made(folder, {**TABLE, **own})
     with pytest.raises(ConfigError, match=text):
         worker.train(order_of(worker.manifest.job), "t", frame_of(worker))
 
