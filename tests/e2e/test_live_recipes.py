@@ -16,6 +16,8 @@ from fedloom.core.job import STAGE_KEYS
 from fedloom.sources import recipes
 
 CLIENTS, ROUNDS = 2, 3
+MORE = {"bulyan": 3, "multi-krum": 3}
+"""Devices for rules that need them, when none of them is said to be malicious."""
 # Devices say their kind, the simulator deals it out; stages have a test of their own.
 NAMES = sorted(set(recipes()) - {"tiers", "petals"})
 TURNS = ("fedbert", "splitfed-v2")
@@ -32,16 +34,23 @@ def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     default = {key: recipe[key] for key in STAGE_KEYS if key in recipe}
     stages = [{**default, **stage} for stage in recipe.get("stages", [{}])]
     for stage in stages:
-        stage |= {"rounds": ROUNDS, "clients_per_round": CLIENTS}
+        stage |= {"rounds": ROUNDS, "clients_per_round": devices_of(name)}
         stage["local"] = {**stage["local"], "steps": min(stage["local"].get("steps", 1), 4)}
         if "layer" in str(stage.get("keep", "")):
             stage["keep"] = ["layer.0"]
+        if "f" in stage["strategy"]:
+            stage["strategy"] = {**stage["strategy"], "f": 0}
+        if "root" in stage["strategy"]:
+            stage["strategy"] = {
+                **stage["strategy"],
+                "root": min(row["client"] for row in era_rows(CLIENTS) if row["split"] == "train"),
+            }
         if "patience" in stage["strategy"]:
             stage["strategy"] = {**stage["strategy"], "patience": 2}
         if "interval" in stage["strategy"]:  # a trial takes a round
             stage["strategy"] = {**stage["strategy"], "interval": 0.1, "expand": 0.0}
     adapter = {key: v for key, v in recipe["adapter"].items() if key != "layers"}
-    table = table_of(models[task], CLIENTS, stages=stages, adapter=adapter, **kept)
+    table = table_of(models[task], devices_of(name), stages=stages, adapter=adapter, **kept)
     table["backbone"]["task"] = task
     if recipe.get("data", {}).get("unlabelled"):
         table["data"]["unlabelled"] = True
@@ -53,9 +62,14 @@ def job(name: str, models: dict[str, Path], folder: Path) -> dict[str, Any]:
     return table
 
 
-def rows_for(table: dict[str, Any]) -> list[dict[str, Any]]:
+def devices_of(name: str) -> int:
+    """How many devices play a recipe."""
+    return MORE.get(name, CLIENTS)
+
+
+def rows_for(table: dict[str, Any], clients: int = CLIENTS) -> list[dict[str, Any]]:
     """What devices train on: where the job keeps examples without a label, most have none."""
-    rows = era_rows(CLIENTS)
+    rows = era_rows(clients)
     if not table["data"].get("unlabelled"):
         return rows
     seen: Counter[tuple[str, str]] = Counter()
@@ -73,7 +87,7 @@ def test_a_recipe_live_has_the_simulators_bits(
     name: str, text_model: dict[str, Path], tmp_path: Path
 ) -> None:
     table = job(name, text_model, tmp_path)
-    with Fleet.of(tmp_path, table, rows_for(table)) as fleet:
+    with Fleet.of(tmp_path, table, rows_for(table, devices_of(name))) as fleet:
         fleet.play()
     if name in TURNS:
         assert len(fleet.lines()) == ROUNDS + 1
