@@ -20,7 +20,7 @@ from fedloom.server.admission import Admission, Decode
 from fedloom.server.remembered import NOTHING, Remembered
 from fedloom.server.tally import Tally
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.contract import check_applied, check_ranks, check_tasks, hook, unwritten
+from fedloom.strategies.contract import check_applied, check_ranks, hook, tasks_of, unwritten
 from fedloom.strategies.remembering import folded
 from fedloom.strategies.ways import check_ways
 
@@ -62,10 +62,9 @@ async def run_round(
             the round. Nothing is lost: `state` is as it was.
     """
     number, memory = cohort.round, kept.memory
-    with hook("configure", number), unwritten(state):
-        planned = strategy.configure(state, cohort)
+    asked = tasks_of(strategy, state, cohort)
     kept.begin(number)
-    tasks = kept.limited(check_tasks(planned, state, cohort))
+    tasks = kept.limited(asked)
     check_ranks(strategy, tasks.values(), state.params.layout, number)
     check_ways(tasks.values(), number)
 

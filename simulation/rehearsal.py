@@ -14,7 +14,7 @@ from fedloom.core.registry import create
 from fedloom.core.types import ClientId, ClientTask, Cohort, Params
 from fedloom.simulation.setup import Prepared
 from fedloom.strategies.base import Strategy
-from fedloom.strategies.contract import check_ranks, check_tasks, first_state, hook
+from fedloom.strategies.contract import check_ranks, first_state, tasks_of
 from fedloom.strategies.ways import check_ways
 
 __all__ = ["rehearse"]
@@ -48,12 +48,9 @@ def _cohort(prepared: Prepared, stage: Stage, number: int) -> Cohort:
 
 
 def _asked(strategy: Strategy, params: Params, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
-    state, number = first_state(strategy, params), cohort.round
-    with hook("configure", number):
-        planned = strategy.configure(state, cohort)
-    tasks = check_tasks(planned, state, cohort)
-    check_ranks(strategy, tasks.values(), params.layout, number)
-    check_ways(tasks.values(), number)
+    tasks = tasks_of(strategy, first_state(strategy, params), cohort)
+    check_ranks(strategy, tasks.values(), params.layout, cohort.round)
+    check_ways(tasks.values(), cohort.round)
     return tasks
 
 

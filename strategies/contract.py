@@ -41,6 +41,7 @@ __all__ = [
     "first_state",
     "hook",
     "named",
+    "tasks_of",
     "unwritten",
 ]
 
@@ -84,6 +85,17 @@ def named(answer: object, what: str) -> dict[str, Any]:
     if not isinstance(answer, Mapping):
         raise StrategyError(f"returned {_kind(answer)}; expected {what} by name")
     return dict(answer)
+
+
+def tasks_of(strategy: Strategy, state: State, cohort: Cohort) -> Mapping[ClientId, ClientTask]:
+    """What a strategy asks of a cohort, by client; the state is given to it to read only.
+
+    Raises:
+        StrategyError: it raised, or what it returned is not that (`check_tasks`).
+    """
+    with hook("configure", cohort.round), unwritten(state):
+        planned = strategy.configure(state, cohort)
+    return check_tasks(planned, state, cohort)
 
 
 def first_state(strategy: Strategy, params: Params) -> State:

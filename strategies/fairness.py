@@ -75,10 +75,8 @@ class FairMean:
         Raises:
             UpdateRefusedError: as `WeightedMean.add`; or no loss above 0 came with it.
         """
-        delta, loss = (
-            decoded(update).dense(),
-            update.metrics.get("loss", 1.0 if not self.q else 0.0),
-        )
+        delta = decoded(update).dense()
+        loss = update.metrics.get("loss", 0.0 if self.q else 1.0)
         if not 0 < loss < math.inf:
             text = f"metrics.loss = {loss}: above 0 and finite, to weigh it by"
             raise UpdateRefusedError(f"client {update.client!r}: {text}")

@@ -14,7 +14,7 @@ from fedloom.client.enrol import default_root, find_folder, identity_for
 from fedloom.client.logs import log
 from fedloom.client.refusals import is_passing
 from fedloom.client.stopping import Stop, Stopped
-from fedloom.core.durable import sync
+from fedloom.core.durable import write
 from fedloom.core.errors import ConfigError, FedloomError, TransferError
 from fedloom.flower.app import FlowerApp
 from fedloom.flower.calls import DONE, MESSAGE, SERVICE, RunFacts
@@ -107,8 +107,7 @@ class _Desk:
     def _keep(self, data: bytes) -> None:
         """Keep the context, all of it or what was there before."""
         draft = self._path.with_suffix(".tmp")
-        draft.write_bytes(data)
-        sync(draft)
+        write(draft, data)
         draft.replace(self._path)
 
 
