@@ -168,6 +168,7 @@ class Federation:
         if self.hosting is not None:
             self.hosting.close()
         self.committer.close()
+        self.live.segments.close()
         self._flush()
         self.database.close()
 

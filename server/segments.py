@@ -22,6 +22,8 @@ __all__ = ["Bytes", "Segments"]
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 _NOWHERE = Place("", 0, 0)
+_FIRST = 8 << 20
+"""Bytes of the first segment; each that follows has twice those of the one before."""
 _APPENDED, _ADOPTED = ".segment", ".payload"
 
 
@@ -31,7 +33,7 @@ class Segments:
     Args:
         folder: made if it is not there.
         kept: where payloads lie that count; everything else is removed or written over.
-        size: bytes of a segment; less is taken where the disk has less.
+        size: bytes of a segment at most; less is taken where little came yet, or the disk has less.
         spare: bytes of the disk that are left to everything else.
 
     Raises:
@@ -197,7 +199,8 @@ class Segments:
         """Begin a segment whose bytes are already allotted: writing then changes no metadata."""
         disk = os.statvfs(self.folder)
         room = disk.f_bavail * disk.f_frsize - self._spare
-        size = min(max(self._size, needed), room)
+        usual = min(self._size, max(_FIRST, 2 * self._end))
+        size = min(max(usual, needed), room)
         if size < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         name = self._name(_APPENDED)

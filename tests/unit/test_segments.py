@@ -100,6 +100,18 @@ def test_dropped_files_are_gone_and_appending_goes_on(tmp_path: Path) -> None:
     segments.close()
 
 
+def test_what_is_allotted_grows_with_what_comes(tmp_path: Path) -> None:
+    most = 20 << 20
+    segments, payload = make(tmp_path, size=most), bytes(6 << 20)
+    for _ in range(6):
+        segments.append([payload])
+    sizes = [path.stat().st_size >> 20 for path in sorted(tmp_path.iterdir())]
+    assert sizes == [8, 16, 20]
+    segments.drop_except(set())
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [most]
+    segments.close()
+
+
 def test_a_segment_longer_than_others_is_not_kept(tmp_path: Path) -> None:
     segments = make(tmp_path)
     (long,) = segments.append([b"a" * 101])
