@@ -9,7 +9,7 @@ from types import ModuleType
 from fedloom.core.errors import ConfigError, UnknownNameError
 from fedloom.core.raised import place_of, told
 
-__all__ = ["module_of"]
+__all__ = ["imported", "module_of"]
 
 
 def module_of(module_name: str, where: str) -> ModuleType:
@@ -24,7 +24,7 @@ def module_of(module_name: str, where: str) -> ModuleType:
         ConfigError: it raised when it was imported, and is none of this package.
     """
     if _is_importable(module_name):
-        return _imported(module_name, where)
+        return imported(module_name, where)
     path = Path.cwd() / (module_name.replace(".", "/") + ".py")
     if not path.is_file():
         raise UnknownNameError(f"{where}: no module {module_name!r}, and no file {path.name} here")
@@ -43,7 +43,8 @@ def module_of(module_name: str, where: str) -> ModuleType:
     return module
 
 
-def _imported(module_name: str, where: str) -> ModuleType:
+def imported(module_name: str, where: str) -> ModuleType:
+    """The module of a name that Python finds, imported; as `module_of`."""
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

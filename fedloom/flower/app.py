@@ -1,6 +1,5 @@
 """A Flower app as its folder has it: what its pyproject.toml names, and what that says of a run."""
 
-import importlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from fedloom.core.config import convert, override, read_toml
 from fedloom.core.errors import ConfigError
+from fedloom.core.modules import imported
 from fedloom.flower.randomness import seeded
 from fedloom.strategies.flower.hosting import flower
 
@@ -43,7 +43,7 @@ class FlowerApp:
         """The ServerApp; the app's code is run to get it.
 
         Raises:
-            ConfigError: it cannot be imported, or is none.
+            ConfigError: it cannot be imported, raised when it was, or is none.
         """
         return self._load("serverapp", self.server, flower().serverapp.ServerApp)
 
@@ -57,11 +57,8 @@ class FlowerApp:
         folder = str(self.folder)
         if folder not in sys.path:
             sys.path.insert(0, folder)
-        try:
-            with seeded(0, "import", target):
-                app: Any = importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"{where}: cannot be imported: {error}") from None
+        with seeded(0, "import", target):
+            app: Any = imported(module, where)
         for attribute in attributes.split("."):
             app = getattr(app, attribute, None)
         if not isinstance(app, kind):

@@ -88,10 +88,20 @@ def test_what_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "path", list(sys.path))
     parts = '[tool.flwr.app.components]\nserverapp = "absent_app:x"\nclientapp = "json:loads"\n'
     app = read_app(written(tmp_path, parts))
-    with pytest.raises(ConfigError, match="serverapp = 'absent_app:x': cannot be imported"):
+    with pytest.raises(ConfigError, match="serverapp = 'absent_app:x': cannot import 'absent_app'"):
         app.server_app()
     with pytest.raises(ConfigError, match="expected a ClientApp, found function"):
         app.client_app()
+
+
+def test_what_raises_as_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    parts = '[tool.flwr.app.components]\nserverapp = "broken_app:x"\nclientapp = "broken_app:y"\n'
+    app = read_app(written(tmp_path, parts))
+    (tmp_path / "broken_app.py").write_text("import json\n\njson.loads('no')\n")
+    line = r"serverapp = 'broken_app:x': raised JSONDecodeError: .*broken_app\.py:3\)$"
+    with pytest.raises(ConfigError, match=line):
+        app.server_app()
 
 
 def test_a_folder_and_the_run_in_it(tmp_path: Path) -> None:
