@@ -1,27 +1,25 @@
-"""A job made ready on this device, and its tasks done, whatever goes wrong in them."""
+"""The tasks of a job done on this device, whatever goes wrong in them."""
 
 import gc
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from fedloom.client.contents import Contents, Source
+from fedloom.client.contents import Source
 from fedloom.client.engines import Bench
 from fedloom.client.held import Coming, HeldModel
-from fedloom.client.holdings import read_holdings, stamp
 from fedloom.client.journal import Journal
 from fedloom.client.logs import log
-from fedloom.client.manifest import Manifest, read_manifest, read_order
+from fedloom.client.manifest import Manifest, read_order
+from fedloom.client.materials import Materials
 from fedloom.client.outbox import Finished
 from fedloom.client.reasons import in_words, short
 from fedloom.client.refusals import is_passing, passing
 from fedloom.client.settings import AUTO, ClientSettings
 from fedloom.client.stopping import Stop, Stopped
-from fedloom.core.errors import DataError, FedloomError, TransferError
+from fedloom.core.errors import FedloomError, TransferError
 from fedloom.protos.federation_pb2 import Blob, Holding, Task
 from fedloom.tuning.data import Corpus
 
@@ -59,14 +57,8 @@ class Workshop:
         self, folder: Path, settings: ClientSettings, *, federation: str, stop: Stop, far: Far
     ) -> None:
         self._folder, self._settings, self._stop, self._far = folder, settings, stop, far
-        self._federation = federation
-        self._contents = Contents(folder)
+        self._at_hand = Materials(folder, settings, federation)
         self._journal = Journal(folder / "task.json")
-        self._job = ""  # SHA-256 of the manifest that was last made ready, or could not be
-        self._stamp = stamp(settings.data)
-        self._manifest: Manifest | None = None
-        self._backbone = Path()
-        self._corpus: Corpus | None = None
         self._worker: Working | None = None
         self._bottom: int | None = None  # blocks below the far ones that the worker has
         self._held: HeldModel | None = None
@@ -77,7 +69,7 @@ class Workshop:
     @property
     def num_examples(self) -> int:
         """Training examples; 0 while the job is not known or the data do not fit it."""
-        return len(self._corpus.train) if self._corpus is not None else 0
+        return self._at_hand.num_examples
 
     @property
     def holds(self) -> Holding | None:
@@ -94,10 +86,8 @@ class Workshop:
 
     def refresh(self) -> None:
         """Read the data again at the next check-in where the file has changed."""
-        found = stamp(self._settings.data)
-        if found != self._stamp:
-            log.info("%s has changed: it is read again", self._settings.data)
-            self._stamp, self._job, self._corpus, self._worker = found, "", None, None
+        if self._at_hand.stale():
+            self._worker = None
 
     def prepare(self, job: Blob, source: Source) -> None:
         """Make a job ready, where it is another than before: backbone and data, no model yet.
@@ -108,17 +98,16 @@ class Workshop:
             TransferError: something did not come; trying again goes on.
             Stopped: the device stops.
         """
-        if job.sha256 == self._job:
+        at_hand = self._at_hand
+        if job.sha256 == at_hand.job:
             return
-        self._corpus, self._worker = None, None
+        at_hand.corpus, self._worker = None, None
         try:
-            data = self._contents.fetch(job.sha256, job.size, source).read_bytes()
-            self._manifest = self._read(data)
-            self._backbone = self._fetched_backbone(self._manifest, source)
+            at_hand.fetch(job, source)
             began = time.monotonic()
             with self._stop.interruptible():
-                self._corpus = read_holdings(self._settings.data, self._manifest, self._backbone)
-                self._choose_tier(self._manifest, self._corpus)
+                manifest, corpus = at_hand.read()
+                self._choose_tier(manifest, corpus)
         except TransferError as error:
             if error.code != "wrong-federation":
                 raise
@@ -128,8 +117,8 @@ class Workshop:
         else:
             seconds = time.monotonic() - began
             text = "job %s: %d training examples, read in %.1f s"
-            log.info(text, self._manifest.job.name, self.num_examples, seconds)
-        self._job = job.sha256
+            log.info(text, manifest.job.name, self.num_examples, seconds)
+        at_hand.job = job.sha256
         self._held = HeldModel(self._folder / "held", job.sha256)
 
     def work(self, task: Task, source: Source) -> tuple[Finished, bytes] | None:
@@ -141,7 +130,7 @@ class Workshop:
         """
         began = time.monotonic()
         try:
-            model = self._contents.fetch(task.model.sha256, task.model.size, source)
+            model = self._at_hand.contents.fetch(task.model.sha256, task.model.size, source)
         except TransferError as error:
             if is_passing(error) or error.code in _NOT_OF_THE_TASK:
                 raise
@@ -170,31 +159,15 @@ class Workshop:
         except Exception as error:  # a task must not end the device, whatever is in it
             self._give_up(task, in_words(error), trace=error)
         finally:
-            self._clean()
+            self._at_hand.clean()
         return None
 
     def done(self) -> None:
         """The result of the task is safe."""
         self._journal.end()
 
-    def _read(self, data: bytes) -> Manifest:
-        manifest = read_manifest(data, allow=self._settings.allow)
-        if self._federation and manifest.federation != self._federation:
-            text = f"the job is of federation {manifest.federation}, this device of another"
-            raise TransferError(text, code="wrong-federation")
-        return manifest
-
-    def _fetched_backbone(self, manifest: Manifest, source: Source) -> Path:
-        for file in manifest.files:
-            if not self._contents.has(file.sha256, file.size):
-                log.info("fetching %s (%.1f MB), once", file.name, file.size / 1e6)
-            self._contents.fetch(file.sha256, file.size, source)
-        names = {file.name: file.sha256 for file in manifest.files}
-        key = hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
-        return self._contents.arrange(key[:32], names)
-
     def _made(self, task: Task, frame: bytes) -> tuple[Finished, bytes]:
-        manifest, corpus = self._ready()
+        manifest, corpus = self._at_hand.ready()
         order = read_order(task.order, manifest, allow=self._settings.allow)
         worker = self._at_work(manifest, corpus, order.task.bottom)
         number = order.task.round
@@ -217,11 +190,6 @@ class Workshop:
             raise TransferError(text, code="too-large")
         return finished, payload
 
-    def _ready(self) -> tuple[Manifest, Corpus]:
-        if self._manifest is None or self._corpus is None:
-            raise DataError("this device is not ready for the job")
-        return self._manifest, self._corpus
-
     def _at_work(self, manifest: Manifest, corpus: Corpus, bottom: int | None) -> "Working":
         """The worker, made when the first task comes: this loads the engine and the model.
 
@@ -229,7 +197,8 @@ class Workshop:
         """
         if self._worker is None or bottom != self._bottom:
             began, self._worker = time.monotonic(), None
-            own = Bench(manifest, self._backbone, corpus, self._settings, self._folder, self._held)
+            place = self._at_hand.backbone
+            own = Bench(manifest, place, corpus, self._settings, self._folder, self._held)
             self._worker = own.worker(lambda: self._split(manifest, bottom))
             self._bottom = bottom
             log.info("the model is loaded, in %.1f s", time.monotonic() - began)
@@ -240,8 +209,8 @@ class Workshop:
             return None
         from fedloom.client.split_work import SplitWork
 
-        own = self._backbone, self._far(manifest), self._folder
-        return SplitWork(manifest.job, self._job, *own, bottom)
+        own = self._at_hand.backbone, self._far(manifest), self._folder
+        return SplitWork(manifest.job, self._at_hand.job, *own, bottom)
 
     def _choose_tier(self, manifest: Manifest, corpus: Corpus) -> None:
         """Let memory say what kind of device this is, where its owner leaves it to that.
@@ -261,7 +230,7 @@ class Workshop:
 
     def _unfit(self, error: FedloomError) -> None:
         log.error("this device cannot take part in the job: %s", error)
-        self._corpus = None
+        self._at_hand.corpus = None
         self.failure = ("", short(str(error)))
 
     def _failed(self, task: Task, error: FedloomError) -> None:
@@ -291,8 +260,3 @@ class Workshop:
         self.failure = (task.ticket, short(text))
         self._worker = None  # whatever state it is in
         gc.collect()
-
-    def _clean(self) -> None:
-        files = self._manifest.files if self._manifest else ()
-        keep = {self._job, *(file.sha256 for file in files)}
-        self._contents.clean(keep, limit=int(self._settings.disk_gb * 2**30))

@@ -166,7 +166,7 @@ def test_a_task_that_must_come_again_is_not_given_up(
     model = Params(Layout((TensorSpec("w", (2,)),)), np.ones(2, dtype=np.float32))
     workshop._held.keep(4, model)
     assert workshop.holds == Holding(version=4, digest=workshop._held.digest)
-    workshop._contents.path(SHA).write_bytes(b"abc")
+    workshop._at_hand.contents.path(SHA).write_bytes(b"abc")
     monkeypatch.setattr(workshop, "_made", astray)
     task = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))
     for _ in range(5):  # more often than a task is begun

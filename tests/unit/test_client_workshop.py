@@ -49,7 +49,7 @@ TASK = Task(ticket="t", attempt=1, model=Blob(sha256=SHA, size=3))
 
 def held(workshop: Workshop) -> None:
     """The model of `TASK` is here."""
-    (workshop._contents.path(SHA)).write_bytes(b"abc")
+    (workshop._at_hand.contents.path(SHA)).write_bytes(b"abc")
 
 
 def test_a_new_device_has_no_examples(workshop: Workshop) -> None:
@@ -163,7 +163,7 @@ def test_another_cut_loads_the_model_again(
     monkeypatch.setattr("fedloom.client.worker.Worker", make)
     job = job_from({"split": {"mode": "v1"}})
     manifest, corpus = Manifest("f", job, (), "", ()), Corpus.__new__(Corpus)
-    workshop._job = SHA
+    workshop._at_hand.job = SHA
     for bottom in (None, None, 3, 3, 1):
         workshop._at_work(manifest, corpus, bottom)
     assert [work.bottom for work in made] == [None, 3, 1]
@@ -171,9 +171,9 @@ def test_another_cut_loads_the_model_again(
 
 
 def test_a_data_file_that_changes_is_read_again(workshop: Workshop, tmp_path: Path) -> None:
-    workshop._corpus = Corpus.__new__(Corpus)
+    workshop._at_hand.corpus = Corpus.__new__(Corpus)
     workshop.refresh()
-    assert workshop._corpus is not None
+    assert workshop._at_hand.corpus is not None
     (tmp_path / "own.csv").write_text("text,label\n")
     workshop.refresh()
     assert workshop.num_examples == 0
