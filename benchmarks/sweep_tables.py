@@ -1,7 +1,7 @@
 """Tables of docs/strategies.md, from the folders of a sweep's runs.
 
-    fedloom sweep benchmarks/sweeps/strategies.toml --jobs 2
-    python benchmarks/sweep_tables.py strategies runs/strategies-sweep
+    fedloom sweep benchmarks/sweeps/strategies_natural.toml --jobs 2
+    python benchmarks/sweep_tables.py strategies_natural runs/strategies-natural-sweep
 
 Writes every run's figures to ``results/sweep-NAME.json`` and ``.md`` and fills in the cells of the
 page's table: the mean over seeds and the sample standard deviation.
@@ -65,7 +65,8 @@ def by_attack(settings: Mapping[str, Any]) -> Place:
 
 
 PLACES: Mapping[str, Callable[[Mapping[str, Any]], Place]] = {
-    "strategies": by_base,
+    "strategies_natural": by_base,
+    "strategies_dirichlet": by_base,
     "attacks": by_attack,
 }
 
