@@ -47,8 +47,8 @@ class Materials:
         """Training examples; 0 while the job is not known or the data do not fit it."""
         return len(self.corpus.train) if self.corpus is not None else 0
 
-    def stale(self) -> bool:
-        """Whether the file of data has changed; the job is to be made ready again, then."""
+    def refresh(self) -> bool:
+        """Forget what was read of a file that has changed since; whether it has."""
         found = stamp(self._settings.data)
         if found == self._stamp:
             return False
@@ -56,14 +56,15 @@ class Materials:
         self._stamp, self.job, self.corpus = found, "", None
         return True
 
-    def fetch(self, job: Blob, source: Source) -> None:
-        """Fetch the manifest and the backbone that it names.
+    def fetch(self, job: Blob, source: Source) -> Manifest:
+        """Fetch the manifest and the backbone that it names; what was read for another job goes.
 
         Raises:
             FedloomError: the owner's settings do not allow the job.
             TransferError: it is of another federation (code ``wrong-federation``), or something
                 did not come; trying again goes on.
         """
+        self.corpus = None
         data = self.contents.fetch(job.sha256, job.size, source).read_bytes()
         manifest = read_manifest(data, allow=self._settings.allow)
         if self._federation and manifest.federation != self._federation:
@@ -71,17 +72,16 @@ class Materials:
             raise TransferError(text, code="wrong-federation")
         self.manifest = manifest
         self.backbone = self._arranged(manifest, source)
+        return manifest
 
-    def read(self) -> tuple[Manifest, Corpus]:
-        """Read the device's data as the job has it.
+    def read(self, manifest: Manifest) -> Corpus:
+        """Read the device's data as the job that was fetched has it.
 
         Raises:
-            DataError: they do not fit the job, or there is none.
+            DataError: they do not fit the job.
         """
-        if self.manifest is None:
-            raise DataError("this device is not ready for the job")
-        self.corpus = read_holdings(self._settings.data, self.manifest, self.backbone)
-        return self.manifest, self.corpus
+        self.corpus = read_holdings(self._settings.data, manifest, self.backbone)
+        return self.corpus
 
     def ready(self) -> tuple[Manifest, Corpus]:
         """The job and the data.

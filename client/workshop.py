@@ -86,7 +86,7 @@ class Workshop:
 
     def refresh(self) -> None:
         """Read the data again at the next check-in where the file has changed."""
-        if self._at_hand.stale():
+        if self._at_hand.refresh():
             self._worker = None
 
     def prepare(self, job: Blob, source: Source) -> None:
@@ -101,13 +101,12 @@ class Workshop:
         at_hand = self._at_hand
         if job.sha256 == at_hand.job:
             return
-        at_hand.corpus, self._worker = None, None
+        self._worker = None
         try:
-            at_hand.fetch(job, source)
+            manifest = at_hand.fetch(job, source)
             began = time.monotonic()
             with self._stop.interruptible():
-                manifest, corpus = at_hand.read()
-                self._choose_tier(manifest, corpus)
+                self._choose_tier(manifest, at_hand.read(manifest))
         except TransferError as error:
             if error.code != "wrong-federation":
                 raise
